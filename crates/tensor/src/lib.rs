@@ -1,0 +1,7 @@
+#![forbid(unsafe_code)]
+//! Dtypes, block-quantised formats, the [`Backend`](backend) seam and its scalar reference.
+
+pub mod dtype;
+pub mod quant;
+
+pub use dtype::DType;

@@ -1,0 +1,1 @@
+//! Block-quantised formats: rows of floats to blocks and back.
