@@ -3,5 +3,7 @@
 
 pub mod dtype;
 pub mod quant;
+pub mod weight;
 
 pub use dtype::DType;
+pub use weight::{WeightData, WeightShapeError};
