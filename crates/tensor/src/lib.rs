@@ -1,9 +1,15 @@
 #![forbid(unsafe_code)]
-//! Dtypes, block-quantised formats, the [`Backend`](backend) seam and its scalar reference.
+//! Dtypes, block-quantised formats, the [`Backend`] seam.
 
+pub mod backend;
 pub mod dtype;
+pub mod plan;
 pub mod quant;
 pub mod weight;
 
+pub use backend::{
+    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, PAGE_TOKENS,
+};
 pub use dtype::DType;
+pub use plan::{Row, RowPlan, Span};
 pub use weight::{WeightData, WeightShapeError};
