@@ -1,0 +1,46 @@
+//! What a developer can type: the one list of subcommands, from which the help, the dispatch and the check of
+//! `docs/development.md` come.
+
+use crate::{crate_map, peers, test_suite};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The command line of `cargo xtask`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Developer commands of Altiplano",
+    max_term_width = 100
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check formatting, lints and documentation, and run every test
+    Test(test_suite::Options),
+    /// Print the crate map as ARCHITECTURE.md carries it
+    Map,
+    /// Build llama.cpp at the pinned version into target/peers, to compare with
+    Peers(peers::Options),
+}
+
+impl Arguments {
+    /// Runs the chosen command.
+    ///
+    /// # Errors
+    /// What went wrong, with the command or the file it went wrong in.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Task::Test(options) => test_suite::run(&options),
+            Task::Map => {
+                print!("{}", crate_map::markdown());
+                Ok(())
+            }
+            Task::Peers(options) => peers::run(&options),
+        }
+    }
+}
