@@ -1,2 +1,27 @@
 #![deny(unsafe_code)]
-//! formats
+//! Model files: GGUF, Hugging Face safetensors and Meta's checkpoints behind one view.
+//!
+//! [`Checkpoint`] opens any of them and gives a validated [`ModelConfig`] and weights under
+//! canonical names ([`WeightName`]) in one canonical layout, GGUF's: matrices `[out, in]`, query and
+//! key rows in interleaved-pair order, experts as three tensors. The formats differ from it in the
+//! ways that [`layout`] lists, and nowhere else. Files are memory-mapped; nothing is allocated by a number read from a
+//! file that was not checked against the file's size.
+
+mod checkpoint;
+mod config;
+mod error;
+mod files;
+pub mod gguf;
+mod hugging_face;
+pub mod layout;
+mod mmap;
+mod names;
+mod placement;
+mod rope;
+
+pub use checkpoint::{Checkpoint, Format, WeightInfo};
+pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
+pub use error::FormatError;
+pub use names::{PARTS, Part, PartNames, WeightName};
+pub use placement::Placement;
+pub use rope::{Rope, RopeScaling};

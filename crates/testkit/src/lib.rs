@@ -1,2 +1,19 @@
 #![forbid(unsafe_code)]
-//! testkit
+//! What tests of several crates share: tiny models with golden outputs.
+
+use std::path::PathBuf;
+
+/// The folder of the tiny model `name` (`llama2-mha`, `llama4-scout`, ...): a Hugging Face checkpoint with
+/// `golden.safetensors` beside it. `goldens/README.md` says what is in it.
+///
+/// # Panics
+/// When there is no such model.
+pub fn golden(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name);
+    assert!(folder.is_dir(), "there is no golden model {name}");
+    folder
+}
+
+/// Every tiny model, in the order of `goldens/README.md`.
+pub const GOLDENS: [&str; 6] =
+    ["llama2-mha", "llama3-gqa", "llama31-scaled", "llama32-tied", "llama4-scout", "llama4-maverick"];

@@ -1,0 +1,50 @@
+//! Read-only memory maps of model files, so that opening a model costs no copy and weights are
+//! paged in as they are used.
+//!
+//! The only `unsafe` of this crate is here. A map is sound to hand out as `&[u8]` only while no
+//! one shrinks or rewrites the file: a process that truncates a mapped file makes later reads of the lost
+//! pages raise SIGBUS, which Rust cannot turn into an error. Model files are written once and
+//! replaced by rename (as everything this crate writes is), which leaves existing maps intact.
+
+#![allow(unsafe_code)]
+
+use crate::FormatError;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// A file mapped into memory, read-only.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl Mapped {
+    /// Maps a regular file.
+    ///
+    /// # Errors
+    /// When it does not exist, cannot be read, or is a folder, a pipe or a device.
+    pub(crate) fn open(path: &Path) -> Result<Self, FormatError> {
+        let kind = std::fs::metadata(path).map_err(|e| FormatError::io(path, "open", e))?;
+        if !kind.is_file() {
+            return Err(FormatError::unsupported(path, "is not a regular file"));
+        }
+        let file = File::open(path).map_err(|e| FormatError::io(path, "open", e))?;
+        // SAFETY: the map is private to this struct and only ever lent as `&[u8]`. The file is a
+        // regular file; that no one truncates or overwrites it in place while it is mapped is the
+        // contract documented at the top of this module.
+        let map =
+            unsafe { memmap2::Mmap::map(&file) }.map_err(|e| FormatError::io(path, "map into memory", e))?;
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// The file's bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
