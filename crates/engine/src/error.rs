@@ -1,0 +1,56 @@
+//! Everything that can go wrong in the engine, in words a user can act on.
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No setting has this name.
+    #[error("there is no sampler setting `{name}`; the settings are {known}")]
+    UnknownSetting {
+        /// As given.
+        name: String,
+        /// All names, for the message.
+        known: String,
+    },
+    /// A setting's value cannot be read or is out of range.
+    #[error("sampler setting `{name}` is {value}: it must be {allowed}")]
+    InvalidSetting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The value, as given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The model put out as many logits as the sampler was not made for.
+    #[error("the sampler is for {expected} tokens but got {actual} logits at position {position}")]
+    LogitCount {
+        /// Size of the vocabulary.
+        expected: usize,
+        /// Length of the row.
+        actual: usize,
+        /// Absolute position of the token to be drawn.
+        position: u64,
+    },
+    /// The model put out a logit that is NaN or plus infinity.
+    #[error(
+        "the model's logit for token {token} at position {position} is {value}: the weights are damaged \
+         or a value overflowed"
+    )]
+    BadLogit {
+        /// Absolute position of the token to be drawn.
+        position: u64,
+        /// Token id.
+        token: usize,
+        /// The logit.
+        value: f32,
+    },
+    /// Mask, bans and minus-infinite logits together forbid every token.
+    #[error(
+        "no token is allowed at position {position}: the output constraint, `logit_bias` and the \
+         model's own minus-infinite logits forbid them all"
+    )]
+    NoTokenAllowed {
+        /// Absolute position of the token to be drawn.
+        position: u64,
+    },
+}

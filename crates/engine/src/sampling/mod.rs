@@ -1,0 +1,159 @@
+//! From logits to the next token: a chain of samplers in an order that the user sets, each in a
+//! file of its own. Meanings, names and defaults are llama.cpp's, so that known values behave as
+//! known; the random numbers are not, see [`random`].
+//!
+//! A [`Sampler`] belongs to one answer (a choice of a request). What it remembers changes only in
+//! [`Sampler::accept`], and the random number of a token depends on nothing but the seed, the
+//! choice and the token's position, so drawing again at a position gives the same token. The big
+//! buffers are in a [`Workspace`], of which a worker thread needs one, however many sequences it
+//! serves; nothing is allocated per token once they have grown.
+
+mod breakers;
+mod candidates;
+mod chain;
+mod draw;
+mod dry;
+mod history;
+mod logit_bias;
+mod logprobs;
+mod min_p;
+mod mirostat;
+mod order;
+mod penalties;
+mod random;
+mod setting;
+mod settings;
+mod temperature;
+#[cfg(test)]
+mod testing;
+mod top_k;
+mod top_n_sigma;
+mod top_p;
+mod typical;
+mod xtc;
+
+pub use breakers::SequenceBreakers;
+pub use draw::Sampled;
+pub use logit_bias::LogitBias;
+pub use logprobs::LogProbabilities;
+pub use order::{SamplerInfo, SamplerName};
+pub use setting::{Kind, Setting};
+pub use settings::{PRESETS, Preset, SETTINGS, SamplerSettings};
+
+use crate::error::EngineError;
+use candidates::{Candidates, argmax};
+use chain::Stage;
+use history::History;
+use mirostat::Mirostat;
+use random::{Purpose, RandomNumbers};
+use std::sync::Arc;
+
+/// The buffers of a sampling step, reused from token to token and from sequence to sequence.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    candidates: Candidates,
+}
+
+/// The sampler chain of one answer, with what it remembers of the text so far.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    stages: Vec<Stage>,
+    mirostat: Option<Mirostat>,
+    logit_bias: LogitBias,
+    history: History,
+    numbers: RandomNumbers,
+    vocabulary_size: usize,
+}
+
+impl Sampler {
+    /// Builds the chain for a model with `vocabulary_size` logits. `choice` is the index of the
+    /// answer among those of a request: with one seed, each choice draws differently. `breakers`
+    /// are the resolved `dry_sequence_breakers`; only DRY needs them
+    /// ([`SamplerSettings::uses_dry`]).
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub fn new(
+        settings: &SamplerSettings,
+        vocabulary_size: usize,
+        choice: u32,
+        breakers: &Arc<SequenceBreakers>,
+    ) -> Result<Self, EngineError> {
+        settings.validate()?;
+        let stages = chain::stages(settings, breakers);
+        let history = stages.iter().map(Stage::history_needed).max().unwrap_or(0);
+        Ok(Self {
+            stages,
+            mirostat: chain::mirostat(settings),
+            logit_bias: settings.logit_bias.clone(),
+            history: History::new(history),
+            numbers: RandomNumbers { seed: settings.clone().fix_seed() as u64, choice },
+            vocabulary_size,
+        })
+    }
+
+    /// Takes note of a token that is now part of the sequence: the prompt's and every drawn one.
+    pub fn accept(&mut self, token: u32) {
+        self.history.push(token);
+        for stage in &mut self.stages {
+            stage.accept(&self.history);
+        }
+        if let Some(mirostat) = &mut self.mirostat {
+            mirostat.accept(token);
+        }
+    }
+
+    /// Draws the token for absolute `position` from `logits`. `mask`, if given, is a set of bits,
+    /// 32 tokens a word and the lowest first: tokens whose bit is off are out of the question.
+    ///
+    /// # Errors
+    /// If there are not as many logits as tokens, if one is NaN or plus infinity, or if every
+    /// token is forbidden.
+    pub fn sample(
+        &mut self,
+        workspace: &mut Workspace,
+        logits: &[f32],
+        position: u64,
+        mask: Option<&[u32]>,
+    ) -> Result<Sampled, EngineError> {
+        self.check(logits, position)?;
+        let forbidden = EngineError::NoTokenAllowed { position };
+        if self.is_argmax() && mask.is_none() {
+            let best = argmax(logits).filter(|&(_, logit)| logit != f32::NEG_INFINITY);
+            let (token, _) = best.ok_or(forbidden)?;
+            return Ok(Sampled { token: token as u32, probability: 1.0 });
+        }
+        let candidates = &mut workspace.candidates;
+        candidates.load(logits, mask);
+        logit_bias::apply(&self.logit_bias, candidates);
+        for stage in &mut self.stages {
+            stage.apply(candidates, &self.history, self.numbers, position);
+        }
+        let uniform = self.numbers.uniform(position, Purpose::Token);
+        let sampled = match &mut self.mirostat {
+            Some(mirostat) => mirostat.draw(candidates, self.vocabulary_size, uniform),
+            None => draw::draw(candidates, candidates.softmax(), uniform),
+        };
+        sampled.ok_or(forbidden)
+    }
+
+    /// Whether the result is the largest logit and nothing has to be remembered.
+    fn is_argmax(&self) -> bool {
+        matches!(self.stages[..], [Stage::Greedy]) && self.logit_bias.0.is_empty()
+    }
+
+    fn check(&self, logits: &[f32], position: u64) -> Result<(), EngineError> {
+        let (expected, actual) = (self.vocabulary_size, logits.len());
+        if actual != expected {
+            return Err(EngineError::LogitCount { expected, actual, position });
+        }
+        // The fold has no early exit, so that it compiles to vector instructions.
+        let is_bad = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+        if logits.iter().fold(false, |bad, &logit| bad | is_bad(logit))
+            && let Some(token) = logits.iter().position(|&logit| is_bad(logit))
+        {
+            return Err(EngineError::BadLogit { position, token, value: logits[token] });
+        }
+        Ok(())
+    }
+}
