@@ -1,1 +1,0 @@
-//! Block-quantised formats: rows of floats to blocks and back.
