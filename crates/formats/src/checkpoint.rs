@@ -25,13 +25,20 @@ pub enum Format {
     Meta,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Format {
+    /// The name in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Gguf => "GGUF",
             Self::HuggingFace => "Hugging Face",
             Self::Meta => "Meta",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
@@ -185,6 +192,11 @@ impl Checkpoint {
     /// All weights in model order: exactly those of [`ModelConfig::weight_shapes`], of those shapes.
     pub fn weights(&self) -> &[WeightInfo] {
         &self.weights
+    }
+
+    /// What is known of a weight without loading it.
+    pub fn info(&self, name: &WeightName) -> Option<&WeightInfo> {
+        self.index.get(name).map(|&at| &self.weights[at])
     }
 
     /// Whether there is such a weight.

@@ -3,9 +3,11 @@
 use crate::FormatError;
 use crate::error::shown;
 use serde::de::DeserializeOwned;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::fs::{File, Permissions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tempfile::{NamedTempFile, TempDir};
 
 /// The contents of a file of at most `longest` bytes.
 pub(crate) fn read_small(path: &Path, longest: u64) -> Result<Vec<u8>, FormatError> {
@@ -30,4 +32,121 @@ pub(crate) fn read_small_json<T: DeserializeOwned>(path: &Path, longest: u64) ->
         let offset = lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1);
         FormatError::malformed(path, offset as u64, shown(&e.to_string()))
     })
+}
+
+/// A file that appears under its name only when it is complete: written beside it, synced,
+/// renamed. Dropped before that, it leaves nothing.
+pub(crate) struct AtomicFile {
+    target: PathBuf,
+    written: u64,
+    file: BufWriter<NamedTempFile>,
+}
+
+/// The folder a path is in; "." for a bare name.
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A temporary name that tells what it is for, should a killed process leave it behind.
+fn temporary<'a, 'b>() -> tempfile::Builder<'a, 'b> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".alti-partial-");
+    builder
+}
+
+impl AtomicFile {
+    /// Starts writing the file that will be at `target`.
+    pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+        let file = temporary()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(parent_of(target))
+            .map_err(|e| FormatError::io(target, "create", e))?;
+        Ok(Self { target: target.to_owned(), written: 0, file: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Appends bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        self.written += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|e| FormatError::io(&self.target, "write", e))
+    }
+
+    /// Appends zeros up to a multiple of `alignment` bytes.
+    pub(crate) fn pad_to(&mut self, alignment: u64) -> Result<(), FormatError> {
+        let zeros = self.written.next_multiple_of(alignment) - self.written;
+        self.write(&vec![0; zeros as usize])
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Makes the contents durable, still under the temporary name.
+    pub(crate) fn sync(&mut self) -> Result<(), FormatError> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().as_file().sync_all());
+        synced.map_err(|e| FormatError::io(&self.target, "write", e))
+    }
+
+    /// Syncs and renames to the target, replacing what was there.
+    pub(crate) fn commit(mut self) -> Result<(), FormatError> {
+        self.sync()?;
+        let target = self.target.clone();
+        let file = self.file.into_inner().map_err(|e| FormatError::io(&target, "write", e.into_error()))?;
+        file.persist(&target).map_err(|e| FormatError::io(&target, "rename into place", e.error))?;
+        sync_folder(parent_of(&target))
+    }
+}
+
+/// Writes a small file at once, atomically.
+pub(crate) fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
+    let mut file = AtomicFile::create(target)?;
+    file.write(bytes)?;
+    file.commit()
+}
+
+fn sync_folder(folder: &Path) -> Result<(), FormatError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| FormatError::io(folder, "sync", e))
+}
+
+/// A folder that appears under its name only when all its files are there.
+pub(crate) struct AtomicFolder {
+    target: PathBuf,
+    folder: TempDir,
+}
+
+impl AtomicFolder {
+    /// Starts a folder that will be at `target`, where there is none or an empty one.
+    pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+        match std::fs::read_dir(target) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    let problem = "is there already and is not empty; name a new folder";
+                    return Err(FormatError::unsupported(target, problem));
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(FormatError::io(target, "create", e)),
+        }
+        let folder = temporary()
+            .permissions(Permissions::from_mode(0o777))
+            .tempdir_in(parent_of(target))
+            .map_err(|e| FormatError::io(target, "create", e))?;
+        Ok(Self { target: target.to_owned(), folder })
+    }
+
+    /// Where to write the files until then.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Renames the folder to its target.
+    pub(crate) fn commit(self) -> Result<(), FormatError> {
+        sync_folder(self.folder.path())?;
+        std::fs::rename(self.folder.path(), &self.target)
+            .map_err(|e| FormatError::io(&self.target, "rename into place", e))?;
+        // The folder has moved: there is nothing left for the temporary's destructor to remove.
+        let _ = self.folder.keep();
+        sync_folder(parent_of(&self.target))
+    }
 }

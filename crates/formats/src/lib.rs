@@ -9,6 +9,8 @@
 
 mod checkpoint;
 mod config;
+mod convert;
+mod encode;
 mod error;
 mod files;
 pub mod gguf;
@@ -17,11 +19,15 @@ pub mod layout;
 mod mmap;
 mod names;
 mod placement;
+mod progress;
 mod rope;
+pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Format, WeightInfo};
 pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
+pub use convert::{ConvertOptions, Converted, FloatType, convert};
 pub use error::FormatError;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;
+pub use progress::Progress;
 pub use rope::{Rope, RopeScaling};

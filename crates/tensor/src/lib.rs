@@ -1,11 +1,10 @@
 #![forbid(unsafe_code)]
-//! Dtypes, block-quantised formats, the [`Backend`] seam and its scalar [`Reference`].
+//! Dtypes, block-quantised formats, the [`Backend`] seam.
 
 pub mod backend;
 pub mod dtype;
 pub mod plan;
 pub mod quant;
-pub mod reference;
 pub mod weight;
 
 pub use backend::{
@@ -13,5 +12,4 @@ pub use backend::{
 };
 pub use dtype::DType;
 pub use plan::{Row, RowPlan, Span};
-pub use reference::Reference;
 pub use weight::{WeightData, WeightShapeError};

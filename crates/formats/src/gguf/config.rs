@@ -23,7 +23,7 @@ const LLAMA4_PATTERN: u64 = 4;
 const MAVERICK_EXPERTS: usize = 128;
 
 /// Spellings of tokens that end an answer. A file names one or two of them by id; models end their turns with any.
-const END_TOKENS: [&[u8]; 7] = [
+pub(crate) const END_TOKENS: [&[u8]; 7] = [
     b"<|end_of_text|>",
     b"<|eot_id|>",
     b"<|eom_id|>",

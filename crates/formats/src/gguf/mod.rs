@@ -6,13 +6,15 @@ mod config;
 mod metadata;
 mod read;
 mod split;
+mod write;
 
 pub use metadata::{ArrayView, GgufMetadata, Value, ValueType};
 pub use read::{GgufFile, GgufTensor};
+pub use write::{TensorPlan, write_gguf};
 
 use alti_tensor::DType;
 
-pub(crate) use config::{ROPE_FREQS, read_config};
+pub(crate) use config::{END_TOKENS, ROPE_FREQS, config_metadata, read_config};
 pub(crate) use split::SplitGguf;
 
 /// The first four bytes of a file.

@@ -3,6 +3,8 @@
 
 mod config;
 mod store;
+mod write;
 
-pub(crate) use config::read_config;
+pub(crate) use config::{config_json, read_config};
 pub(crate) use store::SafetensorsStore;
+pub(crate) use write::{SafetensorsPlan, write_safetensors};
