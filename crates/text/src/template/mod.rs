@@ -1,0 +1,135 @@
+//! Chat templates: a conversation becomes the exact text a model was tuned on. The model's own Jinja template is run
+//! as Hugging Face `transformers` runs it; where a file carries none, [`BuiltinTemplate`] has one.
+//!
+//! A template renders one string, in which the words of a user and the control tokens of the template would be
+//! indistinguishable. So every spelling of a control token inside a value is marked before rendering with a character
+//! that occurs nowhere else ([`mark`]), and afterwards the marks say which characters are not to be trusted.
+
+pub(crate) mod builtin;
+mod conversation;
+mod environment;
+mod json;
+mod mark;
+mod prompt;
+mod time;
+
+pub use conversation::{Content, Conversation, Message};
+pub use prompt::Prompt;
+pub use time::DateTime;
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, ErrorKind};
+use serde_json::Map;
+
+use crate::error::{Result, TextError};
+use crate::tokenizer::Tokenizer;
+use mark::Marker;
+
+/// No template is longer, in bytes (the longest in use have some 20 KB).
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+/// Instructions one rendering may take, for each message and in all.
+const FUEL_PER_MESSAGE: u64 = 100_000;
+const FUEL: u64 = 2_000_000;
+/// Name the one template has inside its environment.
+const NAME: &str = "chat";
+
+/// A chat template, compiled, for one tokenizer.
+#[derive(Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    tokenizer: Tokenizer,
+    source: String,
+    wants_parts: bool,
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ChatTemplate").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl ChatTemplate {
+    /// Compiles the Jinja `source` of a model that uses `tokenizer`.
+    ///
+    /// # Errors
+    /// A syntax error, with its line; a source that is too long.
+    pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let problem = format!("{} bytes long (limit {MAX_SOURCE_BYTES})", source.len());
+            return Err(TextError::TemplateSyntax { line: 1, problem });
+        }
+        let mut environment = environment::new();
+        let prepared = environment::without_generation_blocks(source);
+        environment.add_template_owned(NAME, prepared).map_err(|error| template_error(&error))?;
+        // Templates that can take content as a list of parts look at the type of a part or of the content.
+        let wants_parts = ["is string", "['type']", "[\"type\"]", ".type", "is not string", "is iterable"]
+            .iter()
+            .any(|sign| source.contains(sign));
+        Ok(Self { environment, tokenizer: tokenizer.clone(), source: source.to_owned(), wants_parts })
+    }
+
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt for `conversation`.
+    ///
+    /// # Errors
+    /// What the template itself refuses (`raise_exception`), a value it cannot handle, a template that does not end.
+    pub fn render(&self, conversation: &Conversation) -> Result<Prompt> {
+        let mut values = conversation.to_values(self.wants_parts);
+        let marker = Marker::new(&self.tokenizer, &values, &self.source);
+        for value in values.values_mut() {
+            marker.mark_value(value);
+        }
+        let context = self.context(values, conversation, &marker);
+        let mut environment = self.environment.clone();
+        let messages = conversation.messages.len() as u64;
+        environment.set_fuel(Some(FUEL + messages.saturating_mul(FUEL_PER_MESSAGE)));
+        let template = environment.get_template(NAME).map_err(|error| template_error(&error))?;
+        let rendered = template.render(context).map_err(|error| template_error(&error))?;
+        Ok(Prompt::from_marked(&rendered, marker.character()))
+    }
+
+    /// The variables a template sees: the conversation, the special tokens' spellings, the clock if there is one.
+    fn context(&self, values: Map<String, serde_json::Value>, conversation: &Conversation, marker: &Marker) -> Value {
+        let tokenizer = &self.tokenizer;
+        let tokens =
+            [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos()), ("pad_token", tokenizer.padding())];
+        let tokens = tokens.into_iter().filter_map(|(name, id)| {
+            Some((name.to_owned(), Value::from(tokenizer.token_text(id?).into_owned())))
+        });
+        let clock = conversation.now.map(|now| {
+            let format = move |pattern: String| now.format(&pattern);
+            ("strftime_now".to_owned(), Value::from_function(format))
+        });
+        let mark = (environment::MARK_VARIABLE.to_owned(), Value::from(marker.character().to_string()));
+        tokens
+            .chain(clock)
+            .chain([mark])
+            .chain(values.into_iter().map(|(name, value)| (name, Value::from_serialize(&value))))
+            .collect()
+    }
+}
+
+/// One line out of an error of the template engine.
+fn template_error(error: &minijinja::Error) -> TextError {
+    let mut problem = match error.detail() {
+        Some(detail) => detail.to_owned(),
+        None => error.kind().to_string(),
+    };
+    if error.kind() == ErrorKind::OutOfFuel {
+        problem = "it runs too long (a loop without an end?)".into();
+    }
+    let problem = problem.replace(['\n', '\r'], " ");
+    match error.kind() {
+        ErrorKind::SyntaxError => TextError::TemplateSyntax { line: error.line().unwrap_or(1), problem },
+        _ => TextError::TemplateRender { line: error.line(), problem },
+    }
+}
+
+/// Keyword arguments that a function does not know are an error in Python, too.
+fn no_more(arguments: &Kwargs) -> std::result::Result<(), minijinja::Error> {
+    arguments.assert_all_used()
+}
