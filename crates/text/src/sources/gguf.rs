@@ -1,6 +1,8 @@
 //! Tokenizers described by GGUF metadata (`tokenizer.ggml.*`): byte-level BPE ("gpt2") and SentencePiece ("llama").
 //! Defaults for absent keys are llama.cpp's, since the files in circulation were tested with it.
 
+use alti_formats::gguf::GgufMetadata;
+
 use crate::error::{Result, TextError};
 use crate::sources::merges::MergeList;
 use crate::sources::score_ranks;
@@ -41,7 +43,41 @@ pub struct GgufTokenizer<'a> {
     pub add_space_prefix: Option<bool>,
 }
 
-impl GgufTokenizer<'_> {
+impl<'a> GgufTokenizer<'a> {
+    /// The fields of an opened file; `None` when it carries no tokenizer.
+    ///
+    /// # Errors
+    /// A field of the wrong type.
+    pub fn read(metadata: &'a GgufMetadata) -> Result<Option<Self>> {
+        let Some(model) = metadata.string("tokenizer.ggml.model")? else { return Ok(None) };
+        let strings = |key: &str| -> Result<Vec<&'a [u8]>> {
+            Ok(metadata.array(key)?.map(|array| array.byte_strings().collect()).unwrap_or_default())
+        };
+        let id = |key: &str| -> Result<Option<u32>> {
+            Ok(metadata.unsigned(key)?.and_then(|id| u32::try_from(id).ok()))
+        };
+        let kinds = metadata.array("tokenizer.ggml.token_type")?;
+        let scores = metadata.array("tokenizer.ggml.scores")?;
+        Ok(Some(Self {
+            model,
+            pre_tokenizer: metadata.string("tokenizer.ggml.pre")?,
+            tokens: strings("tokenizer.ggml.tokens")?,
+            kinds: kinds.map(|array| array.integers().map(|kind| kind as i32).collect()).unwrap_or_default(),
+            scores: scores.map(|array| array.floats().collect()).unwrap_or_default(),
+            merges: strings("tokenizer.ggml.merges")?,
+            bos: id("tokenizer.ggml.bos_token_id")?,
+            eos: id("tokenizer.ggml.eos_token_id")?,
+            unknown: id("tokenizer.ggml.unknown_token_id")?,
+            padding: id("tokenizer.ggml.padding_token_id")?,
+            stops: [id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?]
+                .into_iter()
+                .flatten()
+                .collect(),
+            add_bos: metadata.boolean("tokenizer.ggml.add_bos_token")?,
+            add_space_prefix: metadata.boolean("tokenizer.ggml.add_space_prefix")?,
+        }))
+    }
+
     /// The tokenizer these fields describe.
     ///
     /// # Errors
@@ -89,7 +125,13 @@ impl GgufTokenizer<'_> {
         let adds_bos = self.add_bos.unwrap_or(pre_tokenizer == PreTokenizer::Llama3);
         let roles = Roles { adds_bos, ..self.roles() };
         let added = added_tokens(&vocabulary);
-        Tokenizer::new(Definition { vocabulary, model: Model::ByteLevel { pre_tokenizer, whole_pieces }, rules, added, roles })
+        Tokenizer::new(Definition {
+            vocabulary,
+            model: Model::ByteLevel { pre_tokenizer, whole_pieces },
+            rules,
+            added,
+            roles,
+        })
     }
 
     fn sentence_piece(&self) -> Result<Tokenizer> {
@@ -110,7 +152,13 @@ impl GgufTokenizer<'_> {
             ..defaults
         };
         let added = added_tokens(&vocabulary);
-        Tokenizer::new(Definition { vocabulary, model: Model::SentencePiece { space_prefix }, rules, added, roles })
+        Tokenizer::new(Definition {
+            vocabulary,
+            model: Model::SentencePiece { space_prefix },
+            rules,
+            added,
+            roles,
+        })
     }
 
     fn vocabulary(&self, write: impl Fn(TokenKind, &[u8], &mut Vec<u8>)) -> Result<Vocabulary> {

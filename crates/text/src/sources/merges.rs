@@ -30,7 +30,11 @@ impl<'v> MergeList<'v> {
     ///
     /// # Errors
     /// When either token, or what they spell together, is not in the vocabulary.
-    pub(crate) fn push(&mut self, left: impl FnOnce(&mut Vec<u8>), right: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        left: impl FnOnce(&mut Vec<u8>),
+        right: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<()> {
         self.joined.clear();
         left(&mut self.joined);
         let middle = self.joined.len();
@@ -40,7 +44,10 @@ impl<'v> MergeList<'v> {
         let find = |bytes: &[u8]| {
             self.vocabulary.find(bytes).ok_or_else(|| {
                 let shown = String::from_utf8_lossy(bytes);
-                TextError::invalid(format!("merge {rank}"), format!("token {shown:?} is not in the vocabulary"))
+                TextError::invalid(
+                    format!("merge {rank}"),
+                    format!("token {shown:?} is not in the vocabulary"),
+                )
             })
         };
         if rank as usize >= MAX_MERGES {

@@ -1,5 +1,6 @@
 //! Where tokenizers come from. Each module reads one description and hands the same few parts to the one engine.
 
+pub(crate) mod checkpoint;
 pub(crate) mod gguf;
 pub(crate) mod merges;
 

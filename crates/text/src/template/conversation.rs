@@ -72,7 +72,8 @@ impl Message {
 fn with_parsed_arguments(call: &Value) -> Value {
     let mut call = call.clone();
     if let Some(arguments) = call.pointer_mut("/function/arguments")
-        && let Some(parsed @ Value::Object(_)) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
+        && let Some(parsed @ Value::Object(_)) =
+            arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
     {
         *arguments = parsed;
     }
@@ -104,7 +105,10 @@ impl Conversation {
     pub(super) fn to_values(&self, wants_parts: bool) -> Map<String, Value> {
         let tools = if self.tools.is_empty() { Value::Null } else { json!(self.tools) };
         let mut values = self.variables.clone();
-        values.insert("messages".into(), self.messages.iter().map(|message| message.to_value(wants_parts)).collect());
+        values.insert(
+            "messages".into(),
+            self.messages.iter().map(|message| message.to_value(wants_parts)).collect(),
+        );
         values.insert("tools".into(), tools);
         values.entry("documents").or_insert(Value::Null);
         values.insert("add_generation_prompt".into(), json!(self.add_generation_prompt));

@@ -72,7 +72,9 @@ fn to_json(state: &State, value: &Value, indent: Option<usize>, arguments: Kwarg
         None => None,
         Some(pair) => match <[String; 2]>::try_from(pair) {
             Ok([item, key]) => Some((item, key)),
-            Err(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two texts")),
+            Err(_) => {
+                return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two texts"));
+            }
         },
     };
     let style = Style {

@@ -46,7 +46,9 @@ impl Writer<'_> {
                 None => self.text.push_str(&number.to_string()),
             },
             Value::String(string) => self.string(string),
-            Value::Array(items) => self.group(['[', ']'], items, depth, |writer, item| writer.value(item, depth + 1)),
+            Value::Array(items) => {
+                self.group(['[', ']'], items, depth, |writer, item| writer.value(item, depth + 1))
+            }
             Value::Object(map) => {
                 let mut entries: Vec<_> = map.iter().collect();
                 if self.style.sort_keys {
@@ -110,7 +112,14 @@ impl Writer<'_> {
 /// Python's `repr` of a float: the shortest digits that read back equal, with an exponent below 1e-4 and from 1e16.
 pub(super) fn python_float(number: f64) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "NaN" } else if number > 0.0 { "Infinity" } else { "-Infinity" }.into();
+        return if number.is_nan() {
+            "NaN"
+        } else if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .into();
     }
     let scientific = format!("{number:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -153,7 +162,8 @@ mod tests {
         let value = json!({"b": [1, 2.0, {}], "a": "é\"\n<", "c": []});
         assert_eq!(write(&value, &Style::default()), r#"{"b": [1, 2.0, {}], "a": "é\"\n<", "c": []}"#);
         let sorted = Style { sort_keys: true, ensure_ascii: true, indent: Some(2), ..Style::default() };
-        let expected = "{\n  \"a\": \"\\u00e9\\\"\\n<\",\n  \"b\": [\n    1,\n    2.0,\n    {}\n  ],\n  \"c\": []\n}";
+        let expected =
+            "{\n  \"a\": \"\\u00e9\\\"\\n<\",\n  \"b\": [\n    1,\n    2.0,\n    {}\n  ],\n  \"c\": []\n}";
         assert_eq!(write(&value, &sorted), expected);
         let tight = Style { separators: Some((",".into(), ":".into())), ..Style::default() };
         assert_eq!(write(&json!({"a": [1, 2]}), &tight), r#"{"a":[1,2]}"#);

@@ -130,9 +130,9 @@ impl Marker {
         if !text.bytes().take(self.longest).any(|byte| self.last_bytes.contains(&byte)) {
             return false;
         }
-        self.spellings.iter().any(|spelling| {
-            spelling.char_indices().skip(1).any(|(at, _)| text.starts_with(&spelling[at..]))
-        })
+        self.spellings
+            .iter()
+            .any(|spelling| spelling.char_indices().skip(1).any(|(at, _)| text.starts_with(&spelling[at..])))
     }
 }
 

@@ -93,10 +93,18 @@ impl ChatTemplate {
     }
 
     /// The variables a template sees: the conversation, the special tokens' spellings, the clock if there is one.
-    fn context(&self, values: Map<String, serde_json::Value>, conversation: &Conversation, marker: &Marker) -> Value {
+    fn context(
+        &self,
+        values: Map<String, serde_json::Value>,
+        conversation: &Conversation,
+        marker: &Marker,
+    ) -> Value {
         let tokenizer = &self.tokenizer;
-        let tokens =
-            [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos()), ("pad_token", tokenizer.padding())];
+        let tokens = [
+            ("bos_token", tokenizer.bos()),
+            ("eos_token", tokenizer.eos()),
+            ("pad_token", tokenizer.padding()),
+        ];
         let tokens = tokens.into_iter().filter_map(|(name, id)| {
             Some((name.to_owned(), Value::from(tokenizer.token_text(id?).into_owned())))
         });

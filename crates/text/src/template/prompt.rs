@@ -19,7 +19,8 @@ impl Prompt {
         let mut prompt = Self::default();
         let mut pieces = rendered.split(mark).peekable();
         while let Some(piece) = pieces.next() {
-            let marked = if pieces.peek().is_some() { piece.chars().next_back().map_or(0, char::len_utf8) } else { 0 };
+            let marked =
+                if pieces.peek().is_some() { piece.chars().next_back().map_or(0, char::len_utf8) } else { 0 };
             let (trusted, untrusted) = piece.split_at(piece.len() - marked);
             prompt.push(trusted, Specials::Parse);
             prompt.push(untrusted, Specials::AsText);

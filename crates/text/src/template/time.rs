@@ -1,7 +1,17 @@
 //! The date a template may print (`strftime_now`). Inner crates read no clock, so the caller supplies it.
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -58,7 +68,9 @@ impl DateTime {
                 // glibc's "%-d": without the leading zero.
                 Some('-') => match chars.next() {
                     Some(directive) => match self.directive(directive) {
-                        Some(value) => text.push_str(value.strip_prefix('0').filter(|v| !v.is_empty()).unwrap_or(&value)),
+                        Some(value) => {
+                            text.push_str(value.strip_prefix('0').filter(|v| !v.is_empty()).unwrap_or(&value))
+                        }
                         None => text.extend(['%', '-', directive]),
                     },
                     None => text.push_str("%-"),
@@ -129,7 +141,10 @@ mod tests {
         let date = DateTime::from_unix_seconds(1_721_952_245);
         assert_eq!(date, DateTime { year: 2024, month: 7, day: 26, hour: 0, minute: 4, second: 5 });
         assert_eq!(date.format("%d %b %Y"), "26 Jul 2024");
-        assert_eq!(date.format("%A, %-d %B %Y %I:%M:%S %p %j %% %Q"), "Friday, 26 July 2024 12:04:05 AM 208 % %Q");
+        assert_eq!(
+            date.format("%A, %-d %B %Y %I:%M:%S %p %j %% %Q"),
+            "Friday, 26 July 2024 12:04:05 AM 208 % %Q"
+        );
         let leap = DateTime::from_unix_seconds(951_782_400);
         assert_eq!(leap.format("%F %a %-m"), "2000-02-29 Tue 2");
         assert_eq!(DateTime::from_unix_seconds(-1).format("%F %T %w"), "1969-12-31 23:59:59 3");

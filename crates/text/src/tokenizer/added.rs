@@ -58,7 +58,8 @@ pub(crate) struct AddedTokens {
 
 impl AddedTokens {
     pub(crate) fn new(tokens: Vec<AddedToken>) -> Self {
-        let (second, first) = tokens.into_iter().filter(|token| !token.text.is_empty()).partition(|t| t.normalized);
+        let (second, first) =
+            tokens.into_iter().filter(|token| !token.text.is_empty()).partition(|t| t.normalized);
         Self { first_pass: Matcher::new(first), second_pass: Matcher::new(second) }
     }
 
@@ -69,7 +70,12 @@ impl AddedTokens {
 
     /// Cuts `text` at the added tokens. No control token is found where it would overlap an `untrusted` range
     /// (sorted, disjoint).
-    pub(crate) fn split<'a>(&self, text: &'a str, untrusted: &[Range<usize>], mut part: impl FnMut(Part<'a>)) {
+    pub(crate) fn split<'a>(
+        &self,
+        text: &'a str,
+        untrusted: &[Range<usize>],
+        mut part: impl FnMut(Part<'a>),
+    ) {
         self.first_pass.split(text, 0..text.len(), untrusted, &mut |range, token| match token {
             Some(id) => part(Part::Token(id)),
             None => self.second_pass.split(text, range, untrusted, &mut |range, token| match token {
@@ -133,7 +139,13 @@ impl Matcher {
         }
     }
 
-    fn longest_at(&self, text: &str, at: usize, end: usize, untrusted: &[Range<usize>]) -> Option<&AddedToken> {
+    fn longest_at(
+        &self,
+        text: &str,
+        at: usize,
+        end: usize,
+        untrusted: &[Range<usize>],
+    ) -> Option<&AddedToken> {
         let rest = &text.as_bytes()[at..end];
         if !self.starts[usize::from(rest[0])] {
             return None;
@@ -159,7 +171,13 @@ impl Matcher {
         longest
     }
 
-    fn may_match(&self, token: &AddedToken, text: &str, range: Range<usize>, untrusted: &[Range<usize>]) -> bool {
+    fn may_match(
+        &self,
+        token: &AddedToken,
+        text: &str,
+        range: Range<usize>,
+        untrusted: &[Range<usize>],
+    ) -> bool {
         let touches_word = || {
             let word = |c: char| c == '_' || is(c, LETTER | NUMBER);
             text[..range.start].chars().next_back().is_some_and(word) || text[range.end..].starts_with(word)

@@ -68,7 +68,8 @@ impl Detokenizer {
 
 /// How many bytes at the end are the beginning of a character that more bytes may complete.
 fn incomplete_tail(bytes: &[u8]) -> usize {
-    let is_incomplete = |tail: &[u8]| matches!(std::str::from_utf8(tail), Err(error) if error.error_len().is_none());
+    let is_incomplete =
+        |tail: &[u8]| matches!(std::str::from_utf8(tail), Err(error) if error.error_len().is_none());
     let starts_character = |byte: u8| byte >= 0xC0;
     (1..=bytes.len().min(3))
         .find(|&length| starts_character(bytes[bytes.len() - length]))

@@ -101,7 +101,8 @@ fn merge_by_scan(
     candidates.clear();
     candidates.extend(symbols.windows(2).map(|pair| merge(pair[0], pair[1])));
     let lowest = |candidates: &[Option<Merge>]| {
-        let found = candidates.iter().enumerate().filter_map(|(at, merge)| merge.map(|merge| (merge.rank, at)));
+        let found =
+            candidates.iter().enumerate().filter_map(|(at, merge)| merge.map(|merge| (merge.rank, at)));
         found.min().map(|(_, at)| at)
     };
     while let Some(at) = lowest(candidates) {

@@ -131,7 +131,8 @@ impl Tokenizer {
         roles.adds_bos &= roles.bos.is_some();
         let spelled = STOP_SPELLINGS.iter().filter_map(|spelling| vocabulary.find(spelling.as_bytes()));
         let spelled = spelled.filter(|&id| vocabulary.kind(id) != TokenKind::Normal);
-        roles.stops = roles.eos.into_iter().chain(roles.stops).chain(spelled).filter(|id| *id < size).collect();
+        roles.stops =
+            roles.eos.into_iter().chain(roles.stops).chain(spelled).filter(|id| *id < size).collect();
         roles.stops.sort_unstable();
         roles.stops.dedup();
         let byte_tokens = byte_tokens(&vocabulary, &model);
@@ -316,7 +317,13 @@ impl Inner {
     }
 
     /// Byte-level BPE of one piece. Bytes that have no token vanish, as in the reference implementation.
-    fn encode_bytes(&self, piece: &[u8], whole_pieces: bool, workspace: &mut Workspace, tokens: &mut Vec<u32>) {
+    fn encode_bytes(
+        &self,
+        piece: &[u8],
+        whole_pieces: bool,
+        workspace: &mut Workspace,
+        tokens: &mut Vec<u32>,
+    ) {
         if whole_pieces && let Some(id) = self.vocabulary.find_text(piece) {
             tokens.push(id);
             return;

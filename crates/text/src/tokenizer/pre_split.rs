@@ -44,7 +44,9 @@ impl PreTokenizer {
             }
             "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "megrez" | "hunyuan" => Self::Qwen2,
             "llama4" | "gpt-4o" | "kanana2" => Self::Llama4,
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => Self::Smollm,
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+                Self::Smollm
+            }
             "default" | "" => Self::LlamaCppDefault,
             _ => return None,
         })

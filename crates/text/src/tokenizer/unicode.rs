@@ -103,7 +103,8 @@ mod tests {
         let everything: String = (0..=0x10_FFFF).filter_map(char::from_u32).collect();
         for (bit, pattern) in DEFINITIONS.into_iter().chain([(SPACE, r"\s")]) {
             let expected = fancy_regex::Regex::new(pattern).unwrap();
-            let expected: String = expected.find_iter(&everything).map(|found| found.unwrap().as_str()).collect();
+            let expected: String =
+                expected.find_iter(&everything).map(|found| found.unwrap().as_str()).collect();
             let ours: String = everything.chars().filter(|&c| is(c, bit)).collect();
             assert!(ours == expected, "{pattern} differs");
         }

@@ -84,10 +84,16 @@ impl Vocabulary {
         write(&mut self.bytes);
         let length = self.bytes.len() - start;
         if id >= MAX_TOKENS || self.bytes.len() > MAX_BYTES {
-            return Err(TextError::invalid("vocabulary", format!("more than {MAX_TOKENS} tokens or {MAX_BYTES} bytes")));
+            return Err(TextError::invalid(
+                "vocabulary",
+                format!("more than {MAX_TOKENS} tokens or {MAX_BYTES} bytes"),
+            ));
         }
         if length > MAX_TOKEN_BYTES {
-            return Err(TextError::invalid(format!("token {id}"), format!("{length} bytes long (limit {MAX_TOKEN_BYTES})")));
+            return Err(TextError::invalid(
+                format!("token {id}"),
+                format!("{length} bytes long (limit {MAX_TOKEN_BYTES})"),
+            ));
         }
         self.ends.push(self.bytes.len() as u32);
         self.kinds.push(kind);
