@@ -3,6 +3,30 @@
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(#[from] alti_tensor::BackendError),
+    /// More tokens than the context holds.
+    #[error("{tokens} tokens do not fit a context of {context}: shorten the prompt or enlarge the context")]
+    ContextFull {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Tokens there is room for.
+        context: usize,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    /// A token the model does not have.
+    #[error(
+        "token {token} is not in the model's vocabulary of {vocabulary}: the tokenizer is another model's"
+    )]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Tokens in the vocabulary.
+        vocabulary: usize,
+    },
     /// No setting has this name.
     #[error("there is no sampler setting `{name}`; the settings are {known}")]
     UnknownSetting {

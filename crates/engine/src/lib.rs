@@ -1,9 +1,13 @@
 #![forbid(unsafe_code)]
-//! One running model: from a request's tokens to the answer's. Sampling and the end of an answer
-//! are here; what the model computes is `alti-models`, what text is `alti-text`.
+//! One running model: from a request's tokens to the answer's.
+//!
+//! A [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
+//! answer. What the model computes is `alti-models`, what text is `alti-text`.
 
 mod error;
 pub mod sampling;
+pub mod session;
 pub mod stop;
 
 pub use error::EngineError;
+pub use session::{Session, SessionSettings};

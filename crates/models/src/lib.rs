@@ -1,2 +1,31 @@
 #![forbid(unsafe_code)]
-//! models
+//! The models, each written once over [`alti_tensor::Backend`].
+//!
+//! Start with [`llama`]: it is the forward pass. [`mod@build`] makes a model of a checkpoint,
+//! [`rotation`] knows RoPE's angles and [`memory`] what a model must remember.
+
+pub mod build;
+pub mod llama;
+pub mod memory;
+pub mod rotation;
+
+pub use llama::{Llama, Step};
+
+use alti_formats::{FormatError, WeightName};
+use alti_tensor::BackendError;
+
+/// Why a model could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A weight that the backend refused.
+    #[error("{name}: {error}")]
+    Weight {
+        /// Which.
+        name: WeightName,
+        /// Why.
+        error: BackendError,
+    },
+}

@@ -1,10 +1,11 @@
 #![forbid(unsafe_code)]
-//! Dtypes, block-quantised formats, the [`Backend`] seam.
+//! Dtypes, block-quantised formats, the [`Backend`] seam and its scalar [`Reference`].
 
 pub mod backend;
 pub mod dtype;
 pub mod plan;
 pub mod quant;
+pub mod reference;
 pub mod weight;
 
 pub use backend::{
@@ -12,4 +13,5 @@ pub use backend::{
 };
 pub use dtype::DType;
 pub use plan::{Row, RowPlan, Span};
+pub use reference::Reference;
 pub use weight::{WeightData, WeightShapeError};

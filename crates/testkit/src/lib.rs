@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! What tests of several crates share: tiny models with golden outputs.
 
+pub mod parity;
+
 use std::path::PathBuf;
 
 /// The folder of the tiny model `name` (`llama2-mha`, `llama4-scout`, ...): a Hugging Face checkpoint with

@@ -1,0 +1,137 @@
+//! One running conversation: a model, a backend, and the keys and values of the tokens so far.
+//!
+//! A session is told what the cache should hold and computes only what is missing: the system
+//! prompt and history of a chat cost prefill once.
+
+use crate::EngineError;
+use alti_models::{Llama, Step, memory};
+use alti_tensor::{Backend, KvDType, PAGE_TOKENS, RowPlan, Span};
+use std::sync::Arc;
+
+/// How a session uses memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Tokens of context, prompt and answer together.
+    pub context: usize,
+    /// Tokens computed in one step of prefill.
+    pub prefill_chunk: usize,
+    /// How keys and values are stored.
+    pub kv_dtype: KvDType,
+}
+
+/// A model in use by one sequence.
+pub struct Session<B: Backend> {
+    backend: B,
+    model: Arc<Llama<B::Weight>>,
+    cache: B::Cache,
+    settings: SessionSettings,
+    groups: usize,
+    /// The tokens whose keys and values are in the cache, by position.
+    tokens: Vec<u32>,
+    logits: Vec<B::Element>,
+}
+
+impl<B: Backend> Session<B> {
+    /// A session with nothing in its context.
+    ///
+    /// # Errors
+    /// When there is no memory for the context's keys and values.
+    pub fn new(
+        backend: B,
+        model: Arc<Llama<B::Weight>>,
+        settings: SessionSettings,
+    ) -> Result<Session<B>, EngineError> {
+        let layout = memory::cache_layout(&model.config, settings.context, settings.kv_dtype);
+        let cache = backend.cache(&layout)?;
+        let groups = layout.groups.len();
+        Ok(Session { backend, model, cache, settings, groups, tokens: Vec::new(), logits: Vec::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Llama<B::Weight> {
+        &self.model
+    }
+
+    /// The tokens in the context, by position.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens of context in all.
+    pub fn context(&self) -> usize {
+        self.settings.context
+    }
+
+    /// Makes the context hold exactly `tokens` and returns the logits that follow the last one.
+    /// What the context begins with already is not computed again. `progress` is told how many
+    /// tokens are in, and may end the prefill by returning false; the context then holds what was
+    /// computed, and the answer is `None`.
+    ///
+    /// # Errors
+    /// When the tokens do not fit, are none or are not the model's, or the backend fails.
+    pub fn prefill(
+        &mut self,
+        tokens: &[u32],
+        mut progress: impl FnMut(usize) -> bool,
+    ) -> Result<Option<&[B::Element]>, EngineError> {
+        self.check(tokens)?;
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // The last token is always computed: its logits are the answer.
+        self.tokens.truncate(common.min(tokens.len() - 1));
+        while self.tokens.len() < tokens.len() {
+            if !progress(self.tokens.len()) {
+                return Ok(None);
+            }
+            let first = self.tokens.len();
+            let chunk = &tokens[first..tokens.len().min(first + self.settings.prefill_chunk.max(1))];
+            self.run(chunk, first + chunk.len() == tokens.len())?;
+        }
+        Ok(Some(&self.logits))
+    }
+
+    /// Appends one token and returns the logits that follow it.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn step(&mut self, token: u32) -> Result<&[B::Element], EngineError> {
+        if self.tokens.len() >= self.settings.context {
+            let (tokens, context) = (self.tokens.len() + 1, self.settings.context);
+            return Err(EngineError::ContextFull { tokens, context });
+        }
+        self.check(&[token])?;
+        self.run(&[token], true)?;
+        Ok(&self.logits)
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        let (context, vocabulary) = (self.settings.context, self.model.config.vocabulary_size);
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if tokens.len() > context {
+            return Err(EngineError::ContextFull { tokens: tokens.len(), context });
+        }
+        match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(EngineError::UnknownToken { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// Computes tokens behind those in the context; the last one's logits only where wanted.
+    fn run(&mut self, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
+        let first_position = self.tokens.len();
+        let pages: Vec<u32> = (0..self.settings.context.div_ceil(PAGE_TOKENS) as u32).collect();
+        let span = Span { first_position, rows: tokens.len(), pages: vec![pages; self.groups] };
+        let rows = RowPlan::new(vec![span]);
+        let step = Step { tokens, rows: &rows, cache: Some(&self.cache) };
+        if wants_logits {
+            let logits = self.model.logits(&mut self.backend, &step, &[tokens.len() - 1]);
+            self.backend.fetch(&logits, &mut self.logits)?;
+        } else {
+            drop(self.model.hidden(&mut self.backend, &step, |_, _| ()));
+            self.backend.submit()?;
+        }
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+}
