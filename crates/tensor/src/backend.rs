@@ -158,6 +158,14 @@ pub struct Experts<W> {
     pub used: usize,
 }
 
+impl<W> Experts<W> {
+    /// The same experts with `f` of each weight.
+    pub fn map<V>(&self, f: impl Fn(&W) -> V) -> Experts<V> {
+        let Experts { router, gate, up, down, used } = self;
+        Experts { router: f(router), gate: f(gate), up: f(up), down: f(down), used: *used }
+    }
+}
+
 /// A machine that runs transformer operations.
 ///
 /// Shapes are checked where a model is loaded; an operation on tensors that do not fit each other
@@ -300,5 +308,11 @@ pub trait Backend {
     ) -> Self::Tensor {
         let product = self.linear(x, weight, rows);
         self.add(residual, &product)
+    }
+    /// Runs `f`, a part of a model such as one layer. In training what `f` computes on the way is
+    /// not kept but computed again for the backward (Chen et al. 2016): less memory for more time. In
+    /// inference this is nothing.
+    fn checkpoint<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        f(self)
     }
 }

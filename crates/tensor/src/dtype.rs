@@ -129,7 +129,7 @@ impl DType {
     /// Bytes that `elements` consecutive weights take, or `None` where they do not fill whole
     /// blocks or the number overflows.
     pub const fn bytes_for(self, elements: usize) -> Option<usize> {
-        if elements % self.block_len() != 0 {
+        if !elements.is_multiple_of(self.block_len()) {
             return None;
         }
         (elements / self.block_len()).checked_mul(self.block_bytes())

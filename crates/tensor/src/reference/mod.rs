@@ -7,6 +7,7 @@
 
 mod cache;
 mod ops;
+mod train;
 
 pub use cache::ReferenceCache;
 
@@ -82,6 +83,12 @@ impl<T: Copy> Array<T> {
     pub fn row(&self, index: usize) -> &[T] {
         let columns = self.columns();
         &self.values[index * columns..][..columns]
+    }
+
+    /// Row `index`, to be changed.
+    pub fn row_mut(&mut self, index: usize) -> &mut [T] {
+        let columns = self.columns();
+        &mut self.values[index * columns..][..columns]
     }
 
     /// Matrix `index` of an array of matrices, as `(rows, columns, values)`.

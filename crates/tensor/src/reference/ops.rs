@@ -75,8 +75,14 @@ pub(crate) fn kv_head<'a, T>(
     head: usize,
     shape: &AttentionShape,
 ) -> &'a [T] {
+    let columns = shape.kv_heads * shape.head_dim;
+    &keys_or_values[j * columns..][kv_columns(head, shape)]
+}
+
+/// The columns of a row of keys or values that query head `head` sees.
+pub(crate) fn kv_columns(head: usize, shape: &AttentionShape) -> Range<usize> {
     let kv_head = head * shape.kv_heads / shape.heads;
-    &keys_or_values[(j * shape.kv_heads + kv_head) * shape.head_dim..][..shape.head_dim]
+    kv_head * shape.head_dim..(kv_head + 1) * shape.head_dim
 }
 
 /// One row of attention: every query head over the rows `seen` of `keys` and `values`, each
