@@ -43,6 +43,18 @@ impl Golden {
         let bytes = self.bytes(name);
         bytes.as_chunks::<8>().0.iter().map(|&chunk| i64::from_le_bytes(chunk) as u32).collect()
     }
+
+    /// The two rows of the input.
+    pub fn sequences(&self) -> Vec<Vec<u32>> {
+        let tokens = self.tokens("input_ids");
+        tokens.chunks_exact(tokens.len() / 2).map(<[u32]>::to_vec).collect()
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.bytes).expect("the golden is safetensors");
+        file.names().into_iter().map(str::to_owned).collect()
+    }
 }
 
 /// A golden model in a backend.
