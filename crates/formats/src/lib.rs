@@ -20,6 +20,7 @@ mod mmap;
 mod names;
 mod placement;
 mod progress;
+pub mod recipes;
 mod rope;
 pub mod tokenizer;
 
@@ -30,4 +31,5 @@ pub use error::FormatError;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;
 pub use progress::Progress;
+pub use recipes::{Recipe, RecipeContext};
 pub use rope::{Rope, RopeScaling};
