@@ -1,0 +1,138 @@
+//! The run-time choice of an instruction set.
+//!
+//! One binary must run on any machine and use all of the one it runs on, so nothing here is decided
+//! at compile time: an [`Isa`] is a proof, made once at start, that this machine has certain
+//! instructions. A [`Kernel`] is generic over [`Simd`] and [`Isa::run`] instantiates it inside a
+//! function compiled for these instructions.
+
+use crate::CpuError;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Scalar, Simd};
+
+/// An instruction set that this machine is known to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A computation written once, over any [`Simd`].
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The computation; `inline(always)`, so that it is compiled for the caller's instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+impl Isa {
+    /// Portable scalar code: on every machine.
+    pub const SCALAR: Isa = Isa(Level::Scalar);
+
+    /// All that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                found.push(Isa(Level::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vbmi")
+            {
+                found.push(Isa(Level::Avx512));
+            }
+        }
+        found
+    }
+
+    /// The fastest that this machine has.
+    pub fn detect() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::SCALAR)
+    }
+
+    /// The instruction set with this name (`scalar`, `avx2`, `avx512`).
+    ///
+    /// # Errors
+    /// When no instruction set of this name is known here, or this machine lacks it.
+    pub fn from_name(name: &str) -> Result<Isa, CpuError> {
+        let available = Isa::available();
+        available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| CpuError::Isa {
+            name: name.to_owned(),
+            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The name by which a user forces it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs `kernel`, compiled for this instruction set.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Scalar => kernel.run(Scalar),
+            // SAFETY: an `Isa` of this level is made only by `available`, which has just seen that
+            // the machine has every feature that the function and its token stand for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { run_avx512(kernel) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { Avx2::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { Avx512::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_set_is_found_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::from_name(isa.name()).unwrap(), isa);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_names_that_work() {
+        let message = Isa::from_name("avx9000").unwrap_err().to_string();
+        assert!(message.contains("avx9000") && message.contains("scalar"), "{message}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Activations in the form that a matrix wants, prepared once and read by all matmuls.
+//!
+//! For block formats they become 8-bit integers with one f32 scale for 32 of them. Offsets and
+//! minima of the weights multiply sums of activations, so these are made here too, and a block
+//! fills one cache line.
+
+use super::Row;
+use crate::isa::{Isa, Kernel};
+use crate::pack::ActivationKind;
+use crate::pack::layout::BLOCK;
+use crate::simd::{LANES, Simd};
+
+/// 32 activations as integers: `x = scale * quants`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct ActivationBlock {
+    /// The integers, -127 to 127.
+    pub(crate) quants: [i8; BLOCK],
+    /// Their scale. NaN where an activation was not finite, so that every output shows it.
+    pub(crate) scale: f32,
+    /// `scale * sum(quants)`, for minima.
+    pub(crate) sum: f32,
+    /// The same for each half.
+    pub(crate) half_sums: [f32; 2],
+    /// `-8 * sum(quants)`: where the integer dot product of 4-bit weights starts.
+    pub(crate) start_8: i32,
+    /// `-128 * sum(quants)`.
+    pub(crate) start_128: i32,
+    /// `-32 * sum(quants)` of each half.
+    pub(crate) start_32: [i32; 2],
+}
+
+/// Rows of prepared activations.
+#[derive(Clone, Copy, Debug)]
+pub enum Activations<'a> {
+    /// `[rows][columns]`.
+    F32(&'a [f32]),
+    /// `[rows][columns / 2, rounded up]` pairs of bf16, the first in the lower half.
+    Brain(&'a [u32]),
+    /// `[rows][columns / 32]`.
+    Int8(&'a [ActivationBlock]),
+}
+
+/// Elements (floats, pairs or blocks) of a prepared row.
+pub fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
+    match kind {
+        ActivationKind::F32 => columns,
+        ActivationKind::Brain => columns.div_ceil(2),
+        ActivationKind::Int8 => columns / BLOCK,
+    }
+}
+
+/// Bytes of a prepared row.
+pub fn prepared_bytes(kind: ActivationKind, columns: usize) -> usize {
+    let element = match kind {
+        ActivationKind::F32 | ActivationKind::Brain => 4,
+        ActivationKind::Int8 => size_of::<ActivationBlock>(),
+    };
+    element * prepared_len(kind, columns)
+}
+
+/// Quantises a row: the largest magnitude of 32 becomes 127, the others are rounded to nearest even.
+///
+/// # Panics
+/// When the row is not 32 times as long as `out`.
+pub fn quantise_row(isa: Isa, x: &[f32], out: &mut [ActivationBlock]) {
+    assert_eq!(x.len(), BLOCK * out.len(), "a row to quantise is whole blocks");
+    isa.run(Quantise { x, out });
+}
+
+struct Quantise<'a> {
+    x: &'a [f32],
+    out: &'a mut [ActivationBlock],
+}
+
+impl Kernel for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (blocks, _) = self.x.as_chunks::<BLOCK>();
+        for (x, out) in blocks.iter().zip(self.out) {
+            quantise_block(simd, x, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn quantise_block<S: Simd>(simd: S, x: &[f32; BLOCK], out: &mut ActivationBlock) {
+    // SAFETY: both halves of the array are 16 floats.
+    let (low, high) = unsafe { (simd.load(x.as_ptr()), simd.load(x.as_ptr().add(LANES))) };
+    let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
+    // Infinity and NaN times zero are NaN, and stay it in the sum.
+    let zero = simd.splat(0.0);
+    let finite = simd.sum(simd.mul_add(low, zero, simd.mul(high, zero))) == 0.0;
+    // Below this the inverse of the scale is not finite; such activations are zero.
+    let smallest = 256.0 * f32::MIN_POSITIVE;
+    if !finite || largest < smallest {
+        *out = bytemuck::Zeroable::zeroed();
+        if !finite {
+            (out.scale, out.sum, out.half_sums) = (f32::NAN, f32::NAN, [f32::NAN; 2]);
+        }
+        return;
+    }
+    let scale = largest / 127.0;
+    let inverse = simd.splat(1.0 / scale);
+    let low = simd.round_to_i32(simd.mul(low, inverse));
+    let high = simd.round_to_i32(simd.mul(high, inverse));
+    // SAFETY: both halves of the array are 16 bytes.
+    unsafe {
+        simd.store_i8(out.quants.as_mut_ptr(), low);
+        simd.store_i8(out.quants.as_mut_ptr().add(LANES), high);
+    }
+    // Sums of at most 16 integers of 7 bits are exact in f32.
+    let sums = [simd.sum(simd.to_f32(low)), simd.sum(simd.to_f32(high))];
+    let total = sums[0] + sums[1];
+    out.scale = scale;
+    out.sum = scale * total;
+    out.half_sums = [scale * sums[0], scale * sums[1]];
+    out.start_8 = -8 * total as i32;
+    out.start_128 = -128 * total as i32;
+    out.start_32 = [-32 * sums[0] as i32, -32 * sums[1] as i32];
+}
+
+/// Rounds a row to bf16, in pairs; an odd row ends in a zero.
+///
+/// # Panics
+/// When `out` has not [`prepared_len`].
+pub fn round_row(isa: Isa, x: &[f32], out: &mut [u32]) {
+    assert_eq!(out.len(), x.len().div_ceil(2), "a row of pairs");
+    isa.run(Round { x, out });
+}
+
+struct Round<'a> {
+    x: &'a [f32],
+    out: &'a mut [u32],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (x, out) = (Row::new(self.x), self.out.as_mut_ptr().cast::<u16>());
+        for chunk in 0..x.whole() {
+            // SAFETY: `out` holds at least as many bf16 as `x` has floats.
+            unsafe { simd.store_brain(out.add(chunk * LANES), x.load(simd, chunk)) };
+        }
+        if x.tail() > 0 {
+            let mut last = [0u16; LANES];
+            // SAFETY: 16 bf16 go into the array; then `out` gets what is left of it, in pairs.
+            unsafe {
+                simd.store_brain(last.as_mut_ptr(), x.load_tail(simd, 0.0));
+                let at = out.add(x.whole() * LANES);
+                std::ptr::copy_nonoverlapping(last.as_ptr(), at, x.tail().next_multiple_of(2));
+            }
+        }
+    }
+}

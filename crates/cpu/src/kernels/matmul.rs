@@ -1,0 +1,325 @@
+//! Matrix products: which tiles, in which order, and what happens to their results.
+//!
+//! A panel of 32 weight rows is the outer loop: it is read from memory once, while all rows of
+//! activations pass by in tiles of a few. Each tile also asks for its share of the next panel, so
+//! that a batch, too, runs at the speed of the weight stream. See [`Tile`] for what a tile computes.
+
+use super::activations::{Activations, prepared_len};
+use super::float::{Brain, F16, F32, Float};
+use super::math::silu;
+use super::quantised::{Quantised, formats};
+use crate::isa::{Isa, Kernel};
+use crate::pack::{PANEL_ROWS, PackedMatrix};
+use crate::simd::{LANES, Simd};
+use alti_tensor::DType;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Where results go: rows of floats, of which one thread writes some columns of some rows.
+#[derive(Debug)]
+pub struct OutputMatrix<'a> {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for a borrow of floats; who shares it promises that writes do not meet
+// (`OutputMatrix::share`).
+unsafe impl Send for OutputMatrix<'_> {}
+
+impl<'a> OutputMatrix<'a> {
+    /// `[rows][columns]`.
+    ///
+    /// # Panics
+    /// When `values` is not whole rows.
+    pub fn new(values: &'a mut [f32], columns: usize) -> Self {
+        assert_eq!(values.len() % columns.max(1), 0, "outputs are whole rows");
+        let rows = values.len() / columns.max(1);
+        Self { start: values.as_mut_ptr(), rows, columns, borrow: PhantomData }
+    }
+
+    /// The same matrix, for another thread.
+    ///
+    /// # Safety
+    /// No two matmuls that run at the same time write the same panel of the same row.
+    pub unsafe fn share(&self) -> Self {
+        Self { ..*self }
+    }
+
+    /// `start` must be valid for `rows * columns` floats as long as the result lives.
+    ///
+    /// # Safety
+    /// As said, and as [`OutputMatrix::share`].
+    pub unsafe fn from_raw(start: *mut f32, rows: usize, columns: usize) -> Self {
+        Self { start, rows, columns, borrow: PhantomData }
+    }
+}
+
+/// What happens to a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    /// It is the output.
+    Store,
+    /// It is added to the output: a residual connection.
+    Add,
+    /// The output is `silu(product) * (the product with this matrix)`.
+    SwiGlu {
+        /// A matrix of the same shape and dtype.
+        up: &'a PackedMatrix,
+    },
+}
+
+/// `out = activations * weight^T`, or a thread's share of it.
+#[derive(Clone, Debug)]
+pub struct Matmul<'a> {
+    /// `[outputs, inputs]`.
+    pub weight: &'a PackedMatrix,
+    /// Panels of the weight to use: the columns of the output to write.
+    pub panels: Range<usize>,
+    /// All rows, prepared as [`PackedMatrix::activation_kind`] says.
+    pub activations: Activations<'a>,
+    /// Rows of the activations to use, and of the output to write.
+    pub rows: Range<usize>,
+    /// What happens to the product.
+    pub epilogue: Epilogue<'a>,
+}
+
+/// Runs a product.
+///
+/// # Panics
+/// When the shapes do not fit each other.
+pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
+    /// One compiled kernel per format.
+    macro_rules! dispatch {
+        ($($dtype:ident => $tile:ty, $kind:ident;)*) => {
+            match (task.weight.dtype(), task.activations) {
+                $((DType::$dtype, Activations::$kind(x)) => {
+                    check(task, out, x.len());
+                    isa.run(Job::<$tile> { task, x, out });
+                })*
+                (dtype, _) => panic!("{dtype} weights want other activations"),
+            }
+        };
+    }
+    dispatch! {
+        F32 => Float<F32>, F32;
+        F16 => Float<F16>, F32;
+        BF16 => Float<Brain>, Brain;
+        Q4_0 => Quantised<formats::Q4_0>, Int8;
+        Q4_1 => Quantised<formats::Q4_1>, Int8;
+        Q5_0 => Quantised<formats::Q5_0>, Int8;
+        Q5_1 => Quantised<formats::Q5_1>, Int8;
+        Q8_0 => Quantised<formats::Q8_0>, Int8;
+        Q2_K => Quantised<formats::Q2_K>, Int8;
+        Q3_K => Quantised<formats::Q3_K>, Int8;
+        Q4_K => Quantised<formats::Q4_K>, Int8;
+        Q5_K => Quantised<formats::Q5_K>, Int8;
+        Q6_K => Quantised<formats::Q6_K>, Int8;
+        IQ4_NL => Quantised<formats::IQ4_NL>, Int8;
+        IQ4_XS => Quantised<formats::IQ4_XS>, Int8;
+        MXFP4 => Quantised<formats::MXFP4>, Int8;
+    }
+}
+
+/// What the kernel's pointers rely on.
+fn check(task: &Matmul<'_>, out: &OutputMatrix<'_>, prepared: usize) {
+    let weight = task.weight;
+    let row = prepared_len(weight.activation_kind(), weight.columns());
+    assert!(task.panels.end <= weight.panels(), "no such panels");
+    assert!(task.rows.end.checked_mul(row).is_some_and(|n| n <= prepared), "no such activations");
+    assert!(task.rows.end <= out.rows && weight.rows() == out.columns, "the output does not fit");
+    if let Epilogue::SwiGlu { up } = task.epilogue {
+        let shape = |m: &PackedMatrix| (m.dtype(), m.rows(), m.columns());
+        assert_eq!(shape(up), shape(weight), "gate and up differ");
+    }
+}
+
+/// The inner kernel of a format.
+pub(super) trait Tile {
+    /// An element of prepared activations.
+    type Activation: Copy;
+    /// Prepared activations between two prefetches.
+    const RUN: usize;
+
+    /// The products of `16 R` rows of a panel, from half `first_half` on, with `C` rows of `steps`
+    /// prepared activations each. Output `[r][c]` depends on `x[c]` alone, and not on `R` and `C`.
+    ///
+    /// # Safety
+    /// The panel and every `x` must hold `steps` steps.
+    unsafe fn run<S: Simd, const R: usize, const C: usize>(
+        simd: S,
+        panel: *const u8,
+        first_half: usize,
+        steps: usize,
+        x: [*const Self::Activation; C],
+        prefetch: Prefetch,
+    ) -> [[S::F32; C]; R];
+}
+
+/// Cache lines to ask for while a tile runs, some at each of its steps.
+#[derive(Clone, Copy)]
+pub(super) struct Prefetch {
+    at: *const u8,
+    lines: usize,
+}
+
+/// How far ahead of its use a panel that is read only once is asked for.
+const PREFETCH_BYTES: usize = 8 << 10;
+
+impl Prefetch {
+    /// For tile `index` of `tiles` that share a panel with the same number of `steps`: alone, it
+    /// runs a fixed distance ahead; several ask for the next panel together.
+    fn new(panel: &[u8], steps: usize, index: usize, tiles: usize) -> Self {
+        let lines = panel.len().div_ceil(64);
+        if tiles == 1 {
+            let at = panel.as_ptr().wrapping_add(PREFETCH_BYTES);
+            return Self { at, lines: lines.div_ceil(steps) };
+        }
+        let share = lines.div_ceil(tiles).div_ceil(steps) * steps;
+        let first = share * index;
+        let at = panel.as_ptr().wrapping_add(panel.len() + 64 * first);
+        Self { at, lines: if first < lines { share / steps } else { 0 } }
+    }
+
+    /// Asks for the lines of one step.
+    #[inline(always)]
+    pub(super) fn advance<S: Simd>(&mut self, simd: S) {
+        for _ in 0..self.lines {
+            simd.prefetch(self.at);
+            self.at = self.at.wrapping_add(64);
+        }
+    }
+}
+
+/// Most columns of a tile on any instruction set.
+const MAX_COLUMNS: usize = 6;
+
+/// Products of a tile, `[matrix][column][row]`.
+type Scratch = [[[f32; PANEL_ROWS]; MAX_COLUMNS]; 2];
+
+struct Job<'a, 'b, 'c, T: Tile> {
+    task: &'a Matmul<'b>,
+    x: &'a [T::Activation],
+    out: &'a mut OutputMatrix<'c>,
+}
+
+impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Matmul { weight, panels, rows, epilogue, .. } = self.task;
+        let steps = prepared_len(weight.activation_kind(), weight.columns());
+        let matrices = match epilogue {
+            Epilogue::SwiGlu { up } => [*weight, *up],
+            _ => [*weight; 2],
+        };
+        let used = if matches!(epilogue, Epilogue::SwiGlu { .. }) { 2 } else { 1 };
+        let tiles = rows.len().div_ceil(S::TALL_COLUMNS.max(S::LOW_COLUMNS));
+        let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
+        for panel in panels.clone() {
+            let mut row = rows.start;
+            for tile in 0..tiles {
+                let count = (rows.end - row).div_ceil(tiles - tile);
+                let x = &self.x[row * steps..(row + count) * steps];
+                for (matrix, products) in matrices.iter().zip(&mut scratch).take(used) {
+                    let bytes = matrix.panel(panel);
+                    let prefetch = Prefetch::new(bytes, steps.div_ceil(T::RUN), tile, tiles);
+                    run_tile::<S, T>(simd, bytes, steps, x, prefetch, products);
+                }
+                for (column, out_row) in (row..row + count).enumerate() {
+                    finish(simd, *epilogue, &scratch, column, panel, self.out, out_row);
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+/// Runs the tile of as many columns as `x` has rows of `steps`.
+#[inline(always)]
+fn run_tile<S: Simd, T: Tile>(
+    simd: S,
+    panel: &[u8],
+    steps: usize,
+    x: &[T::Activation],
+    prefetch: Prefetch,
+    products: &mut [[f32; PANEL_ROWS]; MAX_COLUMNS],
+) {
+    macro_rules! widths {
+        ($($columns:literal)*) => {
+            match x.len() / steps {
+                $($columns if $columns <= S::TALL_COLUMNS => {
+                    tile::<S, T, 2, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                })*
+                $($columns if $columns <= S::LOW_COLUMNS => {
+                    tile::<S, T, 1, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                    let none = Prefetch { lines: 0, ..prefetch };
+                    tile::<S, T, 1, $columns>(simd, panel, 1, steps, x, none, products);
+                })*
+                width => unreachable!("tiles are not {width} wide"),
+            }
+        };
+    }
+    widths!(1 2 3 4 5 6)
+}
+
+/// Runs a tile and writes its products down.
+#[inline(always)]
+fn tile<S: Simd, T: Tile, const R: usize, const C: usize>(
+    simd: S,
+    panel: &[u8],
+    first_half: usize,
+    steps: usize,
+    x: &[T::Activation],
+    prefetch: Prefetch,
+    products: &mut [[f32; PANEL_ROWS]; MAX_COLUMNS],
+) {
+    let mut pointers = [x.as_ptr(); C];
+    for (c, pointer) in pointers.iter_mut().enumerate() {
+        *pointer = x[c * steps..(c + 1) * steps].as_ptr();
+    }
+    // SAFETY: a panel of the matrix has a step for each prepared activation of a row (`check`), and
+    // each pointer is to a row of `steps`.
+    let sums = unsafe { T::run::<S, R, C>(simd, panel.as_ptr(), first_half, steps, pointers, prefetch) };
+    for c in 0..C {
+        for r in 0..R {
+            let (vectors, _) = products[c].as_chunks_mut::<LANES>();
+            // SAFETY: a vector of the scratch is 16 floats.
+            unsafe { simd.store(vectors[first_half + r].as_mut_ptr(), sums[r][c]) };
+        }
+    }
+}
+
+/// Brings column `column` of the products to its place in the output.
+#[inline(always)]
+fn finish<S: Simd>(
+    simd: S,
+    epilogue: Epilogue<'_>,
+    scratch: &Scratch,
+    column: usize,
+    panel: usize,
+    out: &mut OutputMatrix<'_>,
+    row: usize,
+) {
+    for half in 0..PANEL_ROWS / LANES {
+        let first = panel * PANEL_ROWS + half * LANES;
+        let count = out.columns.saturating_sub(first).min(LANES);
+        // SAFETY: `check` has compared the output with rows and panels, `count` ends at its last
+        // column, and no other thread writes this panel of this row (`OutputMatrix::share`).
+        unsafe {
+            let product = simd.load(scratch[0][column].as_ptr().add(half * LANES));
+            let to = out.start.add(row * out.columns + first.min(out.columns));
+            let value = match epilogue {
+                Epilogue::Store => product,
+                Epilogue::Add => simd.add(simd.load_partial(to, count, 0.0), product),
+                Epilogue::SwiGlu { .. } => {
+                    let up = simd.load(scratch[1][column].as_ptr().add(half * LANES));
+                    simd.mul(silu(simd, product), up)
+                }
+            };
+            simd.store_partial(to, count, value);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Memory for what kernels stream: aligned to cache lines, in huge pages where it is large.
+//!
+//! Large buffers come straight from the system, already zero, so that the threads that fill them are
+//! the first to touch their pages.
+
+use crate::CpuError;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// Bytes of a cache line: the alignment of every buffer.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// From here on, a buffer is aligned to, and asks for, huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// What the sizes of mappings are multiples of: no system's ordinary pages are larger.
+const LARGEST_PAGE: usize = 64 << 10;
+
+/// A zero-initialised buffer of fixed size.
+#[derive(Debug)]
+pub struct AlignedBytes {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the buffer is plain owned memory; the usual borrow rules guard access to it.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: as above.
+unsafe impl Sync for AlignedBytes {}
+
+impl AlignedBytes {
+    /// `bytes` zeros, aligned to 64 bytes (2 MiB where large).
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub fn zeroed(bytes: usize) -> Result<Self, CpuError> {
+        let out_of_memory = CpuError::OutOfMemory { bytes };
+        let large = bytes >= 2 * HUGE_PAGE;
+        let (unit, alignment) = if large { (LARGEST_PAGE, HUGE_PAGE) } else { (CACHE_LINE, CACHE_LINE) };
+        // At least one unit, so that the layout is never empty.
+        let size = bytes.max(1).checked_next_multiple_of(unit).ok_or(out_of_memory.clone())?;
+        let layout = Layout::from_size_align(size, alignment).map_err(|_| out_of_memory.clone())?;
+        let start = if alignment == HUGE_PAGE { map_huge(layout) } else { allocate(layout) };
+        Ok(Self { start: start.ok_or(out_of_memory)?, layout })
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `start` is valid and initialised for the layout's size, for as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    /// The bytes, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+/// Zeroed memory of the allocator.
+fn allocate(layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: the layout is not empty.
+    NonNull::new(unsafe { alloc_zeroed(layout) })
+}
+
+/// Zero pages of the system, aligned to and advised for huge pages.
+#[cfg(unix)]
+fn map_huge(layout: Layout) -> Option<NonNull<u8>> {
+    let (size, alignment) = (layout.size(), layout.align());
+    let mapped = size.checked_add(alignment)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
+    // SAFETY: a new private mapping, at no particular address.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return None;
+    }
+    let base: *mut u8 = base.cast();
+    let before = base.align_offset(alignment);
+    let start = base.wrapping_add(before);
+    let after = mapped - before - size;
+    // SAFETY: both ranges lie inside the mapping just made and outside of the buffer.
+    unsafe {
+        if before > 0 {
+            libc::munmap(base.cast(), before);
+        }
+        if after > 0 {
+            libc::munmap(start.add(size).cast(), after);
+        }
+        #[cfg(target_os = "linux")]
+        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
+    }
+    NonNull::new(start)
+}
+
+#[cfg(not(unix))]
+fn map_huge(layout: Layout) -> Option<NonNull<u8>> {
+    allocate(layout)
+}
+
+/// Gives memory of `map_huge` back.
+#[cfg(unix)]
+fn unmap_huge(start: NonNull<u8>, layout: Layout) {
+    // SAFETY: `map_huge` left exactly these pages mapped.
+    unsafe { libc::munmap(start.as_ptr().cast(), layout.size()) };
+}
+
+#[cfg(not(unix))]
+fn unmap_huge(start: NonNull<u8>, layout: Layout) {
+    // SAFETY: on these systems the memory is the allocator's, with this layout.
+    unsafe { dealloc(start.as_ptr(), layout) }
+}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        if self.layout.align() == HUGE_PAGE {
+            unmap_huge(self.start, self.layout);
+        } else {
+            // SAFETY: `allocate` made the memory with this layout.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_writable_to_the_end() {
+        for bytes in [0, 1, 64, 4095, 4 << 20, (5 << 20) + 12_345] {
+            let mut buffer = AlignedBytes::zeroed(bytes).unwrap();
+            assert!(buffer.as_slice().len() >= bytes);
+            assert_eq!(buffer.as_slice().as_ptr().align_offset(CACHE_LINE), 0);
+            assert!(buffer.as_slice().iter().all(|&byte| byte == 0));
+            buffer.as_mut_slice().fill(1);
+        }
+    }
+
+    #[test]
+    fn an_impossible_size_is_an_error() {
+        assert!(AlignedBytes::zeroed(usize::MAX - 10).is_err());
+        assert!(AlignedBytes::zeroed(1 << 60).is_err());
+    }
+}

@@ -1,0 +1,303 @@
+//! [`Simd`] in AVX2, FMA and F16C: a vector is two registers.
+
+use super::Simd;
+use std::arch::x86_64::*;
+
+/// Proof that the machine has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The machine must have the features named above.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Calls intrinsics in a method.
+macro_rules! with_features {
+    ($($body:tt)*) => {{
+        // SAFETY: the token proves that the machine has the features; memory is the caller's promise.
+        unsafe { $($body)* }
+    }};
+}
+
+/// Calls intrinsics once for each of the two registers, `$half` being 0 and 1.
+macro_rules! halves {
+    (|$half:ident| $($body:tt)*) => {
+        // SAFETY: the token proves that the machine has the features; memory is the caller's promise.
+        unsafe {
+            [
+                { let $half = 0usize; $($body)* },
+                { let $half = 1usize; $($body)* },
+            ]
+        }
+    };
+}
+
+/// All ones in the lowest `count` lanes.
+#[inline(always)]
+fn lowest(count: usize) -> [__m256i; 2] {
+    halves!(|h| {
+        let lanes =
+            _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8 * h as i32));
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes)
+    })
+}
+
+/// The upper halves of 8 lanes as 8 u16.
+#[inline(always)]
+unsafe fn high_halves(bits: __m256i) -> __m128i {
+    with_features!({
+        let high = _mm256_srli_epi32::<16>(bits);
+        let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(high, high));
+        _mm256_castsi256_si128(packed)
+    })
+}
+
+impl Simd for Avx2 {
+    type F32 = [__m256; 2];
+    type I32 = [__m256i; 2];
+    type Bytes = [__m256i; 2];
+
+    // 16 registers: one tall column for decode, low tiles of 2 columns for batches.
+    const TALL_COLUMNS: usize = 1;
+    const LOW_COLUMNS: usize = 2;
+    const WIDE_IS_UNSIGNED: bool = false;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        halves!(|_h| _mm256_set1_ps(value))
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Self::F32 {
+        halves!(|h| _mm256_loadu_ps(from.add(8 * h)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: Self::F32) {
+        with_features!({
+            _mm256_storeu_ps(to, value[0]);
+            _mm256_storeu_ps(to.add(8), value[1]);
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, from: *const f32, count: usize, fill: f32) -> Self::F32 {
+        let mask = lowest(count);
+        halves!(|h| {
+            let read = _mm256_maskload_ps(from.wrapping_add(8 * h), mask[h]);
+            _mm256_blendv_ps(_mm256_set1_ps(fill), read, _mm256_castsi256_ps(mask[h]))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, to: *mut f32, count: usize, value: Self::F32) {
+        let mask = lowest(count);
+        with_features!({
+            _mm256_maskstore_ps(to, mask[0], value[0]);
+            _mm256_maskstore_ps(to.wrapping_add(8), mask[1], value[1]);
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_half(self, from: *const u16) -> Self::F32 {
+        halves!(|h| _mm256_cvtph_ps(_mm_loadu_si128(from.add(8 * h).cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_brain(self, from: *const u16) -> Self::F32 {
+        halves!(|h| {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8 * h).cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_brain(self, to: *mut u16, value: Self::F32) {
+        let rounded: [__m128i; 2] = halves!(|h| {
+            let bits = _mm256_castps_si256(value[h]);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let even = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value[h], value[h]);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            high_halves(_mm256_blendv_epi8(even, quiet, _mm256_castps_si256(nan)))
+        });
+        with_features!({
+            _mm_storeu_si128(to.cast(), rounded[0]);
+            _mm_storeu_si128(to.add(8).cast(), rounded[1]);
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
+        halves!(|h| _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8 * h).cast())))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: Self::I32) {
+        with_features!({
+            let words = _mm256_packs_epi32(value[0], value[1]);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes)
+        })
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_add_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_sub_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_mul_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_div_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_fmadd_ps(a[h], b[h], c[h]))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_max_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_min_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[h]))
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_permute_ps::<0b10_11_00_01>(a[h]))
+    }
+    #[inline(always)]
+    fn even_lanes(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_moveldup_ps(a[h]))
+    }
+    #[inline(always)]
+    fn odd_lanes(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_movehdup_ps(a[h]))
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F32) -> f32 {
+        with_features!({
+            let a = _mm256_add_ps(a[0], a[1]);
+            let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        })
+    }
+    #[inline(always)]
+    fn largest(self, a: Self::F32) -> f32 {
+        with_features!({
+            let a = _mm256_max_ps(a[0], a[1]);
+            let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+        })
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I32 {
+        halves!(|_h| _mm256_set1_epi32(value))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        halves!(|h| _mm256_add_epi32(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I32) -> Self::F32 {
+        halves!(|h| _mm256_cvtepi32_ps(a[h]))
+    }
+    #[inline(always)]
+    fn round_to_i32(self, a: Self::F32) -> Self::I32 {
+        halves!(|h| _mm256_cvtps_epi32(a[h]))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: Self::I32) -> Self::F32 {
+        halves!(|h| {
+            let biased = _mm256_add_epi32(a[h], _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
+        halves!(|h| _mm256_loadu_si256(from.add(32 * h).cast()))
+    }
+    #[inline(always)]
+    fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
+        halves!(|h| {
+            let count = _mm_cvtsi32_si128(shift as i32);
+            let shifted = if shift == 0 { a[h] } else { _mm256_srl_epi16(a[h], count) };
+            _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+        })
+    }
+    #[inline(always)]
+    fn or_shifted(self, a: Self::Bytes, b: Self::Bytes, shift: u32) -> Self::Bytes {
+        halves!(|h| {
+            let count = _mm_cvtsi32_si128(shift as i32);
+            _mm256_or_si256(a[h], _mm256_sll_epi16(b[h], count))
+        })
+    }
+    #[inline(always)]
+    fn add_where(self, a: Self::Bytes, mask: u64, value: u8) -> Self::Bytes {
+        halves!(|h| {
+            // Byte i / 8 of the mask to byte i, then test bit i % 8 of it.
+            let bits = _mm256_set1_epi32((mask >> (32 * h)) as i32);
+            let spread =
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let chosen = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), bit);
+            let chosen = _mm256_cmpeq_epi8(chosen, bit);
+            _mm256_add_epi8(a[h], _mm256_and_si256(chosen, _mm256_set1_epi8(value as i8)))
+        })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        halves!(|h| {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, a[h])
+        })
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+        // 2 * 63 * 127 stays within the i16 that maddubs saturates at.
+        halves!(|h| {
+            let pairs = _mm256_maddubs_epi16(codes[h], _mm256_set1_epi32(x));
+            _mm256_add_epi32(sum[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        })
+    }
+    #[inline(always)]
+    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+        // |w| * (x with the sign of w): 2 * 128 * 127 stays within i16.
+        halves!(|h| {
+            let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));
+            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
+            _mm256_add_epi32(sum[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        })
+    }
+    #[inline(always)]
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
+        halves!(|h| {
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let x = _mm256_set1_epi32(x as i32);
+            let w_high = _mm256_castsi256_ps(_mm256_and_si256(w[h], high));
+            let x_high = _mm256_castsi256_ps(_mm256_and_si256(x, high));
+            let w_low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w[h]));
+            let x_low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            _mm256_fmadd_ps(w_low, x_low, _mm256_fmadd_ps(w_high, x_high, sum[h]))
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        with_features!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+}

@@ -1,0 +1,128 @@
+//! The few vector operations that every kernel is written in.
+//!
+//! A vector has 16 lanes of 32 bits on every machine: one register with AVX-512, two with AVX2, an
+//! array in scalar code. Because the number of lanes never varies, neither does the order in which
+//! a kernel adds: the same kernel gives the same bits on every instruction set, and the scalar
+//! instance is the specification of the others. The one exception is [`Simd::dot_brain`], see there.
+//!
+//! Methods are `inline(always)` and compile to single instructions inside [`Isa::run`](crate::Isa).
+//! Kernels must not hand vectors to closures or to functions that are not `inline(always)`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+pub(crate) use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A token for an instruction set, and its operations.
+///
+/// Pointers need no alignment. Every `unsafe` method wants its pointer valid for what its name
+/// says: 16 elements of the type named, or 64 bytes.
+pub(crate) trait Simd: Copy {
+    /// 16 f32.
+    type F32: Copy;
+    /// 16 i32.
+    type I32: Copy;
+    /// 64 bytes: 4 in each of 16 lanes.
+    type Bytes: Copy;
+
+    /// Most columns of a matmul tile that is 32 rows high.
+    const TALL_COLUMNS: usize;
+    /// Most columns of a matmul tile that is 16 rows high (0 where tall tiles serve all widths).
+    const LOW_COLUMNS: usize;
+    /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
+    /// `-128 * sum(x)`, or takes 128 off each byte itself.
+    const WIDE_IS_UNSIGNED: bool;
+
+    /// All lanes `value`.
+    fn splat(self, value: f32) -> Self::F32;
+    /// 16 f32 from memory.
+    unsafe fn load(self, from: *const f32) -> Self::F32;
+    /// 16 f32 to memory.
+    unsafe fn store(self, to: *mut f32, value: Self::F32);
+    /// `count <= 16` f32 from memory, `fill` in the lanes above.
+    unsafe fn load_partial(self, from: *const f32, count: usize, fill: f32) -> Self::F32;
+    /// The lowest `count <= 16` lanes to memory.
+    unsafe fn store_partial(self, to: *mut f32, count: usize, value: Self::F32);
+    /// 16 f16 from memory, exact.
+    unsafe fn load_half(self, from: *const u16) -> Self::F32;
+    /// 16 bf16 from memory, exact.
+    unsafe fn load_brain(self, from: *const u16) -> Self::F32;
+    /// 16 bf16 to memory, rounded to nearest even (NaN stays NaN).
+    unsafe fn store_brain(self, to: *mut u16, value: Self::F32);
+    /// 16 i8 from memory.
+    unsafe fn load_i8(self, from: *const i8) -> Self::I32;
+    /// Lanes within -128..=127 to 16 i8 in memory.
+    unsafe fn store_i8(self, to: *mut i8, value: Self::I32);
+
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The larger: `b` where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller: `b` where either is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Without the sign.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// Lanes 2i and 2i + 1 exchanged.
+    fn swap_pairs(self, a: Self::F32) -> Self::F32;
+    /// Lane 2i in lanes 2i and 2i + 1.
+    fn even_lanes(self, a: Self::F32) -> Self::F32;
+    /// Lane 2i + 1 in lanes 2i and 2i + 1.
+    fn odd_lanes(self, a: Self::F32) -> Self::F32;
+    /// The sum of all lanes: lane i + lane i + 8, then i + 4, i + 2, i + 1.
+    fn sum(self, a: Self::F32) -> f32;
+    /// The largest lane, by the same tree as [`Simd::sum`].
+    fn largest(self, a: Self::F32) -> f32;
+
+    /// All lanes `value`.
+    fn splat_i32(self, value: i32) -> Self::I32;
+    /// Wrapping `a + b`.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Converted, rounded to nearest even.
+    fn to_f32(self, a: Self::I32) -> Self::F32;
+    /// Rounded to nearest even; lanes must be within the range of i32.
+    fn round_to_i32(self, a: Self::F32) -> Self::I32;
+    /// 2^a for `-126 <= a <= 127`, 0 for -127: the exponent field of a float, set.
+    fn power_of_two(self, a: Self::I32) -> Self::F32;
+
+    /// 64 bytes from memory.
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
+    /// Each byte shifted right by `shift`, then what `mask` keeps of it; both are constants.
+    /// `mask` keeps none of the bits that come from another byte.
+    fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes;
+    /// `a | b << shift`, where the shift moves no bit out of its byte.
+    fn or_shifted(self, a: Self::Bytes, b: Self::Bytes, shift: u32) -> Self::Bytes;
+    /// `value` added to the bytes whose bit of `mask` is set.
+    fn add_where(self, a: Self::Bytes, mask: u64, value: u8) -> Self::Bytes;
+    /// `table[byte]` for bytes below 16.
+    fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
+
+    /// Lane by lane `sum + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
+    /// 6 bits; `x` holds 4 i8.
+    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32;
+    /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
+    /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.
+    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32;
+    /// Lane by lane `sum + w[1] * x[1] + w[0] * x[0]` of bf16 pairs, the upper half of a lane
+    /// first, two roundings. `vdpbf16ps` flushes denormal inputs and results to zero, the other
+    /// instruction sets keep them; everything else is the same bit by bit.
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32;
+
+    /// Asks for the cache line at `at`, which may lie anywhere.
+    fn prefetch(self, at: *const u8);
+}

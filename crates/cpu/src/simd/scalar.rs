@@ -1,0 +1,231 @@
+//! The specification of [`Simd`] in plain Rust, and what machines without a better one run.
+
+use super::{LANES, Simd};
+use half::{bf16, f16};
+
+/// Plain Rust, on arrays.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+/// Applies a function lane by lane.
+macro_rules! lanes {
+    (|$lane:ident| $value:expr) => {{
+        let mut out = [Default::default(); LANES];
+        for $lane in 0..LANES {
+            out[$lane] = $value;
+        }
+        out
+    }};
+}
+
+/// The tree of [`Simd::sum`] with another operation.
+#[inline(always)]
+fn tree(mut a: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            a[lane] = combine(a[lane], a[lane + half]);
+        }
+    }
+    a[0]
+}
+
+impl Simd for Scalar {
+    type F32 = [f32; LANES];
+    type I32 = [i32; LANES];
+    type Bytes = [[u8; 4]; LANES];
+
+    const TALL_COLUMNS: usize = 1;
+    const LOW_COLUMNS: usize = 0;
+    const WIDE_IS_UNSIGNED: bool = true;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: Self::F32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, from: *const f32, count: usize, fill: f32) -> Self::F32 {
+        // SAFETY: the caller's promise, for the lanes below `count`.
+        lanes!(|lane| if lane < count { unsafe { from.add(lane).read_unaligned() } } else { fill })
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, to: *mut f32, count: usize, value: Self::F32) {
+        for (lane, value) in value.into_iter().enumerate().take(count) {
+            // SAFETY: the caller's promise, for the lanes below `count`.
+            unsafe { to.add(lane).write_unaligned(value) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_half(self, from: *const u16) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes!(|lane| f16::from_bits(bits[lane]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_brain(self, from: *const u16) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes!(|lane| f32::from_bits(u32::from(bits[lane]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn store_brain(self, to: *mut u16, value: Self::F32) {
+        let bits: [u16; LANES] = lanes!(|lane| bf16::from_f32(value[lane]).to_bits());
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        let values = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        lanes!(|lane| i32::from(values[lane]))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: Self::I32) {
+        let bytes: [i8; LANES] = lanes!(|lane| value[lane] as i8);
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane] + b[lane])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane] - b[lane])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane] * b[lane])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane] / b[lane])
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        lanes!(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane].abs())
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane ^ 1])
+    }
+    #[inline(always)]
+    fn even_lanes(self, a: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane & !1])
+    }
+    #[inline(always)]
+    fn odd_lanes(self, a: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane | 1])
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F32) -> f32 {
+        tree(a, |x, y| x + y)
+    }
+    #[inline(always)]
+    fn largest(self, a: Self::F32) -> f32 {
+        tree(a, |x, y| if x > y { x } else { y })
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I32 {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        lanes!(|lane| a[lane].wrapping_add(b[lane]))
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I32) -> Self::F32 {
+        lanes!(|lane| a[lane] as f32)
+    }
+    #[inline(always)]
+    fn round_to_i32(self, a: Self::F32) -> Self::I32 {
+        lanes!(|lane| a[lane].round_ties_even() as i32)
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: Self::I32) -> Self::F32 {
+        lanes!(|lane| f32::from_bits((a[lane].wrapping_add(127) << 23) as u32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
+        lanes!(|lane| a[lane].map(|byte| byte >> shift & mask))
+    }
+    #[inline(always)]
+    fn or_shifted(self, a: Self::Bytes, b: Self::Bytes, shift: u32) -> Self::Bytes {
+        let mut out = a;
+        for (out, b) in out.iter_mut().flatten().zip(b.iter().flatten()) {
+            *out |= b << shift;
+        }
+        out
+    }
+    #[inline(always)]
+    fn add_where(self, a: Self::Bytes, mask: u64, value: u8) -> Self::Bytes {
+        let mut out = a;
+        for (index, byte) in out.iter_mut().flatten().enumerate() {
+            *byte = byte.wrapping_add(value * (mask >> index & 1) as u8);
+        }
+        out
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
+        lanes!(|lane| a[lane].map(|byte| table[usize::from(byte & 15)]))
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+        let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
+        let mut out = sum;
+        for (out, codes) in out.iter_mut().zip(codes) {
+            for (code, x) in codes.into_iter().zip(x) {
+                *out += i32::from(code) * x;
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+        self.dot(sum, codes, x)
+    }
+    #[inline(always)]
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
+        let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
+        let mut out = sum;
+        for (out, w) in out.iter_mut().zip(w) {
+            let w = u32::from_le_bytes(w);
+            *out = f32::from_bits(w & 0xffff_0000).mul_add(x_high, *out);
+            *out = f32::from_bits(w << 16).mul_add(x_low, *out);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+}

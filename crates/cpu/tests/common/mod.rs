@@ -1,0 +1,113 @@
+//! Random stored tensors of every format, and the activations to multiply them with.
+
+use alti_cpu::kernels::{ActivationBlock, Activations, prepared_len, quantise_row, round_row};
+use alti_cpu::pack::ActivationKind;
+use alti_cpu::{Isa, PackedMatrix};
+use alti_tensor::{DType, WeightData};
+use half::f16;
+use std::borrow::Cow;
+
+/// A small deterministic generator: the tests want reproducible bits, not good statistics.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Between -1 and 1.
+    pub(crate) fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+}
+
+/// Where the f16 floats of a block lie.
+fn float_fields(dtype: DType) -> &'static [usize] {
+    match dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+        DType::Q2_K => &[80, 82],
+        DType::Q3_K => &[108],
+        DType::Q6_K => &[208],
+        DType::MXFP4 | DType::F32 | DType::F16 | DType::BF16 => &[],
+    }
+}
+
+/// Any bits for codes and integer scales, floats of a sane size.
+pub(crate) fn random_weight(random: &mut Random, dtype: DType, rows: usize, columns: usize) -> WeightData<'static> {
+    let blocks = rows * columns / dtype.block_len();
+    let mut bytes = Vec::with_capacity(blocks * dtype.block_bytes());
+    for _ in 0..blocks {
+        let start = bytes.len();
+        match dtype {
+            DType::F32 => bytes.extend(random.float().to_le_bytes()),
+            DType::F16 => bytes.extend(f16::from_f32(random.float()).to_le_bytes()),
+            DType::BF16 => bytes.extend(half::bf16::from_f32(random.float()).to_le_bytes()),
+            _ => bytes.extend((0..dtype.block_bytes()).map(|_| random.next() as u8)),
+        }
+        for field in float_fields(dtype) {
+            let value = f16::from_f32(0.01 * random.float());
+            bytes[start + field..start + field + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        if dtype == DType::MXFP4 {
+            bytes[start] = 120 + (random.next() % 10) as u8;
+        }
+    }
+    WeightData::new(dtype, vec![rows, columns], Cow::Owned(bytes)).expect("a whole tensor")
+}
+
+/// Activations in any form.
+pub(crate) enum Prepared {
+    F32(Vec<f32>),
+    Brain(Vec<u32>),
+    Int8(Vec<ActivationBlock>),
+}
+
+impl Prepared {
+    pub(crate) fn new(isa: Isa, kind: ActivationKind, x: &[f32], columns: usize) -> Self {
+        let rows = x.len() / columns;
+        let len = prepared_len(kind, columns);
+        match kind {
+            ActivationKind::F32 => Prepared::F32(x.to_vec()),
+            ActivationKind::Brain => {
+                let mut out = vec![0; rows * len];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
+                    round_row(isa, x, out);
+                }
+                Prepared::Brain(out)
+            }
+            ActivationKind::Int8 => {
+                let mut out = vec![ActivationBlock::default(); rows * len];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
+                    quantise_row(isa, x, out);
+                }
+                Prepared::Int8(out)
+            }
+        }
+    }
+
+    pub(crate) fn view(&self) -> Activations<'_> {
+        match self {
+            Prepared::F32(x) => Activations::F32(x),
+            Prepared::Brain(x) => Activations::Brain(x),
+            Prepared::Int8(x) => Activations::Int8(x),
+        }
+    }
+}
+
+/// All rows of a packed matrix as floats.
+pub(crate) fn dequantised(packed: &PackedMatrix) -> Vec<f32> {
+    let mut out = vec![0.0; packed.rows() * packed.columns()];
+    for (row, out) in out.chunks_exact_mut(packed.columns()).enumerate() {
+        packed.dequantise_row(row, out);
+    }
+    out
+}

@@ -1,0 +1,194 @@
+//! What matmuls promise: the right product, the same bits on every instruction set, whatever the
+//! batch and however panels are shared.
+
+mod common;
+
+use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, matmul};
+use alti_cpu::pack::ActivationKind;
+use alti_cpu::{Isa, PackedMatrix};
+use alti_tensor::DType;
+use common::{Prepared, Random, dequantised, random_weight};
+use proptest::prelude::*;
+
+fn dtypes() -> impl Strategy<Value = DType> {
+    prop::sample::select(DType::TABLE.iter().map(|row| row.dtype).collect::<Vec<_>>())
+}
+
+/// The product of all panels and rows.
+fn product(isa: Isa, weight: &PackedMatrix, x: &Prepared, rows: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; rows * weight.rows()];
+    let task = Matmul {
+        weight,
+        panels: 0..weight.panels(),
+        activations: x.view(),
+        rows: 0..rows,
+        epilogue: Epilogue::Store,
+    };
+    matmul(isa, &task, &mut OutputMatrix::new(&mut out, weight.rows()));
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A whole number of blocks; for floats any number of columns.
+fn columns_of(dtype: DType, units: usize) -> usize {
+    if dtype.is_quantised() { units * dtype.block_len() } else { 7 * units + 1 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_instruction_set_batch_and_share_gives_the_same_bits(
+        dtype in dtypes(),
+        outputs in 1..100_usize,
+        units in 1..5_usize,
+        rows in 1..16_usize,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = columns_of(dtype, units);
+        let weight = random_weight(&mut random, dtype, outputs, columns);
+        let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
+        let x = random.floats(rows * columns);
+        let kind = packed.activation_kind();
+        let expected = {
+            let x = Prepared::new(Isa::SCALAR, kind, &x, columns);
+            product(Isa::SCALAR, &packed, &x, rows)
+        };
+        for isa in Isa::available() {
+            let prepared = Prepared::new(isa, kind, &x, columns);
+            let whole = product(isa, &packed, &prepared, rows);
+            prop_assert_eq!(bits(&whole), bits(&expected), "{} on {}", dtype, isa.name());
+            for (row, x) in x.chunks_exact(columns).enumerate() {
+                let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
+                prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]));
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_right(
+        dtype in dtypes(),
+        outputs in 1..70_usize,
+        units in 1..6_usize,
+        rows in 1..4_usize,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = columns_of(dtype, units);
+        let weight = random_weight(&mut random, dtype, outputs, columns);
+        let packed = PackedMatrix::pack(&weight, 0..outputs, 2).unwrap();
+        let x = random.floats(rows * columns);
+        let isa = Isa::detect();
+        let prepared = Prepared::new(isa, packed.activation_kind(), &x, columns);
+        let out = product(isa, &packed, &prepared, rows);
+        let w = dequantised(&packed);
+        for (row, x) in x.chunks_exact(columns).enumerate() {
+            for (output, w) in w.chunks_exact(columns).enumerate() {
+                let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                let error = (f64::from(out[row * outputs + output]) - exact).abs();
+                let bound = error_bound(packed.activation_kind(), w, x);
+                prop_assert!(error <= bound, "{dtype}: error {error}, bound {bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn epilogues_are_the_plain_product_and_then_their_formula(
+        dtype in dtypes(),
+        outputs in 1..70_usize,
+        rows in 1..9_usize,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = columns_of(dtype, 1);
+        let mut pack = || {
+            let weight = random_weight(&mut random, dtype, outputs, columns);
+            PackedMatrix::pack(&weight, 0..outputs, 1).unwrap()
+        };
+        let (gate, up) = (pack(), pack());
+        let x = random.floats(rows * columns);
+        let residual = random.floats(rows * outputs);
+        let isa = Isa::detect();
+        let prepared = Prepared::new(isa, gate.activation_kind(), &x, columns);
+        let (g, u) = (product(isa, &gate, &prepared, rows), product(isa, &up, &prepared, rows));
+        let run = |epilogue, out: &mut [f32]| {
+            // Two shares, as two threads would have them.
+            let middle = gate.panels() / 2;
+            for panels in [0..middle, middle..gate.panels()] {
+                let task = Matmul {
+                    weight: &gate,
+                    panels,
+                    activations: prepared.view(),
+                    rows: 0..rows,
+                    epilogue,
+                };
+                matmul(isa, &task, &mut OutputMatrix::new(out, outputs));
+            }
+        };
+        let mut added = residual.clone();
+        run(Epilogue::Add, &mut added);
+        let sum: Vec<f32> = residual.iter().zip(&g).map(|(r, g)| r + g).collect();
+        prop_assert_eq!(bits(&added), bits(&sum));
+        let mut gated = vec![0.0; rows * outputs];
+        run(Epilogue::SwiGlu { up: &up }, &mut gated);
+        for ((out, g), u) in gated.iter().zip(&g).zip(&u) {
+            let (g, u) = (f64::from(*g), f64::from(*u));
+            let expected = g / (1.0 + (-g).exp()) * u;
+            prop_assert!((f64::from(*out) - expected).abs() <= 1e-6 * expected.abs() + 1e-30);
+        }
+    }
+}
+
+/// What rounding the activations may cost, and adding in f32.
+fn error_bound(kind: ActivationKind, w: &[f32], x: &[f32]) -> f64 {
+    let sum_of = |values: &mut dyn Iterator<Item = f64>| -> f64 { values.sum() };
+    let magnitude = sum_of(&mut w.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())));
+    let rounding = w.len() as f64 * 1.2e-7;
+    match kind {
+        ActivationKind::F32 => magnitude * rounding,
+        ActivationKind::Brain => magnitude * (rounding + 1.0 / 256.0),
+        ActivationKind::Int8 => {
+            let mut bound = 0.0;
+            for (w, x) in w.chunks(32).zip(x.chunks(32)) {
+                let largest = x.iter().fold(0.0_f32, |a, x| a.max(x.abs()));
+                let step = f64::from(largest) / 127.0;
+                let weights = sum_of(&mut w.iter().map(|w| f64::from(w.abs())));
+                // The codes of a format with minima are larger than its weights.
+                bound += weights * step * 0.51 + 64.0 * rounding * f64::from(largest);
+            }
+            bound
+        }
+    }
+}
+
+#[test]
+fn an_activation_that_is_not_finite_shows_in_every_output() {
+    let mut random = Random(1);
+    for dtype in [DType::Q4_0, DType::Q6_K, DType::Q4_1, DType::BF16, DType::F32] {
+        let columns = 256;
+        let weight = random_weight(&mut random, dtype, 40, columns);
+        let packed = PackedMatrix::pack(&weight, 0..40, 1).unwrap();
+        for isa in Isa::available() {
+            let mut x = random.floats(columns);
+            x[77] = f32::NAN;
+            let prepared = Prepared::new(isa, packed.activation_kind(), &x, columns);
+            let out = product(isa, &packed, &prepared, 1);
+            assert!(out.iter().all(|value| value.is_nan()), "{dtype} on {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn rows_of_an_expert_are_packed_alone() {
+    let mut random = Random(2);
+    let weight = random_weight(&mut random, DType::Q4_K, 96, 256);
+    let whole = PackedMatrix::pack(&weight, 0..96, 1).unwrap();
+    let part = PackedMatrix::pack(&weight, 40..77, 3).unwrap();
+    let expected = dequantised(&whole);
+    assert_eq!(bits(&dequantised(&part)), bits(&expected[40 * 256..77 * 256]));
+    assert!(PackedMatrix::pack(&weight, 90..97, 1).is_err());
+}
