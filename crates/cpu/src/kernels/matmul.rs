@@ -224,7 +224,7 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
                 let count = (rows.end - row).div_ceil(tiles - tile);
                 let x = &self.x[row * steps..(row + count) * steps];
                 for (matrix, products) in matrices.iter().zip(&mut scratch).take(used) {
-                    let bytes = matrix.panel(panel);
+                    let bytes = matrix.panel_contents(panel);
                     let prefetch = Prefetch::new(bytes, steps.div_ceil(T::RUN), tile, tiles);
                     run_tile::<S, T>(simd, bytes, steps, x, prefetch, products);
                 }

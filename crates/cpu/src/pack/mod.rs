@@ -137,7 +137,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// When there is no such panel.
-    pub(crate) fn panel(&self, index: usize) -> &[u8] {
+    pub fn panel_contents(&self, index: usize) -> &[u8] {
         &self.storage.as_slice()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
@@ -147,7 +147,7 @@ impl PackedMatrix {
     /// When there is no such row, or `out` is not [`Self::columns`] long.
     pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.columns, "row {row} of {}", self.rows);
-        let (panel, lane) = (self.panel(row / PANEL_ROWS), row % PANEL_ROWS);
+        let (panel, lane) = (self.panel_contents(row / PANEL_ROWS), row % PANEL_ROWS);
         let half_word = |index: usize| u16::from_le_bytes([panel[2 * index], panel[2 * index + 1]]);
         match self.dtype {
             DType::F32 => {

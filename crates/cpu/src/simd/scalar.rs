@@ -1,4 +1,7 @@
 //! The specification of [`Simd`] in plain Rust, and what machines without a better one run.
+//!
+//! Its methods are calls: unrolled into the kernels of every format, 16 lanes at a time, they would
+//! take longer to compile than all the rest of the workspace.
 
 use super::{LANES, Simd};
 use half::{bf16, f16};
@@ -38,147 +41,147 @@ impl Simd for Scalar {
     const LOW_COLUMNS: usize = 0;
     const WIDE_IS_UNSIGNED: bool = true;
 
-    #[inline(always)]
+    #[inline(never)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load(self, from: *const f32) -> Self::F32 {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store(self, to: *mut f32, value: Self::F32) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(value) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_partial(self, from: *const f32, count: usize, fill: f32) -> Self::F32 {
         // SAFETY: the caller's promise, for the lanes below `count`.
         lanes!(|lane| if lane < count { unsafe { from.add(lane).read_unaligned() } } else { fill })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_partial(self, to: *mut f32, count: usize, value: Self::F32) {
         for (lane, value) in value.into_iter().enumerate().take(count) {
             // SAFETY: the caller's promise, for the lanes below `count`.
             unsafe { to.add(lane).write_unaligned(value) }
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_half(self, from: *const u16) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         lanes!(|lane| f16::from_bits(bits[lane]).to_f32())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_brain(self, from: *const u16) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         lanes!(|lane| f32::from_bits(u32::from(bits[lane]) << 16))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_brain(self, to: *mut u16, value: Self::F32) {
         let bits: [u16; LANES] = lanes!(|lane| bf16::from_f32(value[lane]).to_bits());
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
         // SAFETY: the caller's promise.
         let values = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
         lanes!(|lane| i32::from(values[lane]))
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_i8(self, to: *mut i8, value: Self::I32) {
         let bytes: [i8; LANES] = lanes!(|lane| value[lane] as i8);
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane] + b[lane])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane] - b[lane])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane] * b[lane])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane] / b[lane])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane].mul_add(b[lane], c[lane]))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn abs(self, a: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane].abs())
     }
-    #[inline(always)]
+    #[inline(never)]
     fn swap_pairs(self, a: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane ^ 1])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn even_lanes(self, a: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane & !1])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn odd_lanes(self, a: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane | 1])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sum(self, a: Self::F32) -> f32 {
         tree(a, |x, y| x + y)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn largest(self, a: Self::F32) -> f32 {
         tree(a, |x, y| if x > y { x } else { y })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn splat_i32(self, value: i32) -> Self::I32 {
         [value; LANES]
     }
-    #[inline(always)]
+    #[inline(never)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         lanes!(|lane| a[lane].wrapping_add(b[lane]))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn to_f32(self, a: Self::I32) -> Self::F32 {
         lanes!(|lane| a[lane] as f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn round_to_i32(self, a: Self::F32) -> Self::I32 {
         lanes!(|lane| a[lane].round_ties_even() as i32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn power_of_two(self, a: Self::I32) -> Self::F32 {
         lanes!(|lane| f32::from_bits((a[lane].wrapping_add(127) << 23) as u32))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() }
     }
-    #[inline(always)]
+    #[inline(never)]
     fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
         lanes!(|lane| a[lane].map(|byte| byte >> shift & mask))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn or_shifted(self, a: Self::Bytes, b: Self::Bytes, shift: u32) -> Self::Bytes {
         let mut out = a;
         for (out, b) in out.iter_mut().flatten().zip(b.iter().flatten()) {
@@ -186,7 +189,7 @@ impl Simd for Scalar {
         }
         out
     }
-    #[inline(always)]
+    #[inline(never)]
     fn add_where(self, a: Self::Bytes, mask: u64, value: u8) -> Self::Bytes {
         let mut out = a;
         for (index, byte) in out.iter_mut().flatten().enumerate() {
@@ -194,12 +197,12 @@ impl Simd for Scalar {
         }
         out
     }
-    #[inline(always)]
+    #[inline(never)]
     fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
         lanes!(|lane| a[lane].map(|byte| table[usize::from(byte & 15)]))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
         let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut out = sum;
@@ -210,11 +213,11 @@ impl Simd for Scalar {
         }
         out
     }
-    #[inline(always)]
+    #[inline(never)]
     fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
         self.dot(sum, codes, x)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
         let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
         let mut out = sum;
@@ -226,6 +229,6 @@ impl Simd for Scalar {
         out
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn prefetch(self, _at: *const u8) {}
 }
