@@ -6,8 +6,8 @@
 //! are measured in between.
 
 use alti_cpu::kernels::{
-    ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len,
-    quantise_row, round_row,
+    ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len, quantise_row,
+    round_row,
 };
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::pool::PoolOptions;
@@ -74,9 +74,7 @@ fn measure(pool: &mut Pool, isa: Isa, dtype: DType) -> Result<(), Box<dyn std::e
     Ok(())
 }
 
-fn time(
-    mut job: impl FnMut() -> Result<(), alti_cpu::CpuError>,
-) -> Result<Duration, alti_cpu::CpuError> {
+fn time(mut job: impl FnMut() -> Result<(), alti_cpu::CpuError>) -> Result<Duration, alti_cpu::CpuError> {
     let start = Instant::now();
     job()?;
     Ok(start.elapsed())

@@ -85,7 +85,8 @@ proptest! {
         let isa = Isa::detect();
         let prepared = Prepared::new(isa, packed.activation_kind(), &x, columns);
         let out = product(isa, &packed, &prepared, rows);
-        let w = dequantised(&packed);
+        let mut w = vec![0.0; outputs * columns];
+        alti_tensor::quant::dequantize(dtype, &weight.bytes, &mut w).unwrap();
         for (row, x) in x.chunks_exact(columns).enumerate() {
             for (output, w) in w.chunks_exact(columns).enumerate() {
                 let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
@@ -162,6 +163,23 @@ fn error_bound(kind: ActivationKind, w: &[f32], x: &[f32]) -> f64 {
             }
             bound
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn rows_come_back_out_of_the_panels_as_the_file_has_them(
+        dtype in dtypes(),
+        rows in 1..80_usize,
+        units in 1..5_usize,
+        seed in any::<u64>(),
+    ) {
+        let columns = columns_of(dtype, units);
+        let weight = random_weight(&mut Random(seed), dtype, rows, columns);
+        let mut expected = vec![0.0; rows * columns];
+        alti_tensor::quant::dequantize(dtype, &weight.bytes, &mut expected).unwrap();
+        let packed = PackedMatrix::pack(&weight, 0..rows, 2).unwrap();
+        prop_assert_eq!(bits(&dequantised(&packed)), bits(&expected), "{}", dtype);
     }
 }
 

@@ -42,7 +42,12 @@ fn float_fields(dtype: DType) -> &'static [usize] {
 }
 
 /// Any bits for codes and integer scales, floats of a sane size.
-pub(crate) fn random_weight(random: &mut Random, dtype: DType, rows: usize, columns: usize) -> WeightData<'static> {
+pub(crate) fn random_weight(
+    random: &mut Random,
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+) -> WeightData<'static> {
     let blocks = rows * columns / dtype.block_len();
     let mut bytes = Vec::with_capacity(blocks * dtype.block_bytes());
     for _ in 0..blocks {
