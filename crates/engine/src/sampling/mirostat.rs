@@ -6,8 +6,8 @@
 //! The feedback happens when a token is accepted, not when it is drawn, so that drawing twice at
 //! one position gives the same token.
 
-use super::candidates::{Candidates, Softmax};
-use super::draw::{Sampled, draw};
+use super::candidates::Candidates;
+use super::draw::Sampled;
 
 /// Tokens that version 1 estimates the slope of the distribution from.
 const ESTIMATED_FROM: usize = 100;
@@ -40,24 +40,20 @@ impl Mirostat {
         Self { version, target, rate, limit: 2.0 * target, drawn: None }
     }
 
-    /// Cuts the list and draws from it; `None` if it is empty.
-    pub(super) fn draw(
-        &mut self,
-        candidates: &mut Candidates,
-        vocabulary_size: usize,
-        uniform: f64,
-    ) -> Option<Sampled> {
-        let softmax = candidates.softmax();
+    /// Cuts the list; the most likely candidate always stays.
+    pub(super) fn apply(&self, candidates: &mut Candidates, vocabulary_size: usize) {
         match self.version {
             Version::One => {
                 let count = self.count(candidates, vocabulary_size);
                 candidates.keep_most_likely(count);
             }
-            Version::Two => self.drop_surprising(candidates, softmax),
+            Version::Two => self.drop_surprising(candidates),
         }
-        let sampled = draw(candidates, candidates.softmax(), uniform)?;
+    }
+
+    /// Remembers what was drawn from the list after the cut.
+    pub(super) fn note(&mut self, sampled: Sampled) {
         self.drawn = Some((sampled.token, -sampled.probability.log2()));
-        Some(sampled)
     }
 
     /// Learns from the surprise of `token` if it is the one drawn last. Prompt tokens and tokens
@@ -91,7 +87,8 @@ impl Mirostat {
     }
 
     /// Version 2: keeps tokens within the limit, or the most likely one if there are none.
-    fn drop_surprising(&self, candidates: &mut Candidates, softmax: Softmax) {
+    fn drop_surprising(&self, candidates: &mut Candidates) {
+        let softmax = candidates.softmax();
         let Some(best) = candidates.most_likely() else { return };
         let least = -f64::from(self.limit) * std::f64::consts::LN_2;
         candidates.retain(|candidate| candidate == best || softmax.log_probability(candidate.logit) >= least);

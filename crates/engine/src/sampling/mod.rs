@@ -124,17 +124,25 @@ impl Sampler {
             return Ok(Sampled { token: token as u32, probability: 1.0 });
         }
         let candidates = &mut workspace.candidates;
+        self.shape(candidates, logits, position, mask);
+        let uniform = self.numbers.uniform(position, Purpose::Token);
+        let sampled = draw::draw(candidates, candidates.softmax(), uniform).ok_or(forbidden)?;
+        if let Some(mirostat) = &mut self.mirostat {
+            mirostat.note(sampled);
+        }
+        Ok(sampled)
+    }
+
+    /// Makes of the model's distribution the one to draw from.
+    fn shape(&mut self, candidates: &mut Candidates, logits: &[f32], position: u64, mask: Option<&[u32]>) {
         candidates.load(logits, mask);
         logit_bias::apply(&self.logit_bias, candidates);
         for stage in &mut self.stages {
             stage.apply(candidates, &self.history, self.numbers, position);
         }
-        let uniform = self.numbers.uniform(position, Purpose::Token);
-        let sampled = match &mut self.mirostat {
-            Some(mirostat) => mirostat.draw(candidates, self.vocabulary_size, uniform),
-            None => draw::draw(candidates, candidates.softmax(), uniform),
-        };
-        sampled.ok_or(forbidden)
+        if let Some(mirostat) = &self.mirostat {
+            mirostat.apply(candidates, self.vocabulary_size);
+        }
     }
 
     /// Whether the result is the largest logit and nothing has to be remembered.
@@ -155,5 +163,48 @@ impl Sampler {
             return Err(EngineError::BadLogit { position, token, value: logits[token] });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    /// One case of `tests/fixtures/llama_cpp_chains.json`.
+    #[derive(Deserialize)]
+    struct Case {
+        settings: SamplerSettings,
+        /// DRY's sequence breakers as tokens.
+        breakers: Vec<Vec<u32>>,
+        history: Vec<u32>,
+        logits: Vec<f32>,
+        /// Token and probability of what llama.cpp's samplers leave, by token.
+        left: Vec<(u32, f64)>,
+    }
+
+    /// Chains of random samplers in random orders, and both Mirostats, leave the distribution that
+    /// llama.cpp's own samplers leave.
+    #[test]
+    fn chains_agree_with_llama_cpp() {
+        let json = include_str!("../../tests/fixtures/llama_cpp_chains.json");
+        let cases: Vec<Case> = serde_json::from_str(json).unwrap();
+        for (index, case) in cases.iter().enumerate() {
+            let breakers = Arc::new(SequenceBreakers::from_tokens(case.breakers.iter().cloned()));
+            let mut sampler = Sampler::new(&case.settings, case.logits.len(), 0, &breakers).unwrap();
+            case.history.iter().for_each(|&token| sampler.accept(token));
+            let mut candidates = Candidates::default();
+            sampler.shape(&mut candidates, &case.logits, 0, None);
+            let softmax = candidates.softmax();
+            let mut left: Vec<(u32, f64)> = candidates
+                .entries()
+                .iter()
+                .map(|candidate| (candidate.token, softmax.probability(candidate.logit)))
+                .collect();
+            left.sort_by_key(|&(token, _)| token);
+            let close = left.len() == case.left.len()
+                && left.iter().zip(&case.left).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-5);
+            assert!(close, "case {index}, {:?}:\n{left:?}\nllama.cpp: {:?}", case.settings, case.left);
+        }
     }
 }

@@ -196,3 +196,113 @@ impl SamplerSettings {
             && self.samplers.contains(&SamplerName::Dry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn error(name: &str, texts: &[&str]) -> String {
+        let mut settings = SamplerSettings::default();
+        let error = settings.set(name, texts).unwrap_err().to_string();
+        assert_eq!(settings, SamplerSettings::default(), "a failed change changes nothing");
+        error
+    }
+
+    #[test]
+    fn table_and_json_have_the_same_names() {
+        let json = serde_json::to_value(SamplerSettings::default()).unwrap();
+        let fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(fields, names);
+        let all = SETTINGS.iter().flat_map(|setting| setting.aliases).chain(&names);
+        assert_eq!(all.clone().collect::<BTreeSet<_>>().len(), all.count(), "a name or alias is there twice");
+    }
+
+    #[test]
+    fn presets_are_valid_and_survive_json() {
+        for preset in PRESETS {
+            let settings = (preset.settings)();
+            settings.validate().unwrap();
+            let json = serde_json::to_string(&settings).unwrap();
+            assert_eq!(serde_json::from_str::<SamplerSettings>(&json).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn json_takes_missing_fields_and_other_programs_names() {
+        let json = r#"{"temp": 0.5, "typ_p": 0.9, "n_predict": 7, "samplers": ["top-k", "temp"]}"#;
+        let expected = SamplerSettings {
+            temperature: 0.5,
+            typical_p: 0.9,
+            max_tokens: 7,
+            samplers: vec![SamplerName::TopK, SamplerName::Temperature],
+            ..SamplerSettings::default()
+        };
+        assert_eq!(serde_json::from_str::<SamplerSettings>(json).unwrap(), expected);
+        let error = serde_json::from_str::<SamplerSettings>(r#"{"samplers": ["top"]}"#).unwrap_err();
+        assert!(error.to_string().starts_with("there is no sampler `top`; the samplers are penalties, dry"));
+    }
+
+    #[test]
+    fn every_kind_is_set_from_text() {
+        let mut settings = SamplerSettings::default();
+        settings.set("top-k", &["20"]).unwrap();
+        settings.set("temp", &["0.25"]).unwrap();
+        settings.set("stop", &["END", "\n"]).unwrap();
+        settings.set("samplers", &["top_k;temperature"]).unwrap();
+        settings.set("logit_bias", &["7+1.5,8-inf"]).unwrap();
+        let expected = SamplerSettings {
+            top_k: 20,
+            temperature: 0.25,
+            stop: vec!["END".to_owned(), "\n".to_owned()],
+            samplers: vec![SamplerName::TopK, SamplerName::Temperature],
+            logit_bias: LogitBias([(7, 1.5), (8, f32::NEG_INFINITY)].into()),
+            ..SamplerSettings::default()
+        };
+        assert_eq!(settings, expected);
+        let text = |name| SETTINGS.iter().find(|s| s.name == name).map(|s| s.value(&settings));
+        assert_eq!(text("logit_bias").as_deref(), Some("7+1.5,8-inf"));
+        assert_eq!(text("samplers").as_deref(), Some("top_k,temperature"));
+        assert_eq!(text("stop").as_deref(), Some(r#""END","\n""#));
+        assert_eq!(text("temperature").as_deref(), Some("0.25"));
+    }
+
+    #[test]
+    fn errors_say_what_and_what_is_allowed() {
+        let expected = "sampler setting `temperature` is `hot`: it must be a number between 0 and 100";
+        assert_eq!(error("temperature", &["hot"]), expected);
+        assert_eq!(
+            error("top_p", &["1.5"]),
+            "sampler setting `top_p` is `1.5`: it must be a number between 0 and 1"
+        );
+        assert!(error("temperature", &["nan"]).contains("between 0 and 100"));
+        assert!(error("top_k", &["1", "2"]).contains("`1, 2`: it must be a whole number, -1 or more"));
+        assert!(error("stop", &[""]).contains("at most 64 strings of 1 to 1024 bytes each"));
+        assert!(error("logit_bias", &["7"]).contains("TOKEN+BIAS"));
+        assert!(error("logit_bias", &["7+inf"]).contains("finite"));
+        assert!(error("samplers", &["top"]).contains("at most 32 of the samplers penalties, dry"));
+        assert!(
+            error("tempurature", &["1"])
+                .contains("no sampler setting `tempurature`; the settings are samplers")
+        );
+    }
+
+    #[test]
+    fn validation_finds_a_value_set_without_checking() {
+        let settings = SamplerSettings { top_p: f32::NAN, ..SamplerSettings::default() };
+        let error = settings.validate().unwrap_err().to_string();
+        assert_eq!(error, "sampler setting `top_p` is NaN: it must be a number between 0 and 1");
+        let settings = SamplerSettings { stop: vec!["x".repeat(2000)], ..SamplerSettings::default() };
+        let error = settings.validate().unwrap_err().to_string();
+        assert!(error.contains("...: it must be") && error.len() < 220, "{error}");
+    }
+
+    #[test]
+    fn a_fresh_seed_is_fixed_once() {
+        let mut settings = SamplerSettings::default();
+        let seed = settings.fix_seed();
+        assert!(seed != -1 && seed == settings.fix_seed());
+        assert_ne!(SamplerSettings::default().fix_seed(), seed);
+    }
+}

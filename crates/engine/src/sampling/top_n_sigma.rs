@@ -1,6 +1,9 @@
 //! Top-n-sigma: keeps tokens whose logit lies within `n` standard deviations (of all logits in
 //! play) below the largest, so that the cut does not move with the temperature (Tang et al.,
 //! "Top-nsigma: not all logits are you need", 2024, <https://arxiv.org/abs/2411.07641>).
+//!
+//! llama.cpp leaves the others in the list at minus infinity, where a typical sampler after it
+//! meets `0 * ln 0`, NaN. Here they leave the list; otherwise the result is the same.
 
 use super::candidates::Candidates;
 
