@@ -11,6 +11,10 @@ use half::slice::HalfFloatSliceExt;
 /// Weights converted at a time: enough for the vector instructions the `half` crate picks.
 const CHUNK: usize = 64;
 
+/// The smallest magnitude that rounds to an infinity: half a step above the largest finite number.
+const F16_OVERFLOW: f32 = 65_520.0;
+const BF16_OVERFLOW: f32 = f32::from_bits(0x7f7f_8000);
+
 pub(super) fn read_f32(bytes: &[u8], out: &mut [f32]) {
     for (weight, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
         *weight = f32::from_le_bytes(*bytes);
@@ -35,14 +39,14 @@ pub(super) fn read_f16(bytes: &[u8], out: &mut [f32]) {
 }
 
 pub(super) fn write_f16(values: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
+    check_range(DType::F16, values, F16_OVERFLOW)?;
     let mut halves = [f16::ZERO; CHUNK];
-    for (index, (values, bytes)) in values.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)).enumerate() {
+    for (values, bytes) in values.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
         let halves = &mut halves[..values.len()];
         halves.convert_from_f32_slice(values);
         for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut().0) {
             *bytes = half.to_le_bytes();
         }
-        check_range(DType::F16, index * CHUNK, values, |i| halves[i].is_infinite())?;
     }
     Ok(())
 }
@@ -54,11 +58,9 @@ pub(super) fn read_bf16(bytes: &[u8], out: &mut [f32]) {
 }
 
 pub(super) fn write_bf16(values: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
-    for (index, (values, bytes)) in values.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)).enumerate() {
-        for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
-            *bytes = bf16_bits(*value).to_le_bytes();
-        }
-        check_range(DType::BF16, index * CHUNK, values, |i| bf16_bits(values[i]) & 0x7fff == 0x7f80)?;
+    check_range(DType::BF16, values, BF16_OVERFLOW)?;
+    for (value, bytes) in values.iter().zip(out.as_chunks_mut().0) {
+        *bytes = bf16_bits(*value).to_le_bytes();
     }
     Ok(())
 }
@@ -66,20 +68,15 @@ pub(super) fn write_bf16(values: &[f32], out: &mut [u8]) -> Result<(), QuantErro
 /// Rounds to the nearest bfloat16, ties to even; a NaN keeps its sign and becomes quiet.
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
-    let quiet = (bits >> 16) | 0x40;
-    let rounded = (u64::from(bits) + 0x7fff + u64::from((bits >> 16) & 1)) >> 16;
-    (if value.is_nan() { quiet } else { rounded as u32 }) as u16
+    let quiet = bits >> 16 | 0x40;
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
-/// Refuses a finite value that `is_infinite` says was rounded to an infinity.
-fn check_range(
-    dtype: DType,
-    first: usize,
-    values: &[f32],
-    is_infinite: impl Fn(usize) -> bool,
-) -> Result<(), QuantError> {
-    match (0..values.len()).find(|&i| is_infinite(i) && values[i].is_finite()) {
-        Some(i) => Err(QuantError::OutOfRange { dtype, element: first + i, value: values[i] }),
+/// Refuses a finite value that would be rounded to an infinity.
+fn check_range(dtype: DType, values: &[f32], overflow: f32) -> Result<(), QuantError> {
+    match values.iter().position(|value| value.abs() >= overflow && value.is_finite()) {
+        Some(element) => Err(QuantError::OutOfRange { dtype, element, value: values[element] }),
         None => Ok(()),
     }
 }
