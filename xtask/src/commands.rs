@@ -1,7 +1,7 @@
 //! What a developer can type: the one list of subcommands, from which the help, the dispatch and the check of
 //! `docs/development.md` come.
 
-use crate::{crate_map, peers, test_suite};
+use crate::{bench_peers, crate_map, peers, quality, test_suite};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -26,6 +26,10 @@ enum Task {
     Map,
     /// Build llama.cpp at the pinned version into target/peers, to compare with
     Peers(peers::Options),
+    /// Measure the speed of alti and of llama.cpp on the same files, in turns
+    BenchPeers(bench_peers::Options),
+    /// Compare perplexity, next-token distributions and quantisation error with llama.cpp
+    CompareQuality(quality::Options),
 }
 
 impl Arguments {
@@ -41,6 +45,8 @@ impl Arguments {
                 Ok(())
             }
             Task::Peers(options) => peers::run(&options),
+            Task::BenchPeers(options) => bench_peers::run(&options),
+            Task::CompareQuality(options) => quality::run(&options),
         }
     }
 }

@@ -5,10 +5,14 @@
 //! depend on which, where `unsafe` may live) are data here; `xtask/tests/` enforces them.
 #![forbid(unsafe_code)]
 
+pub mod bench_peers;
 pub mod commands;
+pub mod contestants;
 pub mod crate_map;
+pub mod machine;
 pub mod peers;
 pub mod process;
+pub mod quality;
 pub mod source_rules;
 pub mod source_text;
 pub mod test_suite;
