@@ -3,11 +3,12 @@
 
 use crate::FormatError;
 use crate::config::{Architecture, ModelConfig};
-use crate::error::shown;
 use crate::gguf::{self, GgufMetadata, SplitGguf};
 use crate::hugging_face::{self, SafetensorsStore};
 use crate::layout::{FilePart, FileTensor, hugging_face_tensors};
+use crate::meta::{self, MetaStore};
 use crate::names::{Part, WeightName};
+use crate::placement::gather_bytes;
 use alti_tensor::{DType, WeightData};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -68,6 +69,7 @@ pub struct Checkpoint {
 enum Source {
     Gguf(SplitGguf),
     HuggingFace { store: SafetensorsStore, places: HashMap<WeightName, (String, FilePart)> },
+    Meta(MetaStore),
 }
 
 impl Checkpoint {
@@ -99,6 +101,9 @@ impl Checkpoint {
     fn open_folder(folder: &Path) -> Result<Self, FormatError> {
         if folder.join("config.json").is_file() {
             return Self::open_hugging_face(folder, folder.to_owned());
+        }
+        if folder.join("params.json").is_file() {
+            return Self::open_meta(folder);
         }
         Err(FormatError::unsupported(
             folder,
@@ -160,6 +165,22 @@ impl Checkpoint {
         Ok(Self::new(path, directory, config, weights, Source::HuggingFace { store, places }))
     }
 
+    fn open_meta(folder: &Path) -> Result<Self, FormatError> {
+        let store = MetaStore::open(folder)?;
+        let config = meta::read_config(folder, &store)?;
+        let mut weights = Vec::new();
+        for (name, shape) in config.weight_shapes() {
+            let dtype = store.check(&config, &name, &shape)?;
+            weights.push(WeightInfo { name, dtype, shape });
+        }
+        refuse_strangers(folder, store.names(), |name| {
+            let vision = name.starts_with("vision_embeddings.") || name.starts_with("vision_projection.");
+            let derived = name == "rope.freqs" || name.ends_with("._extra_state");
+            vision || derived || WeightName::from_meta(name).is_some()
+        })?;
+        Ok(Self::new(folder, folder.to_owned(), config, weights, Source::Meta(store)))
+    }
+
     fn new(
         path: &Path,
         directory: PathBuf,
@@ -176,6 +197,7 @@ impl Checkpoint {
         match self.source {
             Source::Gguf(_) => Format::Gguf,
             Source::HuggingFace { .. } => Format::HuggingFace,
+            Source::Meta(_) => Format::Meta,
         }
     }
 
@@ -216,8 +238,9 @@ impl Checkpoint {
             Source::HuggingFace { store, places } => {
                 let (spelled, part) = places.get(name).ok_or_else(missing)?;
                 let tensor = store.tensor(spelled).ok_or_else(missing)?;
-                gather_bytes(part, info.dtype, tensor.bytes)
+                gather_bytes(&part.placement, &part.shape, info.dtype, tensor.bytes)
             }
+            Source::Meta(store) => store.load(&self.config, name, &info.shape)?,
         };
         WeightData::new(info.dtype, info.shape.clone(), bytes)
             .map_err(|e| FormatError::tensor(&self.path, &name.gguf(), e.to_string()))
@@ -227,30 +250,13 @@ impl Checkpoint {
     pub fn gguf(&self) -> Option<&GgufMetadata> {
         match &self.source {
             Source::Gguf(file) => Some(file.metadata()),
-            Source::HuggingFace { .. } => None,
+            Source::HuggingFace { .. } | Source::Meta(_) => None,
         }
     }
 
     /// The folder where tokenizer files are found.
     pub fn directory(&self) -> &Path {
         &self.directory
-    }
-}
-
-/// Takes a canonical weight out of a file tensor's bytes.
-fn gather_bytes<'a>(part: &FilePart, dtype: DType, file: &'a [u8]) -> Cow<'a, [u8]> {
-    fn gather<'a, const N: usize>(part: &FilePart, file: &'a [u8]) -> Cow<'a, [u8]>
-    where
-        [u8; N]: Default,
-    {
-        match part.placement.gather(&part.shape, file.as_chunks::<N>().0) {
-            Cow::Borrowed(same) => Cow::Borrowed(same.as_flattened()),
-            Cow::Owned(moved) => Cow::Owned(moved.into_flattened()),
-        }
-    }
-    match dtype.block_bytes() {
-        2 => gather::<2>(part, file),
-        _ => gather::<4>(part, file),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::encode::encode;
 use crate::files::{AtomicFolder, write_whole};
 use crate::gguf::{self, ROPE_FREQS, TensorPlan, Value};
 use crate::hugging_face::{self, SafetensorsPlan};
-use crate::layout::{FileTensor, hugging_face_tensors};
+use crate::layout::{FileTensor, hugging_face_tensors, meta_tensors};
+use crate::meta::{self, MetaPlan};
 use crate::names::{Part, WeightName};
 use crate::progress::Progress;
 use crate::tokenizer;
@@ -78,7 +79,7 @@ pub fn convert(
     match target {
         Format::Gguf => job.to_gguf(progress),
         Format::HuggingFace => job.to_hugging_face(progress),
-        Format::Meta => Err(job.refuse(target, "not yet".into())),
+        Format::Meta => job.to_meta(progress),
     }
 }
 
@@ -184,6 +185,28 @@ impl Job<'_> {
         hugging_face::write_safetensors(folder.path(), &plans, shard, data, progress)?;
         write_whole(&folder.path().join("config.json"), format!("{json:#}\n").as_bytes())?;
         tokenizer::write_hugging_face(self.source, folder.path(), &mut notes)?;
+        folder.commit()?;
+        Ok(Converted { paths: vec![self.out.to_owned()], notes })
+    }
+
+    fn to_meta(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Converted, FormatError> {
+        let tensors = meta_tensors(self.config());
+        let json = meta::params_json(self.config()).map_err(|problem| self.refuse(Format::Meta, problem))?;
+        let mut plans: Vec<MetaPlan> = Vec::with_capacity(tensors.len());
+        for SafetensorsPlan { name, dtype, shape } in self.float_plans(&tensors)? {
+            plans.push(MetaPlan { name, dtype, shape, same_as: None });
+        }
+        if self.config().tied_embeddings {
+            // Meta's code wants an output matrix by name; both are one storage.
+            let output = WeightName::global(Part::Output).meta();
+            plans.push(MetaPlan { name: output, same_as: Some(0), ..plans[0].clone() });
+        }
+        let folder = AtomicFolder::create(self.out)?;
+        let mut notes = Vec::new();
+        let data = |index: usize| self.assemble(&tensors[index], plans[index].dtype);
+        meta::write_pth(&folder.path().join("consolidated.00.pth"), &plans, data, progress)?;
+        write_whole(&folder.path().join("params.json"), format!("{json:#}\n").as_bytes())?;
+        tokenizer::write_meta(self.source, folder.path(), &mut notes)?;
         folder.commit()?;
         Ok(Converted { paths: vec![self.out.to_owned()], notes })
     }

@@ -3,6 +3,7 @@
 //! that Hugging Face and Meta do otherwise is one of the few [`Placement`]s here, each usable in both
 //! directions and for any element type, so that files, gradients and tests share one definition.
 
+use alti_tensor::DType;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -114,6 +115,28 @@ impl Placement {
                 }
             }
         }
+    }
+}
+
+/// [`Placement::gather`] on the bytes of a plain float type.
+pub(crate) fn gather_bytes<'a>(
+    placement: &Placement,
+    shape: &[usize],
+    dtype: DType,
+    file: &'a [u8],
+) -> Cow<'a, [u8]> {
+    fn gather<'a, const N: usize>(placement: &Placement, shape: &[usize], file: &'a [u8]) -> Cow<'a, [u8]>
+    where
+        [u8; N]: Default,
+    {
+        match placement.gather(shape, file.as_chunks::<N>().0) {
+            Cow::Borrowed(same) => Cow::Borrowed(same.as_flattened()),
+            Cow::Owned(moved) => Cow::Owned(moved.into_flattened()),
+        }
+    }
+    match dtype.block_bytes() {
+        2 => gather::<2>(placement, shape, file),
+        _ => gather::<4>(placement, shape, file),
     }
 }
 

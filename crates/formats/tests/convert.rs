@@ -52,6 +52,26 @@ fn hugging_face_to_gguf_and_back() {
 }
 
 #[test]
+fn all_six_directions() {
+    for name in GOLDENS {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let at = |file: &str| folder.path().join(file);
+        let source = open(&golden(name));
+        let meta = converted(&source, Format::Meta, &at("meta"), &Default::default());
+        assert_eq!(meta.format(), Format::Meta);
+        assert_eq!(meta.config(), source.config(), "{name}");
+        assert_same_weights(&source, &meta);
+        let gguf = converted(&meta, Format::Gguf, &at("m.gguf"), &Default::default());
+        assert_same_weights(&source, &gguf);
+        let again = converted(&gguf, Format::Meta, &at("again"), &Default::default());
+        assert_eq!(again.config(), source.config(), "{name}");
+        let back = converted(&again, Format::HuggingFace, &at("back"), &Default::default());
+        assert_eq!(back.config(), source.config(), "{name}");
+        assert_same_file(name, &at("back"));
+    }
+}
+
+#[test]
 fn large_models_are_split_over_files() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let source = open(&golden("llama4-scout"));

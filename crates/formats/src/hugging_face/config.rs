@@ -5,103 +5,13 @@ use crate::FormatError;
 use crate::config::{Architecture, Experts, ModelConfig, Temperature, check_layers, layers_of_step};
 use crate::error::shown;
 use crate::files::read_small_json;
+use crate::json::{Fields, Object, number};
 use crate::rope::{Rope, RopeScaling};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Longest `config.json`.
 const MAX_CONFIG: u64 = 1 << 20;
-
-type Object = Map<String, Value>;
-
-/// A JSON object with the path that its errors name.
-struct Fields<'a> {
-    path: &'a Path,
-    object: &'a Object,
-}
-
-impl<'a> Fields<'a> {
-    fn bad<T>(&self, field: &str, problem: impl Into<String>) -> Result<T, FormatError> {
-        Err(FormatError::field(self.path, field, problem))
-    }
-
-    /// The value of a field; an explicit null is like no field.
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.object.get(field).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(
-        &self,
-        field: &str,
-        wanted: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, FormatError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match read(value) {
-                Some(value) => Ok(Some(value)),
-                None => self.bad(field, format!("is {}, must be {wanted}", shown(&value.to_string()))),
-            },
-        }
-    }
-
-    fn size(&self, field: &str) -> Result<Option<usize>, FormatError> {
-        self.typed(field, "a whole number", |value| usize::try_from(whole(value)?).ok())
-    }
-
-    fn required(&self, field: &str) -> Result<usize, FormatError> {
-        match self.size(field)? {
-            Some(value) => Ok(value),
-            None => self.bad(field, "is missing"),
-        }
-    }
-
-    fn float(&self, field: &str) -> Result<Option<f32>, FormatError> {
-        self.typed(field, "a number", |value| value.as_f64().map(|number| number as f32))
-    }
-
-    fn boolean(&self, field: &str) -> Result<bool, FormatError> {
-        Ok(self.typed(field, "true or false", Value::as_bool)?.unwrap_or(false))
-    }
-
-    fn text(&self, field: &str) -> Result<Option<&'a str>, FormatError> {
-        self.typed(field, "a string", Value::as_str)
-    }
-
-    fn object(&self, field: &str) -> Result<Option<Fields<'a>>, FormatError> {
-        let object = self.typed(field, "an object", Value::as_object)?;
-        Ok(object.map(|object| Fields { path: self.path, object }))
-    }
-
-    /// A list of one entry per layer.
-    fn per_layer<T>(
-        &self,
-        field: &str,
-        layers: usize,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, FormatError> {
-        let wanted = format!("a list of {layers} entries");
-        self.typed(field, &wanted, |value| {
-            let list = value.as_array().filter(|list| list.len() == layers)?;
-            list.iter().map(&read).collect()
-        })
-    }
-}
-
-/// A whole number, also where it is written `8192.0`.
-fn whole(value: &Value) -> Option<u64> {
-    let float = || value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..9e15).contains(f)).map(|f| f as u64);
-    value.as_u64().or_else(float)
-}
-
-/// One token id or a list of them.
-fn token_ids(value: &Value) -> Option<Vec<u32>> {
-    let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
-    match value.as_array() {
-        Some(list) => list.iter().map(id).collect(),
-        None => Some(vec![id(value)?]),
-    }
-}
 
 /// Reads `config.json` in `folder`, and the end tokens of a `generation_config.json` beside it.
 pub(crate) fn read_config(folder: &Path) -> Result<ModelConfig, FormatError> {
@@ -320,7 +230,6 @@ fn read_end_tokens(
     fields: &Fields<'_>,
     config: &mut ModelConfig,
 ) -> Result<(), FormatError> {
-    const WANTED: &str = "a token id or a list of them";
     let path = folder.join("generation_config.json");
     let generation: Object = match path.is_file() {
         true => read_small_json(&path, MAX_CONFIG)?,
@@ -328,20 +237,15 @@ fn read_end_tokens(
     };
     let generation = Fields { path: &path, object: &generation };
     for fields in [&generation, fields, root] {
-        let bos = fields.typed("bos_token_id", WANTED, token_ids)?.and_then(|ids| ids.first().copied());
+        let bos = fields.token_ids("bos_token_id")?.and_then(|ids| ids.first().copied());
         config.bos = config.bos.or(bos);
-        for id in fields.typed("eos_token_id", WANTED, token_ids)?.unwrap_or_default() {
+        for id in fields.token_ids("eos_token_id")?.unwrap_or_default() {
             if !config.eos.contains(&id) {
                 config.eos.push(id);
             }
         }
     }
     Ok(())
-}
-
-/// A single-precision number as its shortest decimal, so that 1e-5 does not become 9.999999747378752e-6.
-fn number(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, |value| json!(value))
 }
 
 /// `config.json` of a model, for transformers before 5 and since. `dtype` is torch's name of the weights' type.
