@@ -129,8 +129,10 @@ impl<W> Llama<W> {
         let mut x = b.embed(&self.embedding, step.tokens);
         for layer in &self.layers {
             observe(b, &x);
-            x = self.attention(b, x, layer, &positions, step);
-            x = self.feed_forward(b, x, layer, step.rows);
+            x = b.checkpoint(|b| {
+                let x = self.attention(b, x, layer, &positions, step);
+                self.feed_forward(b, x, layer, step.rows)
+            });
         }
         x
     }

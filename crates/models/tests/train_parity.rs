@@ -60,6 +60,20 @@ fn losses_and_gradients_are_pytorchs() {
     }
 }
 
+#[test]
+fn recomputing_layers_changes_no_bit_of_a_gradient() {
+    for name in ["llama32-tied", "llama4-scout"] {
+        let gradients = |recompute| {
+            let (mut tape, model) = load::<f32>(name);
+            tape.recompute = recompute;
+            model.gradients(&mut tape, &Golden::read(name).sequences()).unwrap()
+        };
+        let (kept, recomputed) = (gradients(false), gradients(true));
+        assert_eq!(kept.loss, recomputed.loss);
+        assert!(kept.weights == recomputed.weights, "{name}: gradients differ");
+    }
+}
+
 /// PyTorch's gradients by canonical name.
 fn golden_gradients(model: &Model<f32>, golden: &Golden) -> HashMap<WeightName, Vec<f32>> {
     let tensors = hugging_face_tensors(&model.config);

@@ -309,9 +309,8 @@ pub trait Backend {
         let product = self.linear(x, weight, rows);
         self.add(residual, &product)
     }
-    /// Runs `f`, a part of a model such as one layer. In training what `f` computes on the way is
-    /// not kept but computed again for the backward (Chen et al. 2016): less memory for more time. In
-    /// inference this is nothing.
+    /// Runs `f`, a part of a model such as one layer, whose inner values training may compute again
+    /// in the backward and not keep (Chen et al. 2016). In inference this is nothing.
     fn checkpoint<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
         f(self)
     }

@@ -109,10 +109,10 @@ impl<B: TrainBackend> Backend for Tape<B> {
         self.inner.fetch(&x.value, out)
     }
 
-    /// Keeps what `f` takes from outside and not what it computes; [`Tape::backward`] computes that
-    /// again. A checkpoint within a checkpoint is part of the outer one.
+    /// With [`Tape::recompute`] keeps what `f` takes from outside and not what it computes, for
+    /// [`Tape::backward`] to compute again. A checkpoint within a checkpoint is part of the outer one.
     fn checkpoint<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
-        if self.in_checkpoint {
+        if !self.recompute || self.in_checkpoint {
             return f(self);
         }
         let start = self.first_node + self.nodes.len();

@@ -33,6 +33,9 @@ pub struct Tape<B: TrainBackend> {
     inner: B,
     /// What [`Backend::load`](crate::Backend::load) makes of a weight.
     pub trainable: Trainable,
+    /// Whether what is computed inside a [`Backend::checkpoint`](crate::Backend::checkpoint) is computed
+    /// again in the backward, and not kept until then: less memory for one more forward pass.
+    pub recompute: bool,
     nodes: Vec<Node<B>>,
     /// Id of `nodes[0]`: ids go on counting from step to step, so that a stale tensor is noticed.
     first_node: usize,
@@ -69,12 +72,13 @@ struct Operand<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> Tape<B> {
-    /// A tape over `inner` whose loaded weights are trainable or not, as told; see
-    /// [`Tape::trainable`] to change that between loads.
+    /// A tape over `inner` whose loaded weights are trainable or not, as told; [`Tape::trainable`] may be
+    /// changed between loads. It keeps what it computes; set [`Tape::recompute`] to change that.
     pub fn new(inner: B, trainable: Trainable) -> Self {
         Tape {
             inner,
             trainable,
+            recompute: false,
             nodes: Vec::new(),
             first_node: 0,
             checkpoints: Vec::new(),
@@ -242,6 +246,7 @@ mod tests {
     /// The values that two layers of `swiglu(x, x)` leave on the record.
     fn kept(layer: impl Fn(&mut Tape<Reference>, TapeTensor<Reference>) -> TapeTensor<Reference>) -> usize {
         let mut tape = Tape::new(Reference::new(), Trainable::All);
+        tape.recompute = true;
         let table = WeightData::new(DType::F32, vec![1, 2], vec![0; 8].into()).expect("two values");
         let table = tape.load(table).expect("plain values");
         let mut x = tape.embed(&table, &[0]);

@@ -4,8 +4,8 @@ use crate::check::{
     Inner, Tensor, Weight, activations, fetch, loss_of, new_tape, one_span, random, random_weight,
 };
 use alti_tensor::{
-    AdamW, AttentionShape, Backend, CacheGroup, CacheLayer, CacheLayout, KvDType, Moments, RowPlan, Span,
-    Tape, TrainBackend, Trainable,
+    AdamW, AttentionShape, Backend, CacheGroup, CacheLayer, CacheLayout, DType, KvDType, Moments, RowPlan,
+    Span, Tape, TrainBackend, Trainable, WeightData, quant,
 };
 
 const ROWS: usize = 4;
@@ -22,9 +22,10 @@ fn layer(tape: &mut Tape<Inner>, x: Tensor, w: &[Weight], down: &Weight) -> Tens
     tape.linear_add(x, &hidden, down, &rows)
 }
 
-/// The gradients of two layers, each run as `run(tape, layer)` says.
+/// The gradients of two layers, each run as `run(tape, layer)` says, by a tape that recomputes.
 fn gradients(run: impl Fn(&mut Tape<Inner>, &dyn Fn(&mut Tape<Inner>) -> Tensor) -> Tensor) -> Vec<Vec<f64>> {
     let mut tape = new_tape();
+    tape.recompute = true;
     let w = weights(&tape);
     let mut x = activations(&mut tape, &w[0], ROWS);
     for down in &w[4..] {
@@ -65,18 +66,32 @@ fn gradients_add_up_until_an_update_and_start_again_after() {
 }
 
 #[test]
-fn frozen_weights_pass_gradients_on_and_receive_none() {
-    let mut tape = new_tape();
-    let table = random_weight(&tape, 1, &[ROWS, 5]);
-    tape.trainable = Trainable::None;
-    let matrix = random_weight(&tape, 2, &[6, 5]);
-    let x = activations(&mut tape, &table, ROWS);
-    let y = tape.linear(&x, &matrix, &one_span(ROWS));
-    let loss = loss_of(&mut tape, &y, ROWS);
-    tape.backward(&loss).unwrap();
-    assert!(table.gradient(tape.inner()).unwrap().iter().all(|&gradient| gradient != 0.0));
-    assert!(!matrix.is_trainable());
-    assert_eq!(matrix.gradient(tape.inner()), None);
+fn frozen_quantised_weights_pass_gradients_on_and_receive_none() {
+    let mut values = random(2, 6 * 32);
+    let mut bytes = vec![0; DType::Q8_0.bytes_for(values.len()).unwrap()];
+    quant::quantize(DType::Q8_0, &values, None, &mut bytes).unwrap();
+    quant::dequantize(DType::Q8_0, &bytes, &mut values).unwrap();
+    let quantised = WeightData::new(DType::Q8_0, vec![6, 32], bytes.into()).unwrap();
+    let plain = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let plain = WeightData::new(DType::F32, vec![6, 32], plain.into()).unwrap();
+
+    // The gradients of what comes before the matrix, and of the matrix.
+    let gradients = |trainable, matrix: WeightData<'_>| {
+        let mut tape = new_tape();
+        let table = random_weight(&tape, 1, &[ROWS, 32]);
+        tape.trainable = trainable;
+        let matrix = tape.load(matrix).unwrap();
+        let x = activations(&mut tape, &table, ROWS);
+        let y = tape.linear(&x, &matrix, &one_span(ROWS));
+        let loss = loss_of(&mut tape, &y, ROWS);
+        tape.backward(&loss).unwrap();
+        (table.gradient(tape.inner()).unwrap(), matrix.gradient(tape.inner()))
+    };
+    let (before, own) = gradients(Trainable::None, quantised);
+    assert_eq!(own, None);
+    let (expected, own) = gradients(Trainable::All, plain);
+    assert_eq!(before, expected);
+    assert!(own.is_some());
 }
 
 #[test]
