@@ -16,6 +16,7 @@ mod tokenizer;
 
 pub use error::{Result, TextError};
 pub use sources::gguf::GgufTokenizer;
+pub use sources::tiktoken::TiktokenFamily;
 pub use template::builtin::BuiltinTemplate;
 pub use template::{ChatTemplate, Content, Conversation, DateTime, Message, Prompt};
 pub use tokenizer::detokenizer::Detokenizer;

@@ -83,6 +83,10 @@ impl<'a> GgufTokenizer<'a> {
     /// # Errors
     /// An unknown `model` or `pre_tokenizer`, lists whose lengths disagree, a merge of unknown tokens, limits.
     pub fn build(&self) -> Result<Tokenizer> {
+        Tokenizer::new(self.definition()?)
+    }
+
+    pub(crate) fn definition(&self) -> Result<Definition> {
         if !self.kinds.is_empty() && self.kinds.len() < self.tokens.len() {
             let problem = format!("{} entries for {} tokens", self.kinds.len(), self.tokens.len());
             return Err(TextError::invalid("tokenizer.ggml.token_type", problem));
@@ -98,7 +102,7 @@ impl<'a> GgufTokenizer<'a> {
         }
     }
 
-    fn byte_level(&self) -> Result<Tokenizer> {
+    fn byte_level(&self) -> Result<Definition> {
         let name = self.pre_tokenizer.unwrap_or_default();
         let pre_tokenizer = PreTokenizer::from_gguf_name(name).ok_or_else(|| TextError::Unsupported {
             place: "tokenizer.ggml.pre".into(),
@@ -125,16 +129,11 @@ impl<'a> GgufTokenizer<'a> {
         let adds_bos = self.add_bos.unwrap_or(pre_tokenizer == PreTokenizer::Llama3);
         let roles = Roles { adds_bos, ..self.roles() };
         let added = added_tokens(&vocabulary);
-        Tokenizer::new(Definition {
-            vocabulary,
-            model: Model::ByteLevel { pre_tokenizer, whole_pieces },
-            rules,
-            added,
-            roles,
-        })
+        let model = Model::ByteLevel { pre_tokenizer, whole_pieces };
+        Ok(Definition { vocabulary, model, rules, added, roles, cuts_long_runs: false })
     }
 
-    fn sentence_piece(&self) -> Result<Tokenizer> {
+    fn sentence_piece(&self) -> Result<Definition> {
         if self.scores.len() < self.tokens.len() {
             let problem = format!("{} entries for {} tokens", self.scores.len(), self.tokens.len());
             return Err(TextError::invalid("tokenizer.ggml.scores", problem));
@@ -152,13 +151,8 @@ impl<'a> GgufTokenizer<'a> {
             ..defaults
         };
         let added = added_tokens(&vocabulary);
-        Tokenizer::new(Definition {
-            vocabulary,
-            model: Model::SentencePiece { space_prefix },
-            rules,
-            added,
-            roles,
-        })
+        let model = Model::SentencePiece { space_prefix };
+        Ok(Definition { vocabulary, model, rules, added, roles, cuts_long_runs: false })
     }
 
     fn vocabulary(&self, write: impl Fn(TokenKind, &[u8], &mut Vec<u8>)) -> Result<Vocabulary> {

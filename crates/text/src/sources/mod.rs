@@ -2,7 +2,10 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod gguf;
+pub(crate) mod hugging_face;
 pub(crate) mod merges;
+pub(crate) mod sentence_piece;
+pub(crate) mod tiktoken;
 
 use crate::error::{Result, TextError};
 use crate::tokenizer::merge::MergeRules;

@@ -4,6 +4,7 @@
 pub(crate) mod added;
 pub(crate) mod byte_level;
 pub(crate) mod detokenizer;
+mod long_runs;
 pub(crate) mod merge;
 pub(crate) mod pre_split;
 pub(crate) mod unicode;
@@ -43,10 +44,33 @@ pub struct Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SpacePrefix {
     Never,
-    /// Only where the text begins.
-    FirstText,
     /// Where the text begins and after every added token.
     EveryText,
+    /// As [`SpacePrefix::EveryText`], but not in front of a space that is there.
+    EveryTextUnlessSpaced,
+    /// Only where a text begins that does not begin with a space.
+    FirstTextUnlessSpaced,
+}
+
+/// What comes before a stretch of ordinary text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Start,
+    AfterToken,
+    AfterText,
+}
+
+impl SpacePrefix {
+    fn applies(self, position: Position, text: &str) -> bool {
+        let every = position != Position::AfterText;
+        let unspaced = !text.starts_with([' ', '▁']);
+        match self {
+            Self::Never => false,
+            Self::EveryText => every,
+            Self::EveryTextUnlessSpaced => every && unspaced,
+            Self::FirstTextUnlessSpaced => position == Position::Start && unspaced,
+        }
+    }
 }
 
 /// How ordinary text becomes tokens.
@@ -78,6 +102,8 @@ pub(crate) struct Definition {
     pub(crate) rules: MergeRules,
     pub(crate) added: Vec<AddedToken>,
     pub(crate) roles: Roles,
+    /// Whether text is cut as Meta's reference cuts it, see [`long_runs`].
+    pub(crate) cuts_long_runs: bool,
 }
 
 /// Spellings of control tokens that end an answer, whatever a file's metadata says; the field's models are released
@@ -110,6 +136,7 @@ struct Inner {
     /// The token of each single byte, or [`NO_TOKEN`].
     byte_tokens: [u32; 256],
     roles: Roles,
+    cuts_long_runs: bool,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -120,7 +147,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     pub(crate) fn new(definition: Definition) -> Result<Self> {
-        let Definition { vocabulary, model, rules, added, mut roles } = definition;
+        let Definition { vocabulary, model, rules, added, mut roles, cuts_long_runs } = definition;
         if vocabulary.len() == 0 {
             return Err(TextError::invalid("vocabulary", "it is empty"));
         }
@@ -137,7 +164,9 @@ impl Tokenizer {
         roles.stops.dedup();
         let byte_tokens = byte_tokens(&vocabulary, &model);
         let added = AddedTokens::new(added);
-        Ok(Self { inner: Arc::new(Inner { vocabulary, model, rules, added, byte_tokens, roles }) })
+        Ok(Self {
+            inner: Arc::new(Inner { vocabulary, model, rules, added, byte_tokens, roles, cuts_long_runs }),
+        })
     }
 
     /// The tokens of `text`, without the begin-of-sequence token (see [`Tokenizer::adds_bos`]).
@@ -287,33 +316,40 @@ struct Workspace {
 impl Inner {
     fn encode(&self, text: &str, untrusted: &[Range<usize>]) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(text.len() / 3);
+        if !self.cuts_long_runs {
+            self.encode_cut(text, untrusted, &mut tokens);
+            return tokens;
+        }
+        for cut in long_runs::cuts(text) {
+            let inside = untrusted.iter().filter(|range| range.end > cut.start && range.start < cut.end);
+            let inside = inside
+                .map(|range| range.start.max(cut.start) - cut.start..range.end.min(cut.end) - cut.start);
+            self.encode_cut(&text[cut.clone()], &inside.collect::<Vec<_>>(), &mut tokens);
+        }
+        tokens
+    }
+
+    fn encode_cut(&self, text: &str, untrusted: &[Range<usize>], tokens: &mut Vec<u32>) {
         let mut workspace = Workspace::default();
-        let mut first_text = true;
-        let mut after_token = true;
+        let mut position = Position::Start;
         self.added.split(text, untrusted, |part| match part {
             Part::Token(id) => {
                 tokens.push(id);
-                after_token = true;
+                position = Position::AfterToken;
             }
             Part::Text(text) => {
                 match self.model {
                     Model::ByteLevel { pre_tokenizer, whole_pieces } => pre_tokenizer.split(text, |piece| {
-                        self.encode_bytes(piece.as_bytes(), whole_pieces, &mut workspace, &mut tokens);
+                        self.encode_bytes(piece.as_bytes(), whole_pieces, &mut workspace, tokens);
                     }),
                     Model::SentencePiece { space_prefix } => {
-                        let spaced = match space_prefix {
-                            SpacePrefix::Never => false,
-                            SpacePrefix::FirstText => first_text && tokens.is_empty(),
-                            SpacePrefix::EveryText => after_token,
-                        };
-                        self.encode_characters(text, spaced, &mut workspace, &mut tokens);
+                        let spaced = space_prefix.applies(position, text);
+                        self.encode_characters(text, spaced, &mut workspace, tokens);
                     }
                 }
-                first_text = false;
-                after_token = false;
+                position = Position::AfterText;
             }
         });
-        tokens
     }
 
     /// Byte-level BPE of one piece. Bytes that have no token vanish, as in the reference implementation.

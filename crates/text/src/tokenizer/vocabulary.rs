@@ -134,13 +134,6 @@ impl Vocabulary {
         self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Unused)
     }
 
-    /// Changes what a token is for.
-    pub(crate) fn set_kind(&mut self, id: u32, kind: TokenKind) {
-        if let Some(slot) = self.kinds.get_mut(id as usize) {
-            *slot = kind;
-        }
-    }
-
     /// The token with these bytes, of whatever kind.
     pub(crate) fn find(&self, bytes: &[u8]) -> Option<u32> {
         if bytes.len() > self.longest {
