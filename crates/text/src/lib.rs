@@ -14,12 +14,11 @@ mod sources;
 mod template;
 mod tokenizer;
 
+pub use alti_formats::tokenizer::TokenKind;
 pub use error::{Result, TextError};
 pub use sources::gguf::GgufTokenizer;
-pub use sources::tiktoken::TiktokenFamily;
 pub use template::builtin::BuiltinTemplate;
 pub use template::{ChatTemplate, Content, Conversation, DateTime, Message, Prompt};
 pub use tokenizer::detokenizer::Detokenizer;
 pub use tokenizer::pre_split::PreTokenizer;
-pub use tokenizer::vocabulary::TokenKind;
 pub use tokenizer::{Segment, Specials, Tokenizer};

@@ -41,7 +41,8 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    fn from_number(number: i64) -> Option<Self> {
+    /// The kind with GGUF's and SentencePiece's number.
+    pub fn from_number(number: i64) -> Option<Self> {
         Some(match number {
             1 => Self::Normal,
             2 => Self::Unknown,

@@ -61,7 +61,7 @@ impl PreTokenizer {
     }
 
     /// Recognises `pre_tokenizer` of a `tokenizer.json`.
-    pub(super) fn from_json(json: &Value) -> Option<Self> {
+    pub fn from_json(json: &Value) -> Option<Self> {
         let steps = match json["type"].as_str()? {
             "Sequence" => json["pretokenizers"].as_array()?.as_slice(),
             _ => std::slice::from_ref(json),

@@ -145,8 +145,12 @@ fn read_trainer(mut message: Message<'_>, vocabulary: &mut Vocabulary) -> Result
 
 fn read_normalizer(mut message: Message<'_>, vocabulary: &mut Vocabulary) -> Result<(), FormatError> {
     while let Some(field) = message.next()? {
-        if let (3, Wire::Varint(value)) = (field.number, field.value) {
-            vocabulary.add_space_prefix = Some(value != 0);
+        match (field.number, field.value) {
+            (2, Wire::Bytes(map)) if !map.is_empty() => {
+                return message.fail("normalises characters by a table; Llama's models do not");
+            }
+            (3, Wire::Varint(value)) => vocabulary.add_space_prefix = Some(value != 0),
+            _ => {}
         }
     }
     Ok(())

@@ -1,12 +1,21 @@
 //! The tokenizer and the chat template that belong to a checkpoint, whichever format it is in.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
 use alti_formats::Checkpoint;
+use serde_json::Value;
 
 use crate::error::{Result, TextError};
 use crate::sources::gguf::GgufTokenizer;
+use crate::sources::{hugging_face, meta};
 use crate::template::ChatTemplate;
 use crate::template::builtin::BuiltinTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Definition, Tokenizer};
+
+/// No tokenizer file is larger (Llama 4's `tokenizer.json` has 28 MB).
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 impl Tokenizer {
     /// The tokenizer of `checkpoint`: GGUF metadata, or the tokenizer files beside the weights.
@@ -14,12 +23,61 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer, an unsupported or a damaged one.
     pub fn for_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        let missing = || TextError::Missing {
-            place: checkpoint.path().display().to_string(),
-            expected: "tokenizer.ggml.* metadata",
+        let mut definition = match checkpoint.gguf() {
+            Some(metadata) => GgufTokenizer::read(metadata)?
+                .ok_or_else(|| TextError::Missing {
+                    place: checkpoint.path().display().to_string(),
+                    expected: "tokenizer.ggml.* metadata",
+                })?
+                .definition()?,
+            None => folder_definition(checkpoint.directory())?,
         };
-        let Some(metadata) = checkpoint.gguf() else { return Err(missing()) };
-        GgufTokenizer::read(metadata)?.ok_or_else(missing)?.build()
+        let config = checkpoint.config();
+        definition.roles.bos = definition.roles.bos.or(config.bos);
+        definition.roles.stops.extend(&config.eos);
+        Self::new(definition)
+    }
+
+    /// The tokenizer whose files are in `folder`: `tokenizer.json`, or Meta's `tokenizer.model`.
+    ///
+    /// # Errors
+    /// No tokenizer, an unsupported or a damaged one.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        Self::new(folder_definition(folder)?)
+    }
+
+    /// The tokenizer in Meta's `tokenizer.model` at `path`: tiktoken ranks or a SentencePiece model.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is damaged, or has as many ranks as no model of Meta's.
+    pub fn from_meta_file(path: &Path) -> Result<Self> {
+        Self::new(meta::definition(path, &read(path)?)?)
+    }
+
+    /// The tokenizer a `tokenizer.json` describes; `config` is the text of its `tokenizer_config.json`, if any.
+    ///
+    /// # Errors
+    /// Text that is not such a file, or describes a tokenizer of another kind than the Llama family's.
+    pub fn from_hugging_face(tokenizer_json: &str, config: Option<&str>) -> Result<Self> {
+        let configs = config.map(|text| parse_json(Path::new("tokenizer_config.json"), text)).transpose()?;
+        Self::new(hugging_face::definition(tokenizer_json, configs.as_slice())?)
+    }
+}
+
+fn folder_definition(folder: &Path) -> Result<Definition> {
+    if let Some(text) = read_text(&folder.join("tokenizer.json"))? {
+        let names = ["tokenizer_config.json", "special_tokens_map.json"];
+        let configs = names.iter().filter_map(|name| read_json(&folder.join(name)).transpose());
+        return hugging_face::definition(&text, &configs.collect::<Result<Vec<_>>>()?);
+    }
+    let places: [PathBuf; 2] =
+        [folder.join("tokenizer.model"), folder.join("original").join("tokenizer.model")];
+    match places.iter().find(|path| path.is_file()) {
+        Some(path) => meta::definition(path, &read(path)?),
+        None => Err(TextError::Missing {
+            place: folder.display().to_string(),
+            expected: "tokenizer.json or tokenizer.model",
+        }),
     }
 }
 
@@ -31,14 +89,72 @@ impl ChatTemplate {
     pub fn for_checkpoint(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Self> {
         let metadata = checkpoint.gguf();
         let field = |key: &str| metadata.map_or(Ok(None), |metadata| metadata.string(key));
-        if let Some(source) = field("tokenizer.chat_template")? {
-            return Self::new(source, tokenizer);
+        let own = match metadata {
+            Some(_) => field("tokenizer.chat_template")?.map(str::to_owned),
+            None => folder_template(checkpoint.directory())?,
+        };
+        if let Some(source) = own {
+            return Self::new(&source, tokenizer);
         }
-        let name = field("general.name")?.unwrap_or_default();
+        let place = checkpoint.path().display().to_string();
+        let name = field("general.name")?.unwrap_or(&place);
         let builtin = BuiltinTemplate::for_model(tokenizer, name).ok_or_else(|| TextError::Missing {
-            place: checkpoint.path().display().to_string(),
+            place: place.clone(),
             expected: "a chat template, or a vocabulary of the Llama family; give one to use this model for chat",
         })?;
         builtin.compile(tokenizer)
     }
+}
+
+/// The template beside a model's weights: a file of its own, or a field of a configuration file.
+fn folder_template(folder: &Path) -> Result<Option<String>> {
+    if let Some(source) = read_text(&folder.join("chat_template.jinja"))? {
+        return Ok(Some(source));
+    }
+    for name in ["tokenizer_config.json", "chat_template.json"] {
+        let config = read_json(&folder.join(name))?.unwrap_or_default();
+        let template = match &config["chat_template"] {
+            Value::Array(named) => {
+                named.iter().find(|entry| entry["name"] == "default").map(|it| &it["template"])
+            }
+            other => Some(other),
+        };
+        if let Some(source) = template.and_then(Value::as_str) {
+            return Ok(Some(source.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    read_text(path)?.map(|text| parse_json(path, &text)).transpose()
+}
+
+fn parse_json(path: &Path, text: &str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|error| TextError::invalid(path.display().to_string(), error.to_string()))
+}
+
+/// The text of a file; `None` if there is no such file.
+fn read_text(path: &Path) -> Result<Option<String>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(read(path)?);
+    text.map(Some).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        TextError::invalid(path.display().to_string(), format!("not UTF-8 text at byte {at}"))
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let failed = |source| TextError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let problem = format!("larger than any tokenizer file (limit {MAX_FILE_BYTES} bytes)");
+        return Err(TextError::invalid(path.display().to_string(), problem));
+    }
+    Ok(bytes)
 }

@@ -9,8 +9,9 @@ use crate::sources::score_ranks;
 use crate::tokenizer::added::AddedToken;
 use crate::tokenizer::byte_level;
 use crate::tokenizer::pre_split::PreTokenizer;
-use crate::tokenizer::vocabulary::{TokenKind, Vocabulary};
+use crate::tokenizer::vocabulary::Vocabulary;
 use crate::tokenizer::{Definition, Model, Roles, SpacePrefix, Tokenizer};
+use alti_formats::tokenizer::TokenKind;
 
 /// The `tokenizer.ggml.*` fields of a GGUF file, as they are there.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +108,7 @@ impl<'a> GgufTokenizer<'a> {
         let pre_tokenizer = PreTokenizer::from_gguf_name(name).ok_or_else(|| TextError::Unsupported {
             place: "tokenizer.ggml.pre".into(),
             found: name.into(),
-            supported: "llama-bpe, llama4, smollm, gpt-2, qwen2 and their aliases",
+            supported: "llama-bpe, llama4, smollm, gpt-2 and their aliases",
         })?;
         let vocabulary = self.vocabulary(|kind, token, bytes| {
             if kind == TokenKind::Normal {
@@ -158,7 +159,9 @@ impl<'a> GgufTokenizer<'a> {
     fn vocabulary(&self, write: impl Fn(TokenKind, &[u8], &mut Vec<u8>)) -> Result<Vocabulary> {
         let mut vocabulary = Vocabulary::with_capacity(self.tokens.len());
         for (id, token) in self.tokens.iter().enumerate() {
-            let kind = self.kinds.get(id).map_or(TokenKind::Normal, |&number| TokenKind::from_gguf(number));
+            let kind = self.kinds.get(id).map_or(TokenKind::Normal, |&number| {
+                TokenKind::from_number(number.into()).unwrap_or(TokenKind::Normal)
+            });
             vocabulary.push(kind, |bytes| write(kind, token, bytes))?;
         }
         Ok(vocabulary)

@@ -14,25 +14,9 @@ use crate::sources::{parse_byte_token, sentence_piece_bytes};
 use crate::tokenizer::added::AddedToken;
 use crate::tokenizer::byte_level;
 use crate::tokenizer::pre_split::PreTokenizer;
-use crate::tokenizer::vocabulary::{MAX_TOKENS, TokenKind, Vocabulary};
+use crate::tokenizer::vocabulary::{MAX_TOKENS, Vocabulary};
 use crate::tokenizer::{Definition, Model, Roles, SpacePrefix};
-
-/// The regexes of `Split` pre-tokenizers that this crate has splitters for.
-const PATTERNS: &[(&str, PreTokenizer)] = &[
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        PreTokenizer::Llama3,
-    ),
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        PreTokenizer::Qwen2,
-    ),
-    (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        PreTokenizer::Llama4,
-    ),
-    (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", PreTokenizer::Gpt2),
-];
+use alti_formats::tokenizer::TokenKind;
 
 #[derive(Deserialize)]
 struct File<'a> {
@@ -171,7 +155,10 @@ pub(crate) fn definition(file: &str, configs: &[Value]) -> Result<Definition> {
         if !file.normalizer.is_null() {
             return Err(unsupported("normalizer", &file.normalizer, "none, with a byte-level model"));
         }
-        Model::ByteLevel { pre_tokenizer: pre_tokenizer(&steps)?, whole_pieces: file.model.ignore_merges }
+        Model::ByteLevel {
+            pre_tokenizer: pre_tokenizer(&file.pre_tokenizer, &steps)?,
+            whole_pieces: file.model.ignore_merges,
+        }
     } else {
         Model::SentencePiece {
             space_prefix: space_prefix(&flatten(&file.normalizer, "normalizers"), &steps)?,
@@ -266,34 +253,21 @@ fn unsupported(place: &str, found: &Value, supported: &'static str) -> TextError
     TextError::Unsupported { place: format!("tokenizer.json: {place}"), found, supported }
 }
 
-fn pre_tokenizer(steps: &[&Value]) -> Result<PreTokenizer> {
-    let refused = || {
-        let found = Value::Array(steps.iter().map(|step| (*step).clone()).collect());
-        unsupported("pre_tokenizer", &found, "the patterns of Llama 3, Llama 4, GPT-2, SmolLM and Qwen 2")
-    };
-    let Some((byte_level, before)) = steps.split_last() else { return Err(refused()) };
-    if kind_of(byte_level) != "ByteLevel" || flag(byte_level, "add_prefix_space", true) {
-        return Err(refused());
-    }
-    let gpt2_pattern = flag(byte_level, "use_regex", true);
-    match before {
-        [] if gpt2_pattern => Ok(PreTokenizer::Gpt2),
-        [digits]
-            if gpt2_pattern && kind_of(digits) == "Digits" && flag(digits, "individual_digits", false) =>
-        {
-            Ok(PreTokenizer::Smollm)
-        }
-        [split] if !gpt2_pattern && kind_of(split) == "Split" => {
-            let isolated = split.get("behavior").and_then(Value::as_str) == Some("Isolated");
-            let pattern = split.pointer("/pattern/Regex").and_then(Value::as_str);
-            let known = PATTERNS.iter().find(|(known, _)| Some(*known) == pattern);
-            known
-                .filter(|_| isolated && !flag(split, "invert", false))
-                .map(|(_, found)| *found)
-                .ok_or_else(refused)
-        }
-        _ => Err(refused()),
-    }
+/// The splitter for a byte-level model's `pre_tokenizer`.
+fn pre_tokenizer(component: &Value, steps: &[&Value]) -> Result<PreTokenizer> {
+    let refused = || unsupported("pre_tokenizer", component, "those of Llama 3, Llama 4, SmolLM and GPT-2");
+    let (byte_level, before) = steps.split_last().ok_or_else(refused)?;
+    // A regex splits either in the step before or in the byte-level one, and every piece is kept.
+    let splits_before = before.iter().any(|step| kind_of(step) == "Split");
+    let keeps_all = before.iter().all(|step| {
+        kind_of(step) != "Split"
+            || (step.get("behavior").and_then(Value::as_str) == Some("Isolated")
+                && !flag(step, "invert", false))
+    });
+    let plain =
+        !flag(byte_level, "add_prefix_space", true) && flag(byte_level, "use_regex", true) != splits_before;
+    let known = alti_formats::tokenizer::PreTokenizer::from_json(component).filter(|_| plain && keeps_all);
+    known.map(PreTokenizer::from).ok_or_else(refused)
 }
 
 /// Where a SentencePiece-like model puts its space: a `Prepend` normalizer, or a `Metaspace` pre-tokenizer.

@@ -4,12 +4,11 @@ pub(crate) mod checkpoint;
 pub(crate) mod gguf;
 pub(crate) mod hugging_face;
 pub(crate) mod merges;
-pub(crate) mod sentence_piece;
-pub(crate) mod tiktoken;
+pub(crate) mod meta;
 
 use crate::error::{Result, TextError};
 use crate::tokenizer::merge::MergeRules;
-use crate::tokenizer::vocabulary::TokenKind;
+use alti_formats::tokenizer::TokenKind;
 
 /// SentencePiece prefers the merge with the highest score: the order of the scores, descending, is the rank.
 pub(crate) fn score_ranks(scores: &[f32]) -> Result<MergeRules> {

@@ -2,7 +2,7 @@
 //! the rest arrives, so that a terminal or an event stream never shows a broken one.
 
 use super::Tokenizer;
-use super::vocabulary::TokenKind;
+use alti_formats::tokenizer::TokenKind;
 
 /// Turns a stream of tokens into text. What [`Detokenizer::push`] and [`Detokenizer::finish`] return, put together,
 /// is exactly what [`Tokenizer::decode`] returns for all tokens at once.

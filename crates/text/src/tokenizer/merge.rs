@@ -172,8 +172,8 @@ fn merge_by_heap(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::vocabulary::TokenKind;
     use super::*;
+    use alti_formats::tokenizer::TokenKind;
 
     fn toy(tokens: &[String]) -> Vocabulary {
         let mut vocabulary = Vocabulary::with_capacity(tokens.len());

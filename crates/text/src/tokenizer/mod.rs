@@ -17,7 +17,9 @@ use added::{AddedToken, AddedTokens, Part};
 use detokenizer::Detokenizer;
 use merge::{MergeRules, NO_TOKEN, Scratch, Symbol, merge_symbols};
 use pre_split::PreTokenizer;
-use vocabulary::{TokenKind, Vocabulary};
+use vocabulary::Vocabulary;
+
+use alti_formats::tokenizer::TokenKind;
 
 use crate::error::{Result, TextError};
 

@@ -12,8 +12,6 @@ pub enum PreTokenizer {
     Gpt2,
     /// Llama 3's pattern (tiktoken's cl100k with digits in groups of up to three).
     Llama3,
-    /// Llama 3's pattern with every digit on its own (Qwen 2 and its descendants).
-    Qwen2,
     /// Llama 4's pattern (the o200k family: words split where the case changes).
     Llama4,
     /// Every digit on its own, then GPT-2's pattern (SmolLM, StarCoder).
@@ -26,12 +24,24 @@ pub enum PreTokenizer {
 #[derive(Clone, Copy)]
 enum Stage {
     Gpt2,
-    Llama3 { digits: usize },
+    Llama3,
     Llama4,
     EachNumber,
     NumberRuns,
     PunctuationRuns,
     DigitTriples,
+}
+
+impl From<alti_formats::tokenizer::PreTokenizer> for PreTokenizer {
+    fn from(named: alti_formats::tokenizer::PreTokenizer) -> Self {
+        use alti_formats::tokenizer::PreTokenizer as Named;
+        match named {
+            Named::Llama3 => Self::Llama3,
+            Named::Llama4 => Self::Llama4,
+            Named::SmolLm => Self::Smollm,
+            Named::Gpt2 => Self::Gpt2,
+        }
+    }
 }
 
 impl PreTokenizer {
@@ -42,7 +52,6 @@ impl PreTokenizer {
             "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" | "lfm2" | "dbrx" | "smaug-bpe" => {
                 Self::Llama3
             }
-            "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "megrez" | "hunyuan" => Self::Qwen2,
             "llama4" | "gpt-4o" | "kanana2" => Self::Llama4,
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
                 Self::Smollm
@@ -56,8 +65,7 @@ impl PreTokenizer {
     pub fn split(self, text: &str, mut piece: impl FnMut(&str)) {
         let stages: &[Stage] = match self {
             Self::Gpt2 => &[Stage::Gpt2],
-            Self::Llama3 => &[Stage::Llama3 { digits: 3 }],
-            Self::Qwen2 => &[Stage::Llama3 { digits: 1 }],
+            Self::Llama3 => &[Stage::Llama3],
             Self::Llama4 => &[Stage::Llama4],
             Self::Smollm => &[Stage::EachNumber, Stage::Gpt2],
             Self::LlamaCppDefault => {
@@ -84,7 +92,7 @@ impl Stage {
     fn first_piece(self, text: &str) -> usize {
         match self {
             Self::Gpt2 => gpt2(text),
-            Self::Llama3 { digits } => llama3(text, digits),
+            Self::Llama3 => llama3(text),
             Self::Llama4 => llama4(text),
             Self::EachNumber => match first(text) {
                 Some(c) if is(c, NUMBER) => c.len_utf8(),
@@ -114,7 +122,7 @@ fn gpt2(text: &str) -> usize {
 }
 
 /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
-fn llama3(text: &str, digits: usize) -> usize {
+fn llama3(text: &str) -> usize {
     let contracted = contraction(text, true);
     if contracted > 0 {
         return contracted;
@@ -124,7 +132,7 @@ fn llama3(text: &str, digits: usize) -> usize {
     if letters > 0 {
         return lead + letters;
     }
-    numbers_or_others(text, digits, &['\r', '\n'])
+    numbers_or_others(text, &['\r', '\n'])
 }
 
 /// `L?U*W+C?|L?U+W*C?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+` with L = `[^\r\n\p{L}\p{N}]`,
@@ -142,7 +150,7 @@ fn llama4(text: &str) -> usize {
             let end = start + length;
             end + contraction(&text[end..], true)
         }
-        None => numbers_or_others(text, 3, &['\r', '\n', '/']),
+        None => numbers_or_others(text, &['\r', '\n', '/']),
     }
 }
 
@@ -159,8 +167,8 @@ fn ending_in_lower_case(text: &str) -> usize {
 
 /// What Llama 3's and 4's patterns share after words: numbers in groups, other characters with the line breaks (and
 /// for Llama 4 slashes) behind them, white space up to its last line break, white space.
-fn numbers_or_others(text: &str, digits: usize, tail: &[char]) -> usize {
-    let number = text.chars().take(digits).take_while(|&c| is(c, NUMBER)).map(char::len_utf8).sum();
+fn numbers_or_others(text: &str, tail: &[char]) -> usize {
+    let number = text.chars().take(3).take_while(|&c| is(c, NUMBER)).map(char::len_utf8).sum();
     if number > 0 {
         return number;
     }

@@ -3,6 +3,7 @@
 
 use std::hash::BuildHasher;
 
+use alti_formats::tokenizer::TokenKind;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -15,40 +16,9 @@ const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// No vocabulary is larger, in bytes.
 const MAX_BYTES: usize = 256 << 20;
 
-/// What a token is for, with GGUF's numbers (`tokenizer.ggml.token_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenKind {
-    /// Ordinary text.
-    Normal = 1,
-    /// Stands for what the vocabulary cannot spell.
-    Unknown = 2,
-    /// Steers the model (`<|eot_id|>`); never text, and found in text only where the caller trusts it.
-    Control = 3,
-    /// Added to the vocabulary and always found in text, before anything else (`<think>`).
-    UserDefined = 4,
-    /// Never produced.
-    Unused = 5,
-    /// One byte of a character that has no token (SentencePiece's `<0xE2>`).
-    Byte = 6,
-}
-
-impl TokenKind {
-    /// The kind GGUF's number names; what is not defined is ordinary text.
-    pub fn from_gguf(number: i32) -> Self {
-        match number {
-            2 => Self::Unknown,
-            3 => Self::Control,
-            4 => Self::UserDefined,
-            5 => Self::Unused,
-            6 => Self::Byte,
-            _ => Self::Normal,
-        }
-    }
-
-    /// Whether merging may produce such a token out of ordinary text.
-    pub(crate) fn is_text(self) -> bool {
-        matches!(self, Self::Normal | Self::UserDefined)
-    }
+/// Whether merging may produce such a token out of ordinary text.
+fn is_text(kind: TokenKind) -> bool {
+    matches!(kind, TokenKind::Normal | TokenKind::UserDefined)
 }
 
 /// Tokens by id and by bytes.
@@ -111,7 +81,7 @@ impl Vocabulary {
         }
         let hash = hasher.hash_one(wanted);
         match index.find_mut(hash, |&other| spelling(other) == wanted) {
-            Some(first) if kinds[id as usize].is_text() && !kinds[*first as usize].is_text() => *first = id,
+            Some(first) if is_text(kinds[id as usize]) && !is_text(kinds[*first as usize]) => *first = id,
             Some(_) => {}
             None => {
                 index.insert_unique(hash, id, |&other| hasher.hash_one(spelling(other)));
@@ -144,7 +114,7 @@ impl Vocabulary {
 
     /// The token that ordinary text with these bytes may become.
     pub(crate) fn find_text(&self, bytes: &[u8]) -> Option<u32> {
-        self.find(bytes).filter(|&id| self.kind(id).is_text())
+        self.find(bytes).filter(|&id| is_text(self.kind(id)))
     }
 }
 
