@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use alti_formats::tokenizer::TokenKind;
 use foldhash::fast::RandomState;
 
 use crate::error::{Result, TextError};
@@ -17,13 +18,15 @@ pub(crate) struct MergeList<'v> {
     pairs: HashMap<u64, Merge, RandomState>,
     count: u32,
     joined: Vec<u8>,
+    /// What the merge before made: lists name all merges that make one token, then those of the next.
+    last: u32,
 }
 
 impl<'v> MergeList<'v> {
     /// An empty list; `expected` is a hint.
     pub(crate) fn new(vocabulary: &'v Vocabulary, expected: usize) -> Self {
         let pairs = HashMap::with_capacity_and_hasher(expected.min(1 << 19), RandomState::default());
-        Self { vocabulary, pairs, count: 0, joined: Vec::new() }
+        Self { vocabulary, pairs, count: 0, joined: Vec::new(), last: 0 }
     }
 
     /// Adds the next merge. `left` and `right` append the bytes of its two tokens.
@@ -54,7 +57,12 @@ impl<'v> MergeList<'v> {
             return Err(TextError::invalid("merges", format!("more than {MAX_MERGES}")));
         }
         let (left, right) = (find(&self.joined[..middle])?, find(&self.joined[middle..])?);
-        let id = find(&self.joined)?;
+        let near =
+            [self.last, self.last + 1].into_iter().find(|&id| self.vocabulary.bytes(id) == self.joined);
+        let id = near
+            .filter(|&id| self.vocabulary.kind(id) == TokenKind::Normal)
+            .map_or_else(|| find(&self.joined), Ok)?;
+        self.last = id;
         self.pairs.entry(pair_key(left, right)).or_insert(Merge { rank, id });
         Ok(())
     }
