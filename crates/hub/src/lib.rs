@@ -26,6 +26,7 @@ pub mod license;
 mod paths;
 mod progress;
 mod pull;
+mod remote;
 mod select;
 mod settings;
 mod spec;

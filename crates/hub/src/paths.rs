@@ -106,7 +106,8 @@ pub(crate) fn name_from_path(path: &Path) -> String {
     for c in text.chars() {
         let c = if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
         let doubles = (c == '-' || c == '.') && name.ends_with(['-', '.']);
-        if !doubles && !(name.is_empty() && !c.is_ascii_alphanumeric()) {
+        let begins = !name.is_empty() || c.is_ascii_alphanumeric();
+        if begins && !doubles {
             name.push(c);
         }
     }

@@ -1,15 +1,21 @@
 //! Models that are on this machine already.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
+use super::ingest::ingest;
 use super::{Context, Delivery, Pulled};
-use crate::digest::{Expected, hash_file};
+use crate::digest::{Expected, Sha256Hex, hash_file};
 use crate::error::{HubError, IoContext};
 use crate::paths;
 use crate::progress::Event;
 use crate::select;
 use crate::store::{FileEntry, Source, Verified};
+
+/// The name of a file in its temporary folder.
+const STAGED: &str = "file";
 
 /// How a local file enters the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,8 +23,8 @@ pub enum ImportMode {
     /// A copy of its own, which costs no space where the file system can share blocks.
     #[default]
     Copy,
-    /// A hard link: no space, but whoever changes the original changes the stored model. The
-    /// original becomes read-only.
+    /// A hard link (a copy, across file systems): no space, but whoever changes the original changes the
+    /// stored model. The original becomes read-only.
     HardLink,
     /// Only the manifest is stored; the file stays where it is and has to stay there.
     Reference,
@@ -28,7 +34,7 @@ pub enum ImportMode {
 pub(super) fn pull(context: Context<'_>, path: &Path) -> Result<Pulled, HubError> {
     let path = fs::canonicalize(path).context("find", path)?;
     let name = context.name_or(|| paths::name_from_path(&path));
-    context.exclusively(&name, || context.commit(&name, || deliver(context, &path)))
+    context.exclusively(&name, || {}, || context.commit(&name, || deliver(context, &path)))
 }
 
 fn deliver(context: Context<'_>, path: &Path) -> Result<Delivery, HubError> {
@@ -46,7 +52,14 @@ fn deliver(context: Context<'_>, path: &Path) -> Result<Delivery, HubError> {
         files.push(import(context, name, file, size)?);
     }
     let source = Source::Local { path: path.to_path_buf() };
-    Ok(Delivery { revision: "local".to_string(), source, files, license: None, parameters: None })
+    Ok(Delivery {
+        revision: "local".to_string(),
+        source,
+        files,
+        license: None,
+        architecture: None,
+        parameters: None,
+    })
 }
 
 /// The files to take, by their names in the model: a file itself with the rest of its split set,
@@ -95,29 +108,44 @@ fn relative_names(
 }
 
 fn import(context: Context<'_>, name: String, file: PathBuf, size: u64) -> Result<FileEntry, HubError> {
-    let visit = |done| {
-        context.observer.emit(Event::Verifying { file: &name, done, size });
-        context.observer.check()
-    };
-    let referenced = match context.request.import {
-        ImportMode::Reference => Some(file.clone()),
-        _ => None,
-    };
-    let sha256 = if referenced.is_some() {
-        hash_file(&file, &name, size, &Expected::Unknown, visit)?
-    } else {
-        let partial = context.store.partial();
-        let staging = tempfile::tempdir_in(&partial).context("create a folder in", &partial)?;
-        let staged = staging.path().join("file");
-        let linked = context.request.import == ImportMode::HardLink && fs::hard_link(&file, &staged).is_ok();
-        if !linked {
-            reflink_copy::reflink_or_copy(&file, &staged).context("copy", &file)?;
+    let referenced = (context.request.import == ImportMode::Reference).then(|| file.clone());
+    let sha256 = match (&referenced, share(context, &file)?) {
+        (Some(_), _) => hash(context, &file, &name, size)?,
+        (None, Some(staging)) => {
+            let staged = staging.path().join(STAGED);
+            // The store's own name for the contents is hashed: what is kept is what was verified.
+            let sha256 = hash(context, &staged, &name, size)?;
+            context.store.adopt(&staged, &sha256)?;
+            sha256
         }
-        // The copy is hashed, not the original: what is stored is what was verified.
-        let sha256 = hash_file(&staged, &name, size, &Expected::Unknown, visit)?;
-        context.store.adopt(&staged, &sha256)?;
-        sha256
+        (None, None) => {
+            let mut input = File::open(&file).context("open", &file)?;
+            ingest(context, &name, size, &Expected::Unknown, &mut input)?
+        }
     };
     context.observer.emit(Event::FileDone { file: &name, size, already_present: false });
     Ok(FileEntry { path: name, size, sha256, verified: Verified::Computed, referenced })
+}
+
+/// The file's contents without copying bytes, in a temporary folder of the store: a hard link if
+/// wanted, shared blocks if the file system has them. `None` if only a copy will do.
+fn share(context: Context<'_>, file: &Path) -> Result<Option<TempDir>, HubError> {
+    if context.request.import == ImportMode::Reference {
+        return Ok(None);
+    }
+    let partial = context.store.partial();
+    let staging = tempfile::tempdir_in(&partial).context("create a folder in", &partial)?;
+    let staged = staging.path().join(STAGED);
+    let shared = match context.request.import {
+        ImportMode::HardLink => fs::hard_link(file, &staged),
+        _ => reflink_copy::reflink(file, &staged),
+    };
+    Ok(shared.is_ok().then_some(staging))
+}
+
+fn hash(context: Context<'_>, path: &Path, name: &str, size: u64) -> Result<Sha256Hex, HubError> {
+    hash_file(path, name, size, &Expected::Unknown, |done| {
+        context.observer.emit(Event::Verifying { file: name, done, size });
+        context.observer.check()
+    })
 }

