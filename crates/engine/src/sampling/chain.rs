@@ -178,6 +178,53 @@ mod tests {
         assert_eq!(names(&typical), ["TopK", "TypicalP", "Greedy"]);
     }
 
+    /// The queues of llama.cpp's `test_sampler_queue`: 10,000 tokens, each as likely as its id is
+    /// large, so that every truncation keeps the ids from some id on, in whatever order.
+    #[test]
+    fn truncations_in_any_order_keep_the_likeliest() {
+        const TOKENS: u32 = 10_000;
+        let logits: Vec<f32> = (0..TOKENS).map(|token| (token as f32).ln()).collect();
+        let sum = |from: u32| (from..TOKENS).map(f64::from).sum::<f64>();
+        for (queue, k, p, min_p) in [
+            ("k", 100, 1.0, 1.0),
+            ("p", 1, 0.0003, 1.0),
+            ("p", 1, 0.8, 1.0),
+            ("m", 1, 1.0, 9997.9 / 9999.0),
+            ("m", 1, 1.0, 0.1),
+            ("kpm", 100, 0.8, 0.1),
+            ("kmp", 100, 0.8, 0.1),
+            ("pkm", 100, 0.8, 0.1),
+            ("pmk", 100, 0.8, 0.1),
+            ("mkp", 100, 0.8, 0.1),
+            ("mpk", 100, 0.8, 0.1),
+            ("mp", 100, 0.8, 9997.9 / 9999.0),
+        ] {
+            let mut candidates = Candidates::default();
+            candidates.load(&logits, None);
+            let mut first = 1; // token 0 has probability 0
+            for sampler in queue.chars() {
+                match sampler {
+                    'k' => {
+                        top_k::apply(k, &mut candidates);
+                        first = first.max(TOKENS - k as u32);
+                    }
+                    'p' => {
+                        top_p::apply(p, &mut candidates);
+                        let wanted = f64::from(p) * sum(first);
+                        first = (first..TOKENS).rev().find(|&from| sum(from) >= wanted).unwrap_or(first);
+                    }
+                    _ => {
+                        min_p::apply(min_p, &mut candidates);
+                        first = first.max((min_p * 9999.0).ceil() as u32);
+                    }
+                }
+                let mut kept: Vec<u32> = candidates.entries().iter().map(|c| c.token).collect();
+                kept.sort_unstable();
+                assert!(kept.iter().copied().eq(first..TOKENS), "{queue} at {sampler}: from {first}");
+            }
+        }
+    }
+
     #[test]
     fn mirostat_replaces_all_but_temperature() {
         let settings = SamplerSettings { mirostat: 2, repeat_penalty: 1.5, ..SamplerSettings::default() };

@@ -1,7 +1,7 @@
 //! The model's own log-probabilities, before any sampler: what `logprobs` in an API reports. They
 //! cost a pass over the vocabulary, so they are computed only for those who ask.
 
-use super::candidates::argmax;
+use super::candidates::{Candidates, argmax, sum};
 
 /// The log-softmax of one row of raw logits.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ impl<'a> LogProbabilities<'a> {
     /// Takes a row of logits without NaN, such as a sampler has accepted.
     pub fn new(logits: &'a [f32]) -> Self {
         let maximum = argmax(logits).map_or(0.0, |(_, maximum)| maximum);
-        let total: f64 = logits.iter().map(|logit| f64::from((logit - maximum).exp())).sum();
+        let total = sum(logits, |logit| f64::from((logit - maximum).exp()));
         Self { logits, normaliser: f64::from(maximum) + total.ln() }
     }
 
@@ -27,7 +27,7 @@ impl<'a> LogProbabilities<'a> {
     /// The `count` most likely tokens with their log-probabilities, best first, lower ids first
     /// among equals.
     pub fn top(&self, count: usize) -> Vec<(u32, f32)> {
-        let mut candidates = super::candidates::Candidates::default();
+        let mut candidates = Candidates::default();
         candidates.load(self.logits, None);
         let best = candidates.sort_front(count).iter();
         best.map(|candidate| (candidate.token, self.normalise(candidate.logit))).collect()

@@ -69,7 +69,8 @@ impl Sampler {
     /// Builds the chain for a model with `vocabulary_size` logits. `choice` is the index of the
     /// answer among those of a request: with one seed, each choice draws differently. `breakers`
     /// are the resolved `dry_sequence_breakers`; only DRY needs them
-    /// ([`SamplerSettings::uses_dry`]).
+    /// ([`SamplerSettings::uses_dry`]). A seed of -1 becomes a fresh one here, another for each
+    /// sampler; [`SamplerSettings::fix_seed`] before makes it one for all choices.
     ///
     /// # Errors
     /// If a setting is out of range.
