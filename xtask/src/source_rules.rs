@@ -38,7 +38,8 @@ pub fn length(lines: &[Line]) -> Vec<Finding> {
 }
 
 /// Every `unsafe` block, function, trait and implementation needs its reason: a `SAFETY:` comment on the line or
-/// right above it, or a `# Safety` section in the documentation of a function or trait.
+/// right above it, or a `# Safety` section in the documentation of a function or trait. What the functions of a trait
+/// want may be said once for the whole trait, and is not repeated where they are implemented.
 #[must_use]
 pub fn unsafe_without_reason(lines: &[Line]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -46,6 +47,7 @@ pub fn unsafe_without_reason(lines: &[Line]) -> Vec<Finding> {
         if let Some(what) = unsafe_item(lines, index)
             && !has_reason(line)
             && !reason_above(lines, index)
+            && !(what == UNSAFE_FUNCTION && trait_gives_reason(lines, index))
         {
             findings.push(Finding::at(
                 index,
@@ -54,6 +56,23 @@ pub fn unsafe_without_reason(lines: &[Line]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+const UNSAFE_FUNCTION: &str = "an unsafe function";
+
+/// Whether the function on line `index` implements a trait's, or is declared in a trait that gives the reason.
+fn trait_gives_reason(lines: &[Line], index: usize) -> bool {
+    let indent = |line: &Line| line.code.len() - line.code.trim_start().len();
+    let outer = lines[..index].iter().rposition(|line| {
+        !line.code.trim().is_empty()
+            && indent(line) < indent(&lines[index])
+            && !line.code.trim().starts_with(['}', ')'])
+    });
+    outer.is_some_and(|outer| {
+        let code = &lines[outer].code;
+        let implements = has_word(code, "impl") && has_word(code, "for");
+        implements || (has_word(code, "trait") && reason_above(lines, outer))
+    })
 }
 
 /// What the word `unsafe` on line `index` introduces, if it stands there and introduces anything.
@@ -69,7 +88,7 @@ fn unsafe_item(lines: &[Line], index: usize) -> Option<&'static str> {
     match first_word {
         "" if after.starts_with('{') => Some("an unsafe block"),
         // `unsafe fn(` is the type of a pointer, not a function.
-        "fn" if !after["fn".len()..].trim_start().starts_with('(') => Some("an unsafe function"),
+        "fn" if !after["fn".len()..].trim_start().starts_with('(') => Some(UNSAFE_FUNCTION),
         "extern" => Some("an unsafe extern block or function"),
         "impl" => Some("an unsafe implementation"),
         "trait" => Some("an unsafe trait"),
@@ -170,6 +189,10 @@ mod tests {
         check(unsafe_without_reason, "unsafe impl Send for A {}", &[1]);
         check(unsafe_without_reason, "type F = unsafe fn(u8); // unsafe in a comment", &[]);
         check(unsafe_without_reason, "let s = \"unsafe {\";\n#![forbid(unsafe_code)]", &[]);
+        check(unsafe_without_reason, "impl A for B {\n    fn f() {\n    }\n\n    unsafe fn g() {}\n}", &[]);
+        check(unsafe_without_reason, "impl B {\n    unsafe fn g() {}\n}", &[2]);
+        check(unsafe_without_reason, "/// # Safety\n/// Of all.\ntrait A {\n    unsafe fn g();\n}", &[]);
+        check(unsafe_without_reason, "/// Has no reason.\ntrait A {\n    unsafe fn g();\n}", &[3]);
         check(unsafe_without_reason, "macro_rules! m { () => {\n    unsafe { f() }\n} }", &[2]);
     }
 
