@@ -19,6 +19,9 @@ pub(super) trait Step {
     /// Bytes of it in a row.
     const BYTES: usize;
     /// 16 rows from memory.
+    ///
+    /// # Safety
+    /// At least 16 times `BYTES` can be read at `from`.
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> Self::Weights<S>;
     /// Adds the products.
     fn add<S: Simd>(simd: S, sum: S::F32, weights: Self::Weights<S>, x: Self::Activation) -> S::F32;

@@ -92,6 +92,9 @@ struct Part {
 }
 
 /// Adds the products of one group of weights.
+///
+/// # Safety
+/// `part` lies within a packed panel of `F`, and each of `x` points to a block.
 #[inline(always)]
 unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
     simd: S,
@@ -160,6 +163,9 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
 }
 
 /// Adds the products of 4 weights of each row.
+///
+/// # Safety
+/// `part` lies within a packed panel of `F`, each of `x` points to a block, and `step < 8`.
 #[inline(always)]
 unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
     simd: S,
@@ -187,6 +193,9 @@ unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
 }
 
 /// The codes of step `step`, put together from the planes of a half.
+///
+/// # Safety
+/// All planes of a half lie at `planes`, and `step < 8`.
 #[inline(always)]
 unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize) -> S::Bytes {
     let layout = const { F::LAYOUT };
@@ -221,6 +230,9 @@ unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize
 }
 
 /// The scales of 16 rows for a group.
+///
+/// # Safety
+/// `part` lies within a packed panel of `F`, and so does its half `half`.
 #[inline(always)]
 unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
     let layout = const { F::LAYOUT };
@@ -237,6 +249,9 @@ unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S:
 }
 
 /// The minima of 16 rows for a group.
+///
+/// # Safety
+/// `part` lies within a packed panel of `F`, which has minima, and so does its half `half`.
 #[inline(always)]
 unsafe fn load_minimum<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
     let layout = const { F::LAYOUT };
@@ -253,6 +268,9 @@ unsafe fn load_minimum<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> 
 }
 
 /// The integer scales or minima of 16 rows for a group.
+///
+/// # Safety
+/// `part` lies within a packed panel of `F`, whose table of them starts at `table_at`.
 #[inline(always)]
 unsafe fn load_group<S: Simd, F: Format>(simd: S, part: Part, half: usize, table_at: usize) -> S::F32 {
     let group = part.index * const { F::LAYOUT.groups_per_block() } + part.group;

@@ -48,6 +48,9 @@ fn lowest(count: usize) -> [__m256i; 2] {
 }
 
 /// The upper halves of 8 lanes as 8 u16.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn high_halves(bits: __m256i) -> __m128i {
     with_features!({

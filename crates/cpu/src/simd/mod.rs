@@ -23,8 +23,10 @@ pub(crate) const LANES: usize = 16;
 
 /// A token for an instruction set, and its operations.
 ///
+/// # Safety
+///
 /// Pointers need no alignment. Every `unsafe` method wants its pointer valid for what its name
-/// says: 16 elements of the type named, or 64 bytes.
+/// says: 16 elements of the type named (`count` in a partial one), or 64 bytes.
 pub(crate) trait Simd: Copy {
     /// 16 f32.
     type F32: Copy;
