@@ -1,13 +1,15 @@
 #![forbid(unsafe_code)]
 //! One running model: from a request's tokens to the answer's.
 //!
-//! A [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
+//! [`generate`] makes one answer: a [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
 //! answer. What the model computes is `alti-models`, what text is `alti-text`.
 
 mod error;
+pub mod generate;
 pub mod sampling;
 pub mod session;
 pub mod stop;
 
 pub use error::EngineError;
+pub use generate::{Answer, Event, Request, Timings, WhenFull, generate};
 pub use session::{Session, SessionSettings};

@@ -4,6 +4,7 @@
 //! prompt and history of a chat cost prefill once.
 
 use crate::EngineError;
+use crate::generate::WhenFull;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, KvDType, PAGE_TOKENS, RowPlan, Span};
 use std::sync::Arc;
@@ -101,6 +102,27 @@ impl<B: Backend> Session<B> {
         self.check(&[token])?;
         self.run(&[token], true)?;
         Ok(&self.logits)
+    }
+
+    /// Makes room in a full context as `when_full` says; false when it is to stay full.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn shift(&mut self, when_full: WhenFull) -> Result<bool, EngineError> {
+        let WhenFull::Shift { keep } = when_full else { return Ok(false) };
+        let keep = keep.min(self.tokens.len());
+        let forgotten = (self.tokens.len() - keep).div_ceil(2);
+        if forgotten == 0 {
+            return Ok(false);
+        }
+        let mut tokens = self.tokens.clone();
+        tokens.drain(keep..keep + forgotten);
+        if tokens.is_empty() {
+            self.tokens.clear();
+        } else {
+            self.prefill(&tokens, |_| true)?;
+        }
+        Ok(true)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {

@@ -1,0 +1,70 @@
+//! What the program takes from its environment: variables and terminals. Nothing else reads them;
+//! inner crates are told.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// One environment variable: its name and what it does. `alti help environment` prints the table.
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// Every variable that is read.
+pub const VARIABLES: [Variable; 6] = [
+    Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
+    Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512" },
+    Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
+    Variable { name: "HF_TOKEN", help: "access token for gated models of the Hugging Face Hub" },
+    Variable { name: "HF_ENDPOINT", help: "address of the Hub (default: https://huggingface.co)" },
+    Variable { name: "NO_COLOR", help: "when set and not empty: no colours" },
+];
+
+/// The environment, read once.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Folder of the model store.
+    pub home: PathBuf,
+    /// The instruction set wished for.
+    pub isa: Option<String>,
+    /// The model to use where none is named.
+    pub model: Option<String>,
+    /// Access token for the Hub.
+    pub hub_token: Option<String>,
+    /// Address of the Hub.
+    pub hub_endpoint: Option<String>,
+    /// Whether stdout may be coloured.
+    pub color: bool,
+    /// Whether a person reads stderr: progress bars are drawn.
+    pub progress: bool,
+}
+
+impl Environment {
+    /// Reads the variables and looks at the terminals.
+    ///
+    /// # Errors
+    /// When there is neither `ALTI_HOME` nor a home folder.
+    pub fn read() -> anyhow::Result<Environment> {
+        let variable = |name: &str| {
+            debug_assert!(VARIABLES.iter().any(|variable| variable.name == name), "{name} is not in the table");
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        };
+        let home = match variable("ALTI_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => directories::ProjectDirs::from("", "", "altiplano")
+                .map(|folders| folders.data_dir().to_owned())
+                .ok_or_else(|| anyhow::anyhow!("there is no home folder to keep models in: set ALTI_HOME"))?,
+        };
+        Ok(Environment {
+            home,
+            isa: variable("ALTI_ISA"),
+            model: variable("ALTI_MODEL"),
+            hub_token: variable("HF_TOKEN"),
+            hub_endpoint: variable("HF_ENDPOINT"),
+            color: std::io::stdout().is_terminal() && variable("NO_COLOR").is_none(),
+            progress: std::io::stderr().is_terminal(),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! Exit codes, and the error that carries one. Decided here and nowhere else.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the program ends without having done what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Something went wrong while doing it.
+    Failed,
+    /// The command line asks for something that cannot be.
+    Usage,
+    /// A model, file or revision that does not exist.
+    NotFound,
+    /// A licence that wants to be accepted first.
+    License,
+    /// A file that is damaged, hostile or not of a supported kind.
+    BadFile,
+    /// Not enough memory or disk.
+    Resources,
+    /// The network or the other side failed.
+    Network,
+    /// Stopped by the user.
+    Interrupted,
+}
+
+impl Failure {
+    /// Every failure with its exit code and what it means; `alti help exit-codes` prints it.
+    pub const TABLE: [(Failure, u8, &'static str); 8] = [
+        (Failure::Failed, 1, "the command failed"),
+        (Failure::Usage, 2, "the command line is wrong"),
+        (Failure::NotFound, 3, "a model, file or revision was not found"),
+        (Failure::License, 4, "the model's licence must be accepted first (--accept-license)"),
+        (Failure::BadFile, 5, "a file is damaged or of an unsupported kind"),
+        (Failure::Resources, 6, "not enough memory or disk"),
+        (Failure::Network, 7, "the network or the server on it failed"),
+        (Failure::Interrupted, 130, "interrupted"),
+    ];
+
+    /// The process exit code.
+    pub fn code(self) -> u8 {
+        Self::TABLE[self as usize].1
+    }
+}
+
+/// A message to the user with the exit code that goes with it; wrap it in any error.
+#[derive(Debug)]
+pub struct Exit {
+    /// Which exit code.
+    pub failure: Failure,
+    /// What, where and what to do.
+    pub message: String,
+}
+
+impl Exit {
+    /// A failure with its message.
+    pub fn new(failure: Failure, message: impl Into<String>) -> Exit {
+        Exit { failure, message: message.into() }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// The exit code of an error: its own where it (or what caused it) has one.
+pub fn code_of(error: &anyhow::Error) -> ExitCode {
+    let failure = error.chain().find_map(failure_of).unwrap_or(Failure::Failed);
+    ExitCode::from(failure.code())
+}
+
+/// The failure that an error of one of our crates stands for.
+fn failure_of(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    if let Some(exit) = error.downcast_ref::<Exit>() {
+        return Some(exit.failure);
+    }
+    if error.is::<alti_formats::FormatError>() {
+        return Some(Failure::BadFile);
+    }
+    if let Some(error) = error.downcast_ref::<alti_tensor::BackendError>() {
+        return matches!(error, alti_tensor::BackendError::Memory { .. }).then_some(Failure::Resources);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum_and_codes_are_distinct() {
+        for (index, (failure, code, _)) in Failure::TABLE.iter().enumerate() {
+            assert_eq!(*failure as usize, index);
+            assert_eq!(Failure::TABLE.iter().filter(|row| row.1 == *code).count(), 1);
+        }
+    }
+}

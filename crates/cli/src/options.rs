@@ -1,0 +1,176 @@
+//! Flags that several commands share. Sampling flags come from the engine's table of settings.
+
+use alti_engine::sampling::{Kind, PRESETS, SETTINGS, SamplerSettings};
+use alti_formats::RopeScaling;
+use alti_tensor::KvDType;
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+
+/// Which machine code computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// The fast CPU kernels
+    Cpu,
+    /// Plain scalar code: slow, and the definition of right
+    Reference,
+}
+
+/// How a model is run.
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub backend: BackendName,
+    /// Threads [default: one for each core]
+    #[arg(short = 't', long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Tokens of context, prompt and answer together [default: the model's, at most 8192]
+    #[arg(short = 'c', long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", default_value = "bf16",
+          value_parser = PossibleValuesParser::new(KvDType::TABLE.map(|row| row.1)))]
+    pub kv_type: String,
+    /// Tokens computed in one step of prefill
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prefill_chunk: u32,
+    /// Override of the rotary embedding, which the model's file names otherwise
+    #[command(flatten)]
+    pub rope: RopeOptions,
+}
+
+impl RunOptions {
+    /// How keys and values are stored.
+    pub fn kv_dtype(&self) -> KvDType {
+        KvDType::from_name(&self.kv_type).expect("clap has checked the name")
+    }
+}
+
+/// Overrides of the rotary embedding.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Rotary embedding")]
+pub struct RopeOptions {
+    /// Base of the frequencies
+    #[arg(long, value_name = "THETA", value_parser = positive)]
+    pub rope_theta: Option<f32>,
+    /// Context extension instead of the model's own
+    #[arg(long, value_enum)]
+    pub rope_scaling: Option<ScalingName>,
+    /// Factor by which the context is extended
+    #[arg(long, value_name = "FACTOR", value_parser = positive, default_value_t = 1.0)]
+    pub rope_factor: f32,
+    /// YaRN: tokens of context the model was trained with [default: the model's]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub yarn_original_context: Option<u32>,
+    /// YaRN: rotations above which a frequency is kept
+    #[arg(long, value_name = "ROTATIONS", value_parser = positive, default_value_t = 32.0)]
+    pub yarn_beta_fast: f32,
+    /// YaRN: rotations below which it is interpolated
+    #[arg(long, value_name = "ROTATIONS", value_parser = positive, default_value_t = 1.0)]
+    pub yarn_beta_slow: f32,
+    /// YaRN: factor on queries and keys [default: 0.1 ln(factor) + 1]
+    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    pub yarn_attention_factor: Option<f32>,
+}
+
+/// Ways of extending a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScalingName {
+    /// None: the frequencies as they are
+    None,
+    /// Position interpolation
+    Linear,
+    /// YaRN
+    Yarn,
+}
+
+impl RopeOptions {
+    /// Changes a model's rotary embedding as the flags say.
+    pub fn apply(&self, config: &mut alti_formats::ModelConfig) {
+        if let Some(theta) = self.rope_theta {
+            config.rope.theta = theta;
+        }
+        let factor = self.rope_factor;
+        config.rope.scaling = match self.rope_scaling {
+            None => return,
+            Some(ScalingName::None) => RopeScaling::None,
+            Some(ScalingName::Linear) => RopeScaling::Linear { factor },
+            Some(ScalingName::Yarn) => RopeScaling::Yarn {
+                factor,
+                original_context: self.yarn_original_context.unwrap_or(config.context_length as u32),
+                beta_fast: self.yarn_beta_fast,
+                beta_slow: self.yarn_beta_slow,
+                attention_factor: self.yarn_attention_factor,
+            },
+        };
+        config.context_length = (config.context_length as f32 * factor.max(1.0)) as usize;
+    }
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("must be a positive number".to_owned()),
+    }
+}
+
+/// How tokens are drawn: a flag for each of the engine's settings, on top of a preset.
+#[derive(Clone, Debug, Default)]
+pub struct SamplingOptions {
+    /// The preset's settings with the flags' on top.
+    pub settings: SamplerSettings,
+}
+
+impl Args for SamplingOptions {
+    fn augment_args(command: Command) -> Command {
+        let names = PRESETS.iter().map(|preset| preset.name);
+        let preset = Arg::new("preset")
+            .long("preset")
+            .help("Sampler settings to start from")
+            .value_parser(PossibleValuesParser::new(names))
+            .default_value("default");
+        let flags = SETTINGS.iter().map(|setting| {
+            let many = matches!(setting.kind, Kind::Texts { .. } | Kind::Samplers { .. } | Kind::TokenBiases);
+            let default = (setting.read)(&SamplerSettings::default());
+            let help = match many {
+                true => setting.description.to_owned(),
+                false => format!("{} [default: {default}]", setting.description),
+            };
+            Arg::new(setting.name)
+                .long(setting.name.replace('_', "-"))
+                .visible_aliases(setting.aliases.iter().map(|alias| alias.replace('_', "-")))
+                .help(help)
+                .allow_hyphen_values(true)
+                .action(if many { ArgAction::Append } else { ArgAction::Set })
+        });
+        command.next_help_heading("Sampling").arg(preset).args(flags)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SamplingOptions {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = SamplingOptions::default();
+        options.update_from_arg_matches(matches)?;
+        Ok(options)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let preset = matches.get_one::<String>("preset");
+        if let Some(preset) = PRESETS.iter().find(|row| preset.is_some_and(|name| name == row.name)) {
+            self.settings = (preset.settings)();
+        }
+        for setting in SETTINGS {
+            if let Some(values) = matches.get_many::<String>(setting.name) {
+                let texts: Vec<&str> = values.map(String::as_str).collect();
+                let set = self.settings.set(setting.name, &texts);
+                set.map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")))?;
+            }
+        }
+        Ok(())
+    }
+}
