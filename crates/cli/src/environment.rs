@@ -1,6 +1,7 @@
 //! What the program takes from its environment: variables and terminals. Nothing else reads them;
 //! inner crates are told.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -13,12 +14,15 @@ pub struct Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 6] = [
+pub const VARIABLES: [Variable; 9] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
     Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512" },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
     Variable { name: "HF_TOKEN", help: "access token for gated models of the Hugging Face Hub" },
     Variable { name: "HF_ENDPOINT", help: "address of the Hub (default: https://huggingface.co)" },
+    Variable { name: "HTTPS_PROXY", help: "proxy for fetching models" },
+    Variable { name: "SSL_CERT_FILE", help: "certificate authorities to trust for fetching models (PEM)" },
+    Variable { name: "PATH", help: "where pip is looked for, which fetches the default model" },
     Variable { name: "NO_COLOR", help: "when set and not empty: no colours" },
 ];
 
@@ -35,6 +39,12 @@ pub struct Environment {
     pub hub_token: Option<String>,
     /// Address of the Hub.
     pub hub_endpoint: Option<String>,
+    /// Proxy for fetching models.
+    pub proxy: Option<String>,
+    /// Certificate authorities to trust.
+    pub certificate_bundle: Option<PathBuf>,
+    /// Where programs are looked for.
+    pub search_path: Option<OsString>,
     /// Whether stdout may be coloured.
     pub color: bool,
     /// Whether a person reads stderr: progress bars are drawn.
@@ -63,6 +73,9 @@ impl Environment {
             model: variable("ALTI_MODEL"),
             hub_token: variable("HF_TOKEN"),
             hub_endpoint: variable("HF_ENDPOINT"),
+            proxy: variable("HTTPS_PROXY").or_else(|| std::env::var("https_proxy").ok()),
+            certificate_bundle: variable("SSL_CERT_FILE").map(PathBuf::from),
+            search_path: std::env::var_os("PATH"),
             color: std::io::stdout().is_terminal() && variable("NO_COLOR").is_none(),
             progress: std::io::stderr().is_terminal(),
         })

@@ -1,7 +1,7 @@
 //! Flags that several commands share. Sampling flags come from the engine's table of settings.
 
-use alti_engine::sampling::{Kind, PRESETS, SETTINGS, SamplerSettings};
-use alti_formats::RopeScaling;
+use alti_engine::sampling::{PRESETS, SETTINGS, SamplerSettings};
+use alti_formats::{Rope, RopeScaling};
 use alti_tensor::KvDType;
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
@@ -86,14 +86,16 @@ pub enum ScalingName {
 }
 
 impl RopeOptions {
-    /// Changes a model's rotary embedding as the flags say.
-    pub fn apply(&self, config: &mut alti_formats::ModelConfig) {
+    /// The model's rotary embedding, changed as the flags say, and the tokens of context it is good
+    /// for.
+    pub fn apply(&self, config: &alti_formats::ModelConfig) -> (Rope, usize) {
+        let mut rope = config.rope.clone();
         if let Some(theta) = self.rope_theta {
-            config.rope.theta = theta;
+            rope.theta = theta;
         }
         let factor = self.rope_factor;
-        config.rope.scaling = match self.rope_scaling {
-            None => return,
+        rope.scaling = match self.rope_scaling {
+            None => return (rope, config.context_length),
             Some(ScalingName::None) => RopeScaling::None,
             Some(ScalingName::Linear) => RopeScaling::Linear { factor },
             Some(ScalingName::Yarn) => RopeScaling::Yarn {
@@ -104,7 +106,7 @@ impl RopeOptions {
                 attention_factor: self.yarn_attention_factor,
             },
         };
-        config.context_length = (config.context_length as f32 * factor.max(1.0)) as usize;
+        (rope, (config.context_length as f32 * factor.max(1.0)) as usize)
     }
 }
 
@@ -131,11 +133,10 @@ impl Args for SamplingOptions {
             .value_parser(PossibleValuesParser::new(names))
             .default_value("default");
         let flags = SETTINGS.iter().map(|setting| {
-            let many = matches!(setting.kind, Kind::Texts { .. } | Kind::Samplers { .. } | Kind::TokenBiases);
-            let default = (setting.read)(&SamplerSettings::default());
+            let many = setting.kind.is_list();
             let help = match many {
                 true => setting.description.to_owned(),
-                false => format!("{} [default: {default}]", setting.description),
+                false => format!("{} [default: {}]", setting.description, setting.default_value()),
             };
             Arg::new(setting.name)
                 .long(setting.name.replace('_', "-"))

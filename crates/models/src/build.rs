@@ -3,7 +3,7 @@
 use crate::llama::{FeedForward, Layer, Llama, Position, SwiGlu};
 use crate::rotation::RotationTable;
 use crate::{ModelError, memory};
-use alti_formats::{Checkpoint, ModelConfig, Part, WeightName};
+use alti_formats::{Checkpoint, ModelConfig, Part, Rope, WeightName};
 use alti_tensor::{AttentionShape, Backend, Experts};
 
 impl<W> Llama<W> {
@@ -53,6 +53,14 @@ impl<W> Llama<W> {
             rotations: RotationTable::new(&config.rope, config.head_dim),
             config: config.clone(),
         })
+    }
+
+    /// The same model with another rotary embedding than its checkpoint names.
+    #[must_use]
+    pub fn with_rope(mut self, rope: Rope) -> Self {
+        self.rotations = RotationTable::new(&rope, self.config.head_dim);
+        self.config.rope = rope;
+        self
     }
 
     /// Every weight with its name, in model order.

@@ -1,0 +1,43 @@
+//! One file a command.
+
+mod run;
+
+use crate::environment::{Environment, VARIABLES};
+use crate::exit::Failure;
+use clap::Subcommand;
+
+/// What `alti` can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[allow(missing_docs)]
+    Run(Box<run::RunCommand>),
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What the command says.
+    pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        match self {
+            Command::Run(command) => command.run(environment, json),
+        }
+    }
+}
+
+/// The text of `alti help <topic>`, for topics that are no commands.
+pub fn help_topic(mut arguments: impl Iterator<Item = String>) -> Option<String> {
+    if arguments.next()? != "help" {
+        return None;
+    }
+    match arguments.next()?.as_str() {
+        "exit-codes" => {
+            let rows = Failure::TABLE.map(|(_, code, meaning)| format!("{code:>4}  {meaning}\n"));
+            Some(format!("   0  the command did what it was asked\n{}", rows.concat()))
+        }
+        "environment" => {
+            Some(VARIABLES.map(|variable| format!("{:14} {}\n", variable.name, variable.help)).concat())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,248 @@
+//! From what a user calls a model to a model that runs.
+
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::options::{BackendName, RunOptions};
+use crate::output::{Unit, bar, bytes};
+use crate::pulling;
+use alti_cpu::{Cpu, Isa};
+use alti_engine::{Session, SessionSettings};
+use alti_formats::Checkpoint;
+use alti_hub::HubError;
+use alti_models::{Llama, memory};
+use alti_tensor::{Backend, CacheLayout, KvDType, Reference};
+use alti_text::{ChatTemplate, Tokenizer};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest context that is taken without being asked for: memory for keys and values is set aside
+/// for all of it.
+const DEFAULT_CONTEXT: usize = 8192;
+
+/// The model that is meant where none is named.
+pub fn name_or_default<'a>(environment: &'a Environment, name: Option<&'a str>) -> &'a str {
+    name.or(environment.model.as_deref()).unwrap_or(alti_hub::catalogue::DEFAULT_MODEL)
+}
+
+/// The file or folder of a model: a path, or a name in the store. A model of the catalogue that is
+/// not there yet is fetched.
+///
+/// # Errors
+/// When there is no such model.
+pub fn find(environment: &Environment, name: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    match pulling::store(environment)?.resolve(name) {
+        Ok(resolved) => Ok(resolved.path),
+        Err(HubError::NotInStore { .. }) if alti_hub::catalogue::find(name).is_some() => {
+            Ok(pulling::pull_named(environment, name)?.path)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the model that is meant by `name`.
+///
+/// # Errors
+/// When there is none, or its files cannot be read.
+pub fn open(environment: &Environment, name: &str) -> anyhow::Result<Checkpoint> {
+    let path = find(environment, name)?;
+    Ok(Checkpoint::open(&path)?)
+}
+
+/// A model in a backend, ready to compute.
+pub struct Loaded<B: Backend> {
+    /// What computes.
+    pub backend: B,
+    /// The model.
+    pub model: Arc<Llama<B::Weight>>,
+    /// Where it came from.
+    pub checkpoint: Checkpoint,
+    /// Tokens of context to use.
+    pub context: usize,
+}
+
+impl<B: Backend> Loaded<B> {
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// When the files have none, or a damaged one.
+    pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        Ok(Tokenizer::for_checkpoint(&self.checkpoint)?)
+    }
+
+    /// The model's chat template.
+    ///
+    /// # Errors
+    /// When it has none that can be used.
+    pub fn template(&self, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
+        Ok(ChatTemplate::for_checkpoint(&self.checkpoint, tokenizer)?)
+    }
+
+    /// A session with an empty context.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn session(self, options: &RunOptions) -> anyhow::Result<Session<B>> {
+        let settings = SessionSettings {
+            context: self.context,
+            prefill_chunk: options.prefill_chunk as usize,
+            kv_dtype: options.kv_dtype(),
+        };
+        Ok(Session::new(self.backend, self.model, settings)?)
+    }
+}
+
+/// What a command does with a model, whatever computes.
+pub trait Task {
+    /// What comes of it.
+    type Output;
+    /// Does it.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Self::Output>;
+}
+
+/// Loads a model as the options say and does something with it.
+///
+/// # Errors
+/// When the model cannot be loaded, would not fit in memory, or the task fails.
+pub fn with_model<T: Task>(
+    environment: &Environment,
+    name: &str,
+    options: &RunOptions,
+    task: T,
+) -> anyhow::Result<T::Output> {
+    let checkpoint = open(environment, name)?;
+    match options.backend {
+        BackendName::Cpu => task.run(load(environment, cpu(environment, options)?, checkpoint, options)?),
+        BackendName::Reference => {
+            task.run(load(environment, Reference::<f32>::new(), checkpoint, options)?)
+        }
+    }
+}
+
+/// The CPU backend that the options and the environment ask for.
+///
+/// # Errors
+/// When the machine lacks the instruction set asked for, or refuses a thread.
+pub fn cpu(environment: &Environment, options: &RunOptions) -> anyhow::Result<Cpu> {
+    let isa = match &environment.isa {
+        Some(name) => {
+            Isa::from_name(name).map_err(|error| Exit::new(Failure::Usage, format!("ALTI_ISA: {error}")))?
+        }
+        None => Isa::detect(),
+    };
+    let threads = options.threads.map_or_else(cores, usize::from);
+    Ok(Cpu::new(isa, threads)?)
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn load<B: Backend>(
+    environment: &Environment,
+    backend: B,
+    checkpoint: Checkpoint,
+    options: &RunOptions,
+) -> anyhow::Result<Loaded<B>> {
+    let (rope, longest) = options.rope.apply(checkpoint.config());
+    let context = options.context.map_or(longest.min(DEFAULT_CONTEXT), |tokens| tokens as usize);
+    check_memory(&checkpoint, context, options.kv_dtype(), options.backend)?;
+    let shown = bar(environment, checkpoint.weights().len() as u64, "loading", Unit::Items);
+    let model = Llama::load(&backend, &checkpoint, |done, _| shown.set_position(done as u64));
+    shown.finish_and_clear();
+    let model = model.with_context(|| checkpoint.path().display().to_string())?.with_rope(rope);
+    Ok(Loaded { backend, model: Arc::new(model), checkpoint, context })
+}
+
+/// What a model takes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Need {
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes of keys and values at the context length asked for.
+    pub keys_and_values: u64,
+}
+
+impl Need {
+    /// The need of a checkpoint's weights as they are stored, and of a context.
+    pub fn of(checkpoint: &Checkpoint, context: usize, dtype: KvDType) -> Need {
+        let bytes = |weight: &alti_formats::WeightInfo| {
+            weight.dtype.bytes_for(weight.shape.iter().product()).unwrap_or(0) as u64
+        };
+        let weights = checkpoint.weights().iter().map(bytes).sum();
+        Need { weights, keys_and_values: Need::of_context(checkpoint, context, dtype) }
+    }
+
+    fn of_context(checkpoint: &Checkpoint, context: usize, dtype: KvDType) -> u64 {
+        let layout: CacheLayout = memory::cache_layout(checkpoint.config(), context, dtype);
+        layout.bytes() as u64
+    }
+
+    /// All of it, with what a step needs beside.
+    pub fn total(self) -> u64 {
+        const WORKING: u64 = 64 << 20;
+        self.weights + self.keys_and_values + WORKING
+    }
+}
+
+/// Refuses a model that is larger than the memory there is, and says what would fit.
+fn check_memory(
+    checkpoint: &Checkpoint,
+    context: usize,
+    dtype: KvDType,
+    backend: BackendName,
+) -> anyhow::Result<()> {
+    let mut need = Need::of(checkpoint, context, dtype);
+    if backend == BackendName::Reference {
+        // It keeps every weight in four bytes.
+        need.weights = checkpoint.weights().iter().map(|w| 4 * w.shape.iter().product::<usize>() as u64).sum();
+    }
+    let available = available_memory();
+    if need.total() <= available {
+        return Ok(());
+    }
+    let fitting = |context: &usize| {
+        let keys_and_values = Need::of_context(checkpoint, *context, dtype);
+        Need { keys_and_values, ..need }.total() <= available
+    };
+    let shorter = std::iter::successors(Some(context / 2), |tokens| Some(tokens / 2))
+        .take_while(|&tokens| tokens >= 256)
+        .find(fitting);
+    let remedy = match shorter {
+        Some(tokens) => format!("a context of {tokens} would fit: --context {tokens}"),
+        None => {
+            let bits = available.saturating_sub(need.total() - need.weights) as f64 / need.weights as f64;
+            format!(
+                "its weights would have to be {:.0} % of their size: take a smaller model or a smaller quantisation",
+                100.0 * bits
+            )
+        }
+    };
+    Err(Exit::new(
+        Failure::Resources,
+        format!(
+            "{} needs {} for weights and {} for {context} tokens of context; {} are free. {remedy}",
+            checkpoint.path().display(),
+            bytes(need.weights),
+            bytes(need.keys_and_values),
+            bytes(available),
+        ),
+    )
+    .into())
+}
+
+/// Bytes of memory that can be had without swapping, limits of the container included.
+pub fn available_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(limit)
+}
