@@ -44,6 +44,11 @@ impl AlignedBytes {
         Ok(Self { start: start.ok_or(out_of_memory)?, layout })
     }
 
+    /// Where the bytes begin; who writes through it says why nobody reads meanwhile.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `start` is valid and initialised for the layout's size, for as long as `self`.

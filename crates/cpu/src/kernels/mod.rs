@@ -5,15 +5,39 @@
 //! An output is one sum in one order, so no result depends on how work is shared or batched.
 
 mod activations;
+pub(crate) mod attention;
 mod float;
 mod math;
 mod matmul;
 mod quantised;
+pub(crate) mod rows;
 
 pub use activations::{ActivationBlock, Activations, prepared_bytes, prepared_len, quantise_row, round_row};
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 
+use crate::isa::{Isa, Kernel};
 use crate::simd::{LANES, Simd};
+
+/// `out = x / sqrt(mean(x^2) + epsilon) * gain`, on one row.
+pub fn rms_norm(isa: Isa, x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
+    isa.run(RmsNorm { x, gain, epsilon, out });
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        rows::rms_norm(simd, self.x, self.gain, self.epsilon, self.out);
+    }
+}
 
 /// A row of floats, in vectors and a tail.
 #[derive(Clone, Copy)]

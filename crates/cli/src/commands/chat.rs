@@ -1,0 +1,382 @@
+//! `alti chat`: a conversation in the terminal.
+
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::options::{RunOptions, SamplingOptions};
+use crate::commands::run::now;
+use crate::interrupt;
+use alti_engine::sampling::SamplerSettings;
+use alti_engine::stop::FinishReason;
+use alti_engine::{Answer, Event, Request, Session, WhenFull, generate};
+use alti_tensor::Backend;
+use alti_text::{ChatTemplate, Conversation, Message, Tokenizer};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// Talk to a model
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  alti chat
+  alti chat llama3.2-1b-instruct --system \"Answer in one sentence.\"
+  alti chat model.gguf --temperature 0.2 --context 16384
+
+In a chat, /help lists what can be typed besides messages. Ctrl-C stops an answer, Ctrl-D ends the chat.")]
+pub struct ChatCommand {
+    /// Model: a name in the store or a path
+    model: Option<String>,
+    /// Instructions for the model, before the conversation
+    #[arg(long)]
+    system: Option<String>,
+    /// Conversation to continue, a file that /save wrote
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+    /// End an answer when the context is full, instead of forgetting the oldest turns
+    #[arg(long)]
+    no_context_shift: bool,
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+}
+
+/// What can be typed besides messages: name, argument, meaning.
+const COMMANDS: [(&str, &str, &str); 9] = [
+    ("/help", "", "this list"),
+    ("/system", "[TEXT]", "show or set the instructions, and start anew"),
+    ("/clear", "", "start anew, with the same instructions"),
+    ("/regenerate", "", "answer the last message again"),
+    ("/stats", "", "how fast the last answer was, and how full the context is"),
+    ("/save", "FILE", "write the conversation to a file"),
+    ("/load", "FILE", "continue a conversation from a file"),
+    ("/history", "", "show the conversation"),
+    ("/quit", "", "end the chat (Ctrl-D does, too)"),
+];
+
+impl ChatCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, or a step fails.
+    pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        let name = name_or_default(environment, self.model.as_deref()).to_owned();
+        with_model(environment, &name, &self.run, ChatTask { command: self, environment, name: &name, json })
+    }
+}
+
+struct ChatTask<'a> {
+    command: &'a ChatCommand,
+    environment: &'a Environment,
+    name: &'a str,
+    json: bool,
+}
+
+impl Task for ChatTask<'_> {
+    type Output = ();
+
+    fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<()> {
+        let tokenizer = loaded.tokenizer()?;
+        let template = loaded.template(&tokenizer)?;
+        let system = self.command.system.iter().map(|text| Message::text("system", text)).collect();
+        let mut chat = Chat {
+            tokenizer,
+            template,
+            session: loaded.session(&self.command.run)?,
+            sampling: self.command.sampling.settings.clone(),
+            shift: !self.command.no_context_shift,
+            messages: system,
+            last: None,
+            color: self.environment.color && !self.json,
+            json: self.json,
+        };
+        if let Some(file) = &self.command.load {
+            chat.load(file)?;
+        }
+        let mut input = Input::new(self.environment)?;
+        if input.is_terminal() {
+            eprintln!("{} · {} tokens of context · /help lists commands", self.name, chat.session.context());
+        }
+        while let Some(line) = input.read()? {
+            let line = line.trim();
+            if line.is_empty() {
+                continue;
+            }
+            let done = match line.starts_with('/') {
+                true => chat.command(line),
+                false => chat.say(line).map(|()| true),
+            };
+            match done {
+                Ok(true) => (),
+                Ok(false) => break,
+                // In a conversation an error is told and the conversation goes on.
+                Err(error) if input.is_terminal() => eprintln!("error: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        }
+        input.save();
+        Ok(())
+    }
+}
+
+/// A conversation and the model that it is with.
+struct Chat<B: Backend> {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    session: Session<B>,
+    sampling: SamplerSettings,
+    shift: bool,
+    messages: Vec<Message>,
+    last: Option<Answer>,
+    color: bool,
+    json: bool,
+}
+
+impl<B: Backend<Element = f32>> Chat<B> {
+    /// Sends a message and shows the answer.
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.messages.push(Message::text("user", text));
+        if let Err(error) = self.answer() {
+            // The message was not answered: it is as if it had not been said.
+            self.messages.pop();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Answers the last message.
+    fn answer(&mut self) -> anyhow::Result<()> {
+        let conversation = Conversation { now: Some(now()), ..Conversation::new(self.messages.clone()) };
+        let prompt = self.template.render(&conversation)?.tokens(&self.tokenizer);
+        let keep = self.kept()?;
+        let when_full = if self.shift { WhenFull::Shift { keep } } else { WhenFull::Stop };
+        let sampling = self.sampling.clone();
+        let request = Request { prompt, sampling, when_full, ignore_end: false };
+        let cancel = interrupt::flag();
+        cancel.store(false, Ordering::SeqCst);
+        let mut out = std::io::stdout().lock();
+        let (json, mut written) = (self.json, Ok(()));
+        let answer = generate(&mut self.session, &self.tokenizer, &request, &cancel, |event| {
+            if let (Event::Text(text), false, Ok(())) = (event, json, &written) {
+                written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                if written.is_err() {
+                    cancel.store(true, Ordering::SeqCst);
+                }
+            }
+        })?;
+        written?;
+        cancel.store(false, Ordering::SeqCst);
+        if json {
+            let line = json!({
+                "role": "assistant", "content": answer.text, "finish_reason": answer.finish.name(),
+                "seed": answer.seed, "timings": answer.timings,
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out)?;
+            out.flush()?;
+            if let Some(note) = note(&answer.finish) {
+                eprintln!("{}", self.dim(note));
+            }
+        }
+        self.messages.push(Message::text("assistant", &answer.text));
+        self.last = Some(answer);
+        Ok(())
+    }
+
+    /// Tokens at the beginning that a context shift must keep: the instructions'.
+    fn kept(&self) -> anyhow::Result<usize> {
+        let system: Vec<Message> = self.messages.iter().filter(|m| m.role == "system").cloned().collect();
+        if system.is_empty() {
+            return Ok(usize::from(self.tokenizer.adds_bos()));
+        }
+        let conversation = Conversation {
+            add_generation_prompt: false,
+            now: Some(now()),
+            ..Conversation::new(system)
+        };
+        // Some templates want a user's message; then the beginning of the text alone is kept.
+        let kept = self.template.render(&conversation).map(|prompt| prompt.tokens(&self.tokenizer).len());
+        Ok(kept.unwrap_or(0).min(self.session.context() / 2))
+    }
+
+    /// Runs a command; false when it ends the chat.
+    fn command(&mut self, line: &str) -> anyhow::Result<bool> {
+        let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let argument = argument.trim();
+        match name {
+            "/help" => {
+                for (name, argument, meaning) in COMMANDS {
+                    eprintln!("  {:20} {meaning}", format!("{name} {argument}"));
+                }
+                eprintln!("  A line that ends in \\ goes on; \"\"\" begins and ends several lines.");
+            }
+            "/system" if argument.is_empty() => eprintln!("{}", self.system().unwrap_or("(none)")),
+            "/system" => self.messages = vec![Message::text("system", argument)],
+            "/clear" => self.messages.retain(|message| message.role == "system"),
+            "/regenerate" => self.regenerate()?,
+            "/stats" => self.stats(),
+            "/save" => self.save(Path::new(required(argument, "/save FILE")?))?,
+            "/load" => self.load(Path::new(required(argument, "/load FILE")?))?,
+            "/history" => self.messages.iter().for_each(|message| eprintln!("{}: {}", message.role, text_of(message))),
+            "/quit" | "/exit" | "/bye" => return Ok(false),
+            _ => {
+                let message = format!("there is no command {name}; /help lists them");
+                return Err(Exit::new(Failure::Usage, message).into());
+            }
+        }
+        Ok(true)
+    }
+
+    fn system(&self) -> Option<&str> {
+        self.messages.iter().find(|message| message.role == "system").map(text_of)
+    }
+
+    fn regenerate(&mut self) -> anyhow::Result<()> {
+        let Some(previous) = self.messages.pop_if(|message| message.role == "assistant") else {
+            return Err(Exit::new(Failure::Usage, "there is no answer to give again").into());
+        };
+        self.answer().inspect_err(|_| self.messages.push(previous))
+    }
+
+    fn stats(&self) {
+        let Some(answer) = &self.last else {
+            eprintln!("nothing has been answered yet");
+            return;
+        };
+        let timings = &answer.timings;
+        eprintln!(
+            "prefill {} tokens, {:.0} a second ({} were in the context already); answer {} tokens, {:.0} a second; \
+             context {} of {}; seed {}",
+            timings.prefill_tokens,
+            timings.prefill_rate(),
+            timings.cached_tokens,
+            answer.tokens.len(),
+            timings.decode_rate(),
+            self.session.tokens().len(),
+            self.session.context(),
+            answer.seed,
+        );
+    }
+
+    fn save(&self, file: &Path) -> anyhow::Result<()> {
+        let messages: Vec<Value> =
+            self.messages.iter().map(|m| json!({"role": m.role, "content": text_of(m)})).collect();
+        let text = serde_json::to_string_pretty(&json!({ "messages": messages }))?;
+        alti_formats::write_atomically(file, text.as_bytes())?;
+        eprintln!("saved {} messages to {}", self.messages.len(), file.display());
+        Ok(())
+    }
+
+    fn load(&mut self, file: &Path) -> anyhow::Result<()> {
+        let bad = |what: String| Exit::new(Failure::BadFile, format!("{}: {what}", file.display()));
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", file.display())))?;
+        let value: Value = serde_json::from_str(&text).map_err(|error| bad(format!("is not JSON: {error}")))?;
+        let list = value["messages"].as_array().ok_or_else(|| bad("has no list `messages`".to_owned()))?;
+        let message = |(index, value): (usize, &Value)| match (value["role"].as_str(), value["content"].as_str()) {
+            (Some(role), Some(content)) => Ok(Message::text(role, content)),
+            _ => Err(bad(format!("messages[{index}] has no text `role` and `content`"))),
+        };
+        self.messages = list.iter().enumerate().map(message).collect::<Result<_, _>>()?;
+        eprintln!("loaded {} messages from {}", self.messages.len(), file.display());
+        Ok(())
+    }
+
+    fn dim(&self, text: &str) -> String {
+        if self.color { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn required<'a>(argument: &'a str, usage: &str) -> anyhow::Result<&'a str> {
+    match argument.is_empty() {
+        true => Err(Exit::new(Failure::Usage, format!("usage: {usage}")).into()),
+        false => Ok(argument),
+    }
+}
+
+fn text_of(message: &Message) -> &str {
+    message.text_content().unwrap_or_default()
+}
+
+/// What is worth saying about the end of an answer.
+fn note(finish: &FinishReason) -> Option<&'static str> {
+    match finish {
+        FinishReason::StopToken(_) | FinishReason::StopString(_) => None,
+        FinishReason::Length => Some("(cut: --max-tokens)"),
+        FinishReason::ContextFull => Some("(cut: the context is full; /clear starts anew)"),
+        FinishReason::Cancelled => Some("(stopped)"),
+    }
+}
+
+/// Where messages come from: a terminal with line editing, or a pipe.
+enum Input {
+    Terminal { editor: Box<Editor<(), FileHistory>>, history: PathBuf },
+    Pipe(std::io::Lines<std::io::StdinLock<'static>>),
+}
+
+impl Input {
+    fn new(environment: &Environment) -> anyhow::Result<Input> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(Input::Pipe(std::io::stdin().lines()));
+        }
+        let config = Config::builder().auto_add_history(true).max_history_size(1000)?.build();
+        let mut editor = Editor::with_config(config)?;
+        let history = environment.home.join("chat-history");
+        // There is none the first time.
+        let _ = editor.load_history(&history);
+        Ok(Input::Terminal { editor: Box::new(editor), history })
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self, Input::Terminal { .. })
+    }
+
+    /// The next message; several lines where it says so. `None` at the end of the input.
+    fn read(&mut self) -> anyhow::Result<Option<String>> {
+        let Some(mut text) = self.line("> ")? else { return Ok(None) };
+        if let Some(rest) = text.trim_start().strip_prefix("\"\"\"") {
+            text = rest.to_owned();
+            while !text.trim_end().ends_with("\"\"\"") {
+                let Some(line) = self.line("| ")? else { break };
+                text.push('\n');
+                text.push_str(&line);
+            }
+            let end = text.trim_end().trim_end_matches("\"\"\"").len();
+            text.truncate(end);
+            return Ok(Some(text));
+        }
+        while let Some(line) = text.strip_suffix('\\') {
+            let line = line.to_owned();
+            let next = self.line("| ")?.unwrap_or_default();
+            text = format!("{line}\n{next}");
+        }
+        Ok(Some(text))
+    }
+
+    fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
+        match self {
+            Input::Pipe(lines) => Ok(lines.next().transpose()?),
+            Input::Terminal { editor, .. } => loop {
+                match editor.readline(prompt) {
+                    Ok(line) => return Ok(Some(line)),
+                    // Ctrl-C at the prompt clears the line.
+                    Err(ReadlineError::Interrupted) => eprintln!("(Ctrl-D or /quit ends the chat)"),
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                }
+            },
+        }
+    }
+
+    /// Keeps the line history for the next time; not being able to is no reason to fail.
+    fn save(&mut self) {
+        if let Input::Terminal { editor, history } = self {
+            let _ = editor.save_history(history);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Memory for the values of a step.
+//!
+//! A tensor owns its buffer while a handle to it lives. Model code records operations in program
+//! order, so a buffer given back when its last handle is dropped may be written by the operations
+//! recorded after that, and by none before. Buffers are kept for the next step: once a step has
+//! been run, the same step allocates nothing.
+
+use crate::memory::AlignedBytes;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// A handle to a matrix `[rows, columns]` of f32 values of the current step, row-major.
+#[derive(Clone, Debug)]
+pub struct Tensor(Rc<Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    buffer: Option<AlignedBytes>,
+    view: Matrix,
+    home: Arena,
+}
+
+/// Where a tensor's values are: what an operation keeps of its operands. The arena keeps the memory
+/// until the backend is dropped, so a view outlives the tensor; what it then shows is another
+/// tensor's value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    /// The first value.
+    pub(crate) start: *mut f32,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// Values in a row.
+    pub(crate) columns: usize,
+}
+
+// SAFETY: a view is an address; who reads or writes through it says why that is sound.
+unsafe impl Send for Matrix {}
+// SAFETY: as above.
+unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    /// Row `row`.
+    ///
+    /// # Safety
+    /// The memory is alive, the row exists, and nobody writes it meanwhile.
+    pub(crate) unsafe fn row<'a>(self, row: usize) -> &'a [f32] {
+        debug_assert!(row < self.rows);
+        // SAFETY: the caller's promise; a row has `columns` values.
+        unsafe { std::slice::from_raw_parts(self.start.add(row * self.columns), self.columns) }
+    }
+
+    /// Row `row`, to write.
+    ///
+    /// # Safety
+    /// As for `row`, and nobody else reads it meanwhile.
+    pub(crate) unsafe fn row_mut<'a>(self, row: usize) -> &'a mut [f32] {
+        debug_assert!(row < self.rows);
+        // SAFETY: the caller's promise; a row has `columns` values.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.columns), self.columns) }
+    }
+
+    /// Some columns of row `row`, to write.
+    ///
+    /// # Safety
+    /// As for `row_mut`, of these columns alone.
+    pub(crate) unsafe fn columns_mut<'a>(self, row: usize, columns: Range<usize>) -> &'a mut [f32] {
+        debug_assert!(row < self.rows && columns.end <= self.columns);
+        let start = row * self.columns + columns.start;
+        // SAFETY: the caller's promise; the columns are within the row.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), columns.len()) }
+    }
+}
+
+impl Tensor {
+    /// Where its values are.
+    pub(crate) fn view(&self) -> Matrix {
+        self.0.view
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.0.view.rows
+    }
+
+    /// Values in a row.
+    pub fn columns(&self) -> usize {
+        self.0.view.columns
+    }
+
+    /// A tensor without memory, for a step that has failed already.
+    pub(crate) fn nowhere(rows: usize, columns: usize) -> Tensor {
+        let view = Matrix { start: std::ptr::null_mut(), rows, columns };
+        Tensor(Rc::new(Slot { buffer: None, view, home: Arena::default() }))
+    }
+
+    /// Its values, row-major; none where it has no memory. Called while no step runs.
+    pub(crate) fn values(&self) -> &[f32] {
+        let values = self.0.buffer.as_ref().map(|buffer| bytemuck::cast_slice(buffer.as_slice()));
+        &values.unwrap_or(&[])[..self.rows() * self.columns()]
+    }
+
+    /// Whether this is the only handle, so that the value may be changed in place.
+    pub(crate) fn is_unique(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.home.0.borrow_mut().push(buffer);
+        }
+    }
+}
+
+/// The buffers that no tensor owns.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arena(Rc<RefCell<Vec<AlignedBytes>>>);
+
+impl Arena {
+    /// A tensor with undefined values: in the smallest free buffer that holds it without much
+    /// waste, or else in a new one.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub(crate) fn tensor(&self, rows: usize, columns: usize) -> Result<Tensor, crate::CpuError> {
+        let bytes = 4 * rows * columns;
+        let mut free = self.0.borrow_mut();
+        let fits = |buffer: &AlignedBytes| (bytes..=4 * bytes.max(4096)).contains(&buffer.as_slice().len());
+        let candidates = free.iter().enumerate().filter(|(_, buffer)| fits(buffer));
+        let best = candidates.min_by_key(|(_, buffer)| buffer.as_slice().len()).map(|(index, _)| index);
+        let buffer = match best {
+            Some(index) => free.swap_remove(index),
+            None => AlignedBytes::zeroed(bytes)?,
+        };
+        drop(free);
+        let start = buffer.start().cast();
+        let view = Matrix { start, rows, columns };
+        Ok(Tensor(Rc::new(Slot { buffer: Some(buffer), view, home: self.clone() })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_tensor_gives_its_memory_to_the_next() {
+        let arena = Arena::default();
+        let tensor = || arena.tensor(2, 576).expect("memory");
+        let first = tensor();
+        let address = first.view().start;
+        let second = tensor();
+        assert_ne!(second.view().start, address);
+        let clone = first.clone();
+        drop(first);
+        assert_ne!(tensor().view().start, address, "a clone still holds it");
+        drop(clone);
+        let starts = [tensor(), tensor(), tensor()].map(|tensor| tensor.view().start);
+        assert!(starts.contains(&address));
+    }
+}

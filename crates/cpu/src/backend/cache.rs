@@ -1,0 +1,122 @@
+//! Paged keys and values, as attention reads them.
+//!
+//! A page holds [`PAGE_TOKENS`] tokens of one layer. In it every key/value head has a block of its
+//! own, so that the query heads that share it find it in the cache of their core:
+//!
+//! ```text
+//! keys    head_dim x 64 tokens     a column per token: 16 scores at once, and no sums across lanes
+//! scales  head_dim/32 x 64 tokens  f16, q8_0 only
+//! values  64 tokens x width        a row per token; width is head_dim, rounded up to 16
+//! scales  64 tokens x head_dim/32  f16, q8_0 only
+//! ```
+
+use crate::CpuError;
+use crate::memory::{AlignedBytes, CACHE_LINE};
+use crate::simd::LANES;
+use alti_tensor::{CacheLayout, KvDType, PAGE_TOKENS, Span};
+use std::rc::Rc;
+
+/// Values that share a scale in q8_0.
+pub(crate) const SCALE_GROUP: usize = 32;
+
+/// Where things lie in one head's block of a page, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLayout {
+    /// How keys and values are stored.
+    pub(crate) dtype: KvDType,
+    /// Values in a head.
+    pub(crate) head_dim: usize,
+    /// `head_dim`, rounded up to whole vectors: the stride of value rows, in elements.
+    pub(crate) width: usize,
+    /// Scales of one key or value.
+    pub(crate) groups: usize,
+    /// Start of the keys' scales.
+    pub(crate) key_scales: usize,
+    /// Start of the values.
+    pub(crate) values: usize,
+    /// Start of the values' scales.
+    pub(crate) value_scales: usize,
+    /// Size of the block: whole cache lines.
+    pub(crate) bytes: usize,
+}
+
+impl HeadLayout {
+    fn new(dtype: KvDType, head_dim: usize) -> HeadLayout {
+        let (element, groups) = match dtype {
+            KvDType::F32 => (4, 0),
+            KvDType::BF16 => (2, 0),
+            KvDType::Q8_0 => (1, head_dim.div_ceil(SCALE_GROUP)),
+        };
+        let width = head_dim.next_multiple_of(LANES);
+        let key_scales = head_dim * PAGE_TOKENS * element;
+        let values = key_scales + 2 * groups * PAGE_TOKENS;
+        let value_scales = values + PAGE_TOKENS * width * element;
+        let bytes = (value_scales + 2 * groups * PAGE_TOKENS).next_multiple_of(CACHE_LINE);
+        HeadLayout { dtype, head_dim, width, groups, key_scales, values, value_scales, bytes }
+    }
+}
+
+/// A pool of pages of keys and values. The operations of a step read and write it through
+/// [`CacheView`]s.
+#[derive(Debug)]
+pub struct CpuCache {
+    layout: CacheLayout,
+    head: HeadLayout,
+    /// Shared with the lists that name them, and never with another thread's backend.
+    groups: Vec<Rc<AlignedBytes>>,
+}
+
+impl CpuCache {
+    /// Zeroed pages; the system grants the memory as they are written.
+    pub(crate) fn new(layout: &CacheLayout) -> Result<CpuCache, CpuError> {
+        let head = HeadLayout::new(layout.dtype, layout.head_dim);
+        let groups = layout.groups.iter().map(|group| {
+            let blocks = group.layers.checked_mul(group.pages).and_then(|n| n.checked_mul(layout.kv_heads));
+            let bytes = blocks.and_then(|n| n.checked_mul(head.bytes));
+            AlignedBytes::zeroed(bytes.ok_or(CpuError::OutOfMemory { bytes: usize::MAX })?).map(Rc::new)
+        });
+        Ok(CpuCache { layout: layout.clone(), head, groups: groups.collect::<Result<_, _>>()? })
+    }
+
+    /// The memory of a group, for a list to keep.
+    pub(crate) fn memory(&self, group: usize) -> Rc<AlignedBytes> {
+        self.groups[group].clone()
+    }
+
+    /// One layer's pages.
+    pub(crate) fn view(&self, group: usize, layer: usize) -> CacheView {
+        let pages = self.layout.groups[group].pages;
+        let page_bytes = self.layout.kv_heads * self.head.bytes;
+        let start = self.groups[group].start().wrapping_add(layer * pages * page_bytes);
+        CacheView { start, pages, page_bytes, head: self.head, group }
+    }
+}
+
+/// One layer's pages, as operations see them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CacheView {
+    start: *mut u8,
+    pages: usize,
+    page_bytes: usize,
+    /// The layout of one head's block.
+    pub(crate) head: HeadLayout,
+    /// The layer group, by which spans keep their block tables.
+    pub(crate) group: usize,
+}
+
+// SAFETY: a view is an address; who reads or writes through it says why that is sound.
+unsafe impl Send for CacheView {}
+// SAFETY: as above.
+unsafe impl Sync for CacheView {}
+
+impl CacheView {
+    /// The block of one head in the page that holds `position` of the span's sequence.
+    ///
+    /// # Panics
+    /// When the span has no such page.
+    pub(crate) fn block(&self, span: &Span, position: usize, kv_head: usize) -> *mut u8 {
+        let page = span.pages[self.group][position / PAGE_TOKENS] as usize;
+        assert!(page < self.pages, "page {page} of a pool of {}", self.pages);
+        self.start.wrapping_add(page * self.page_bytes + kv_head * self.head.bytes)
+    }
+}

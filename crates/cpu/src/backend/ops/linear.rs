@@ -1,0 +1,166 @@
+//! Matrix products: activations are prepared once and read by every matrix that wants them.
+
+use super::Worker;
+use crate::backend::arena::Matrix;
+use crate::kernels::{self, ActivationBlock, Activations, Epilogue, OutputMatrix, prepared_len};
+use crate::pack::{ActivationKind, PackedMatrix};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Prepared activations in the memory of a tensor.
+///
+/// A few short rows are prepared by every thread for itself, because that takes less time than
+/// waiting for one another; the copies follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prepared {
+    /// `[copies * rows, prepared_bytes / 4]`.
+    pub(crate) memory: Matrix,
+    /// Rows of activations.
+    pub(crate) rows: usize,
+    /// What they were made to be.
+    pub(crate) kind: ActivationKind,
+    /// Elements of a row, as [`prepared_len`] counts.
+    pub(crate) row_len: usize,
+    /// Whether there is a copy for each thread.
+    pub(crate) private: bool,
+}
+
+impl Prepared {
+    fn start(&self, worker: &Worker) -> *mut f32 {
+        let copy = if self.private { worker.index } else { 0 };
+        self.memory.start.wrapping_add(copy * self.rows * self.memory.columns)
+    }
+
+    /// All rows, as a matrix product wants them.
+    ///
+    /// # Safety
+    /// They have been prepared, and nobody writes them meanwhile.
+    pub(crate) unsafe fn activations<'a>(&self, worker: &Worker) -> Activations<'a> {
+        let (start, count) = (self.start(worker), self.rows * self.row_len);
+        // SAFETY: the memory holds `rows` prepared rows of `row_len` elements, aligned to 64 bytes.
+        unsafe {
+            match self.kind {
+                ActivationKind::F32 => Activations::F32(std::slice::from_raw_parts(start, count)),
+                ActivationKind::Brain => Activations::Brain(std::slice::from_raw_parts(start.cast(), count)),
+                ActivationKind::Int8 => {
+                    Activations::Int8(std::slice::from_raw_parts(start.cast::<ActivationBlock>(), count))
+                }
+            }
+        }
+    }
+}
+
+/// The norm that goes before a projection.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    pub(crate) gain: Arc<[f32]>,
+    pub(crate) epsilon: f32,
+    /// Room for the normalised rows, as many as `Prepared` has.
+    pub(crate) rows: Matrix,
+}
+
+/// Makes activations ready for matrices of a kind, normalised first where there is a norm.
+#[derive(Debug)]
+pub(crate) struct Prepare {
+    pub(crate) x: Matrix,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) out: Prepared,
+}
+
+impl Prepare {
+    pub(crate) fn run(&self, worker: &Worker) {
+        let rows = if self.out.private { 0..self.out.rows } else { worker.share(self.out.rows) };
+        let copy = if self.out.private { worker.index * self.out.rows } else { 0 };
+        for row in rows {
+            // SAFETY: what is read was written behind a barrier; what is written is this thread's
+            // row or copy alone, and as long as `prepared_len` says.
+            unsafe {
+                let mut x = self.x.row(row);
+                if let Some(norm) = &self.norm {
+                    let normed = norm.rows.row_mut(copy + row);
+                    kernels::rms_norm(worker.isa, x, &norm.gain, norm.epsilon, normed);
+                    x = norm.rows.row(copy + row);
+                }
+                self.write(worker, x, self.out.memory.row_mut(copy + row));
+            }
+        }
+    }
+
+    fn write(&self, worker: &Worker, x: &[f32], out: &mut [f32]) {
+        let length = self.out.row_len;
+        match self.out.kind {
+            ActivationKind::F32 => out.copy_from_slice(x),
+            ActivationKind::Brain => kernels::round_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]),
+            ActivationKind::Int8 => {
+                kernels::quantise_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]);
+            }
+        }
+    }
+}
+
+/// What happens to a product.
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    /// It is the output.
+    Store,
+    /// It is added to the output.
+    Add,
+    /// It gates the product with this matrix.
+    SwiGlu(Arc<PackedMatrix>),
+}
+
+impl Then {
+    pub(crate) fn epilogue(&self) -> Epilogue<'_> {
+        match self {
+            Then::Store => Epilogue::Store,
+            Then::Add => Epilogue::Add,
+            Then::SwiGlu(up) => Epilogue::SwiGlu { up },
+        }
+    }
+}
+
+/// `out = activations * weight^T`.
+#[derive(Debug)]
+pub(crate) struct Matmul {
+    pub(crate) weight: Arc<PackedMatrix>,
+    pub(crate) x: Prepared,
+    pub(crate) then: Then,
+    pub(crate) out: Matrix,
+}
+
+impl Matmul {
+    pub(crate) fn run(&self, worker: &Worker) {
+        let panels = worker.share(self.weight.panels());
+        // SAFETY: the activations were prepared by this thread or behind a barrier; threads write
+        // different panels.
+        unsafe { product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, self.out) }
+    }
+}
+
+/// One thread's panels of a product, for some rows.
+///
+/// # Safety
+/// The activations have been prepared, and nobody else touches these panels of these rows of `out`.
+pub(crate) unsafe fn product(
+    worker: &Worker,
+    weight: &PackedMatrix,
+    then: &Then,
+    x: &Prepared,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    out: Matrix,
+) {
+    if panels.is_empty() || rows.is_empty() {
+        return;
+    }
+    // SAFETY: the caller's promise; `out` is a matrix of the arena.
+    let (activations, mut out) =
+        unsafe { (x.activations(worker), OutputMatrix::from_raw(out.start, out.rows, out.columns)) };
+    let task = kernels::Matmul { weight, panels, activations, rows, epilogue: then.epilogue() };
+    kernels::matmul(worker.isa, &task, &mut out);
+}
+
+/// Elements of a prepared row for this matrix, and the f32 it takes to hold them.
+pub(crate) fn prepared_shape(kind: ActivationKind, columns: usize) -> (usize, usize) {
+    (prepared_len(kind, columns), kernels::prepared_bytes(kind, columns) / size_of::<f32>())
+}

@@ -1,0 +1,71 @@
+//! What is recorded: operations that know one thread's share of themselves.
+
+pub(crate) mod attention;
+pub(crate) mod experts;
+pub(crate) mod gather;
+pub(crate) mod linear;
+pub(crate) mod rows;
+
+use crate::Isa;
+use std::ops::Range;
+
+/// One thread in the parallel region of a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Worker {
+    /// Which thread.
+    pub(crate) index: usize,
+    /// Of how many.
+    pub(crate) count: usize,
+    /// The instruction set.
+    pub(crate) isa: Isa,
+}
+
+impl Worker {
+    /// This thread's run of `units` equal units of work.
+    pub(crate) fn share(&self, units: usize) -> Range<usize> {
+        units * self.index / self.count..units * (self.index + 1) / self.count
+    }
+}
+
+/// An operation of a step.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Rows of the same rows.
+    Rows(rows::RowOp),
+    /// Host values, table rows, selected rows.
+    Gather(gather::Gather),
+    /// Activations made ready for a matrix.
+    Prepare(linear::Prepare),
+    /// A matrix times prepared activations.
+    Matmul(linear::Matmul),
+    /// Keys and values to their pages.
+    Store(attention::Store),
+    /// Attention over stored pages.
+    Attend(attention::Attend),
+    /// Which rows go to which experts.
+    Route(experts::Route),
+    /// The experts' matrices, each for its rows.
+    ExpertMatmul(experts::ExpertMatmul),
+    /// The experts' results, back in their rows.
+    Combine(experts::Combine),
+    /// The mean cross-entropy.
+    CrossEntropy(gather::CrossEntropy),
+}
+
+impl Op {
+    /// Does this thread's share.
+    pub(crate) fn run(&self, worker: &Worker) {
+        match self {
+            Op::Rows(op) => op.run(worker),
+            Op::Gather(op) => op.run(worker),
+            Op::Prepare(op) => op.run(worker),
+            Op::Matmul(op) => op.run(worker),
+            Op::Store(op) => op.run(worker),
+            Op::Attend(op) => op.run(worker),
+            Op::Route(op) => op.run(worker),
+            Op::ExpertMatmul(op) => op.run(worker),
+            Op::Combine(op) => op.run(worker),
+            Op::CrossEntropy(op) => op.run(worker),
+        }
+    }
+}

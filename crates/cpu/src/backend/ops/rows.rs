@@ -1,0 +1,85 @@
+//! Operations that make a row of the same row: norms, rotations, sums, gathering.
+
+use super::Worker;
+use crate::backend::arena::Matrix;
+use crate::isa::Kernel;
+use crate::kernels::rows;
+use crate::simd::Simd;
+use std::sync::Arc;
+
+/// A row operation: what it does to which matrices.
+#[derive(Clone, Debug)]
+pub(crate) enum RowOp {
+    /// `out = x / rms(x) * gain`.
+    RmsNorm { x: Matrix, gain: Arc<[f32]>, epsilon: f32, out: Matrix },
+    /// Each run of `head_dim` of `x` by its own rms, in place.
+    HeadNorm { x: Matrix, head_dim: usize, epsilon: f32 },
+    /// Each head of `x` rotated by the row's `cos, sin` pairs, in place.
+    Rope { x: Matrix, rotation: Matrix },
+    /// Row `r` of `x` times `factors[r]`, in place.
+    Scale { x: Matrix, factors: Matrix },
+    /// `x += y`.
+    Add { x: Matrix, y: Matrix },
+    /// `out = silu(gate) * up`.
+    SwiGlu { gate: Matrix, up: Matrix, out: Matrix },
+    /// `to = from`.
+    Copy { from: Matrix, to: Matrix },
+}
+
+impl RowOp {
+    /// Rows, and equal parts of a row that can be done apart: heads, for what goes head by head, so
+    /// that a thread keeps its heads from one such operation to the next.
+    fn units(&self) -> (usize, usize) {
+        match self {
+            RowOp::HeadNorm { x, head_dim, .. } => (x.rows, x.columns / head_dim),
+            RowOp::Rope { x, rotation } => (x.rows, x.columns / rotation.columns),
+            RowOp::RmsNorm { x, .. }
+            | RowOp::Scale { x, .. }
+            | RowOp::Add { x, .. }
+            | RowOp::SwiGlu { gate: x, .. }
+            | RowOp::Copy { from: x, .. } => (x.rows, 1),
+        }
+    }
+
+    pub(crate) fn run(&self, worker: &Worker) {
+        let (rows, parts) = self.units();
+        for unit in worker.share(rows * parts) {
+            worker.isa.run(OneUnit { op: self, row: unit / parts, part: unit % parts });
+        }
+    }
+}
+
+struct OneUnit<'a> {
+    op: &'a RowOp,
+    row: usize,
+    part: usize,
+}
+
+impl Kernel for OneUnit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (row, part) = (self.row, self.part);
+        // SAFETY: what is read was written by this thread or behind a barrier; what is written is
+        // this thread's unit alone.
+        unsafe {
+            match self.op {
+                RowOp::RmsNorm { x, gain, epsilon, out } => {
+                    rows::rms_norm(simd, x.row(row), gain, *epsilon, out.row_mut(row));
+                }
+                RowOp::HeadNorm { x, head_dim, epsilon } => {
+                    rows::normalise(simd, x.columns_mut(row, part * head_dim..(part + 1) * head_dim), *epsilon);
+                }
+                RowOp::Rope { x, rotation } => {
+                    let columns = part * rotation.columns..(part + 1) * rotation.columns;
+                    rows::rotate(x.columns_mut(row, columns), rotation.row(row));
+                }
+                RowOp::Scale { x, factors } => rows::scale(x.row_mut(row), factors.row(row)[0]),
+                RowOp::Add { x, y } => rows::add(x.row_mut(row), y.row(row)),
+                RowOp::SwiGlu { gate, up, out } => rows::swiglu(simd, gate.row(row), up.row(row), out.row_mut(row)),
+                RowOp::Copy { from, to } => to.row_mut(row).copy_from_slice(from.row(row)),
+            }
+        }
+    }
+}

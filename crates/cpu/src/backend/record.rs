@@ -1,0 +1,431 @@
+//! [`Cpu`]: model code's calls become operations of a list.
+//!
+//! The recorder decides two things that operations cannot know by themselves: where a result lies,
+//! and whether the threads must wait before an operation begins. They need not where it reads only
+//! what the same thread wrote.
+
+use super::arena::{Arena, Matrix, Tensor};
+use super::cache::CpuCache;
+use super::ops::attention::{Attend, Store, scratch_len};
+use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
+use super::ops::gather::{CrossEntropy, Gather, Source};
+use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_shape};
+use super::ops::rows::RowOp;
+use super::ops::{Op, Worker};
+use super::weight::CpuWeight;
+use crate::pack::{ActivationKind, PackedMatrix};
+use crate::pool::PoolOptions;
+use crate::{AlignedBytes, CpuError, Isa, Pool};
+use alti_tensor::{
+    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, PAGE_TOKENS, RowPlan,
+    Span, WeightData,
+};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Up to this many values in all, every thread prepares activations for itself: that takes about as
+/// long as waiting for one another once.
+const PRIVATE_VALUES: usize = 4096;
+
+/// The CPU as a backend.
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+    arena: Arena,
+    steps: Vec<Recorded>,
+    /// Pages that the list names: they must not be freed before it has run.
+    pages: Vec<Rc<AlignedBytes>>,
+    /// The first thing that went wrong while recording; `submit` reports it.
+    failure: Option<CpuError>,
+}
+
+/// An operation, and whether all that came before must be done before it begins.
+#[derive(Debug)]
+struct Recorded {
+    fence: bool,
+    op: Op,
+}
+
+impl Cpu {
+    /// A backend of `threads` threads, this one among them.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(isa: Isa, threads: usize) -> Result<Cpu, CpuError> {
+        let pool = Pool::new(PoolOptions { threads, pin: true })?;
+        Ok(Cpu { isa, pool, arena: Arena::default(), steps: Vec::new(), pages: Vec::new(), failure: None })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Appends an operation that reads what other threads may have written.
+    fn after_all(&mut self, op: Op) {
+        self.steps.push(Recorded { fence: true, op });
+    }
+
+    /// Appends an operation that needs nothing of what other threads have done since the last fence.
+    fn at_once(&mut self, op: Op) {
+        self.steps.push(Recorded { fence: false, op });
+    }
+
+    fn tensor(&mut self, rows: usize, columns: usize) -> Tensor {
+        self.arena.tensor(rows, columns).unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            // The step will fail before anything of it runs: its shape is all that matters.
+            Tensor::nowhere(rows, columns)
+        })
+    }
+
+    /// The tensor itself where nobody else has it, else a copy.
+    fn owned(&mut self, x: Tensor) -> Tensor {
+        if x.is_unique() {
+            return x;
+        }
+        let copy = self.tensor(x.rows(), x.columns());
+        self.after_all(Op::Rows(RowOp::Copy { from: x.view(), to: copy.view() }));
+        copy
+    }
+
+    /// Makes activations ready for matrices of a kind. The tensors hold the memory while operations
+    /// that read it are being recorded.
+    fn prepare(
+        &mut self,
+        x: &Tensor,
+        norm: Option<(&CpuWeight, f32)>,
+        kind: ActivationKind,
+    ) -> (Prepared, [Option<Tensor>; 2]) {
+        let (rows, columns) = (x.rows(), x.columns());
+        let (row_len, width) = prepared_shape(kind, columns);
+        if norm.is_none() && kind == ActivationKind::F32 {
+            let memory = x.view();
+            return (Prepared { memory, rows, kind, row_len, private: false }, [Some(x.clone()), None]);
+        }
+        let private = rows * columns <= PRIVATE_VALUES;
+        let copies = if private { self.pool.threads() } else { 1 };
+        let memory = self.tensor(copies * rows, width);
+        let normed = norm.map(|_| self.tensor(copies * rows, columns));
+        let norm = norm.zip(normed.as_ref()).map(|((gain, epsilon), rows)| Norm {
+            gain: gain.vector().clone(),
+            epsilon,
+            rows: rows.view(),
+        });
+        let prepared = Prepared { memory: memory.view(), rows, kind, row_len, private };
+        self.after_all(Op::Prepare(Prepare { x: x.view(), norm, out: prepared }));
+        (prepared, [Some(memory), normed])
+    }
+
+    /// Appends products of prepared activations, side by side.
+    fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix, first: bool) {
+        let op = Op::Matmul(Matmul { weight: weight.clone(), x, then, out });
+        // A private copy was made by the thread that reads it; the second of several products waits
+        // for nothing that the first did not wait for.
+        match first && !x.private {
+            true => self.after_all(op),
+            false => self.at_once(op),
+        }
+    }
+
+    fn linear_with(&mut self, x: &Tensor, weight: &CpuWeight, then: Then, out: Matrix) {
+        let weight = weight.matrix();
+        let (prepared, _memory) = self.prepare(x, None, weight.activation_kind());
+        self.product(prepared, weight, then, out, true);
+    }
+
+    /// `silu(gate x) * up x` as one operation, where both have the same form.
+    fn gated(&mut self, x: Prepared, gate: &Arc<PackedMatrix>, up: &Arc<PackedMatrix>) -> Tensor {
+        let out = self.tensor(x.rows, gate.rows());
+        self.product(x, gate, Then::SwiGlu(up.clone()), out.view(), true);
+        out
+    }
+}
+
+/// Whether a pair of matrices can go through one gated product.
+fn same_form(gate: &PackedMatrix, up: &PackedMatrix) -> bool {
+    gate.dtype() == up.dtype() && gate.rows() == up.rows() && gate.columns() == up.columns()
+}
+
+impl From<CpuError> for BackendError {
+    fn from(error: CpuError) -> Self {
+        match error {
+            CpuError::OutOfMemory { bytes } => BackendError::Memory { what: "the CPU backend", bytes },
+            CpuError::NotAMatrix { .. } => BackendError::Weight { what: error.to_string() },
+            _ => BackendError::Step { what: error.to_string() },
+        }
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = Tensor;
+    type Weight = CpuWeight;
+    type Cache = CpuCache;
+    type Element = f32;
+
+    fn load(&self, weight: WeightData<'_>) -> Result<CpuWeight, BackendError> {
+        Ok(CpuWeight::new(&weight, self.pool.threads())?)
+    }
+
+    fn cache(&self, layout: &CacheLayout) -> Result<CpuCache, BackendError> {
+        Ok(CpuCache::new(layout)?)
+    }
+
+    fn input(&mut self, values: &[f32], columns: usize) -> Tensor {
+        let out = self.tensor(values.len() / columns, columns);
+        self.after_all(Op::Gather(Gather { from: Source::Host(values.to_vec()), out: out.view() }));
+        out
+    }
+
+    fn embed(&mut self, table: &CpuWeight, tokens: &[u32]) -> Tensor {
+        let table = table.matrix();
+        let out = self.tensor(tokens.len(), table.columns());
+        let from = Source::Table(table.clone(), tokens.to_vec());
+        self.after_all(Op::Gather(Gather { from, out: out.view() }));
+        out
+    }
+
+    fn linear(&mut self, x: &Tensor, weight: &CpuWeight, _rows: &RowPlan) -> Tensor {
+        let out = self.tensor(x.rows(), weight.matrix().rows());
+        self.linear_with(x, weight, Then::Store, out.view());
+        out
+    }
+
+    fn rms_norm(&mut self, x: &Tensor, gain: &CpuWeight, epsilon: f32) -> Tensor {
+        let out = self.tensor(x.rows(), x.columns());
+        let gain = gain.vector().clone();
+        self.after_all(Op::Rows(RowOp::RmsNorm { x: x.view(), gain, epsilon, out: out.view() }));
+        out
+    }
+
+    fn head_norm(&mut self, x: Tensor, head_dim: usize, epsilon: f32) -> Tensor {
+        let x = self.owned(x);
+        self.after_all(Op::Rows(RowOp::HeadNorm { x: x.view(), head_dim, epsilon }));
+        x
+    }
+
+    fn rope(&mut self, x: Tensor, rotation: &Tensor) -> Tensor {
+        let x = self.owned(x);
+        self.after_all(Op::Rows(RowOp::Rope { x: x.view(), rotation: rotation.view() }));
+        x
+    }
+
+    fn scale_rows(&mut self, x: Tensor, factors: &Tensor) -> Tensor {
+        let x = self.owned(x);
+        self.after_all(Op::Rows(RowOp::Scale { x: x.view(), factors: factors.view() }));
+        x
+    }
+
+    fn attention(
+        &mut self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        shape: &AttentionShape,
+        memory: Option<CacheLayer<'_, CpuCache>>,
+        rows: &RowPlan,
+    ) -> Tensor {
+        match memory {
+            Some(CacheLayer { cache, group, layer }) => {
+                let place = (cache, group, layer);
+                self.attend([query, key, value], shape, place, rows, false)
+            }
+            None => self.attend_fresh([query, key, value], shape, rows),
+        }
+    }
+
+    fn swiglu(&mut self, gate: &Tensor, up: &Tensor) -> Tensor {
+        let out = self.tensor(gate.rows(), gate.columns());
+        let op = RowOp::SwiGlu { gate: gate.view(), up: up.view(), out: out.view() };
+        self.after_all(Op::Rows(op));
+        out
+    }
+
+    fn experts(&mut self, x: &Tensor, experts: &Experts<CpuWeight>, rows: &RowPlan) -> Tensor {
+        let scores = self.linear(x, &experts.router, rows);
+        let (used, routes) = (experts.used, Routes::default());
+        let listed = self.tensor(x.rows() * used, x.columns());
+        let route = Route { x: x.view(), scores: scores.view(), used, routes: routes.clone(), out: listed.view() };
+        self.after_all(Op::Route(route));
+
+        let [gate, up, down] = [&experts.gate, &experts.up, &experts.down].map(|weight| weight.experts().clone());
+        let hidden = self.tensor(listed.rows(), gate[0].rows());
+        self.expert_product(&listed, &gate, Some(up), &routes, &hidden);
+        let results = self.tensor(listed.rows(), x.columns());
+        self.expert_product(&hidden, &down, None, &routes, &results);
+
+        let out = self.tensor(x.rows(), x.columns());
+        self.after_all(Op::Combine(Combine { x: results.view(), used, routes, out: out.view() }));
+        out
+    }
+
+    fn add(&mut self, x: Tensor, y: &Tensor) -> Tensor {
+        let x = self.owned(x);
+        self.after_all(Op::Rows(RowOp::Add { x: x.view(), y: y.view() }));
+        x
+    }
+
+    fn select_rows(&mut self, x: &Tensor, rows: &[usize]) -> Tensor {
+        let out = self.tensor(rows.len(), x.columns());
+        let from = Source::Rows(x.view(), rows.to_vec());
+        self.after_all(Op::Gather(Gather { from, out: out.view() }));
+        out
+    }
+
+    fn cross_entropy(&mut self, logits: &Tensor, targets: &[u32]) -> Tensor {
+        let out = self.tensor(1, 1);
+        let op = CrossEntropy { logits: logits.view(), targets: targets.to_vec(), out: out.view() };
+        self.after_all(Op::CrossEntropy(op));
+        out
+    }
+
+    fn submit(&mut self) -> Result<(), BackendError> {
+        let steps = std::mem::take(&mut self.steps);
+        let result = match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => self.run(&steps),
+        };
+        self.steps = steps;
+        self.steps.clear();
+        self.pages.clear();
+        Ok(result?)
+    }
+
+    fn fetch(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
+        self.submit()?;
+        out.clear();
+        out.extend_from_slice(x.values());
+        Ok(())
+    }
+
+    fn norm_linear<const N: usize>(
+        &mut self,
+        x: &Tensor,
+        gain: &CpuWeight,
+        epsilon: f32,
+        weights: [&CpuWeight; N],
+        rows: &RowPlan,
+    ) -> [Tensor; N] {
+        let kind = weights[0].matrix().activation_kind();
+        if weights.iter().any(|weight| weight.matrix().activation_kind() != kind) {
+            let normed = self.rms_norm(x, gain, epsilon);
+            return weights.map(|weight| self.linear(&normed, weight, rows));
+        }
+        let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), kind);
+        let mut first = true;
+        weights.map(|weight| {
+            let out = self.tensor(x.rows(), weight.matrix().rows());
+            self.product(prepared, weight.matrix(), Then::Store, out.view(), std::mem::take(&mut first));
+            out
+        })
+    }
+
+    fn linear_swiglu(&mut self, x: &Tensor, gate: &CpuWeight, up: &CpuWeight, rows: &RowPlan) -> Tensor {
+        if same_form(gate.matrix(), up.matrix()) {
+            let (prepared, _memory) = self.prepare(x, None, gate.matrix().activation_kind());
+            return self.gated(prepared, gate.matrix(), up.matrix());
+        }
+        let gate = self.linear(x, gate, rows);
+        let up = self.linear(x, up, rows);
+        self.swiglu(&gate, &up)
+    }
+
+    fn norm_swiglu(
+        &mut self,
+        x: &Tensor,
+        gain: &CpuWeight,
+        epsilon: f32,
+        gate: &CpuWeight,
+        up: &CpuWeight,
+        rows: &RowPlan,
+    ) -> Tensor {
+        if same_form(gate.matrix(), up.matrix()) {
+            let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), gate.matrix().activation_kind());
+            return self.gated(prepared, gate.matrix(), up.matrix());
+        }
+        let [gate, up] = self.norm_linear(x, gain, epsilon, [gate, up], rows);
+        self.swiglu(&gate, &up)
+    }
+
+    fn linear_add(&mut self, residual: Tensor, x: &Tensor, weight: &CpuWeight, _rows: &RowPlan) -> Tensor {
+        let residual = self.owned(residual);
+        self.linear_with(x, weight, Then::Add, residual.view());
+        residual
+    }
+}
+
+impl Cpu {
+    /// Runs a list as one parallel region.
+    fn run(&mut self, steps: &[Recorded]) -> Result<(), CpuError> {
+        let isa = self.isa;
+        self.pool.run(|region| {
+            let worker = Worker { index: region.thread(), count: region.threads(), isa };
+            for step in steps {
+                if step.fence {
+                    region.barrier()?;
+                }
+                step.op.run(&worker);
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores keys and values, and attends to all that is stored; in a fresh cache, to the spans'
+    /// own.
+    fn attend(
+        &mut self,
+        [query, key, value]: [&Tensor; 3],
+        shape: &AttentionShape,
+        (cache, group, layer): (&CpuCache, usize, usize),
+        rows: &RowPlan,
+        fresh: bool,
+    ) -> Tensor {
+        self.pages.push(cache.memory(group));
+        let cache = cache.view(group, layer);
+        let out = self.tensor(query.rows(), query.columns());
+        let scratch = self.tensor(self.pool.threads(), scratch_len(cache.head.width)).view();
+        let store = Store { key: key.view(), value: value.view(), cache, rows: rows.clone() };
+        self.after_all(Op::Store(store));
+        let (query, shape, rows) = (query.view(), *shape, rows.clone());
+        self.after_all(Op::Attend(Attend { query, out: out.view(), cache, shape, rows, fresh, scratch }));
+        out
+    }
+
+    /// Attention within the step: exact keys and values, in pages that live as long as the list.
+    fn attend_fresh(&mut self, operands: [&Tensor; 3], shape: &AttentionShape, rows: &RowPlan) -> Tensor {
+        let mut pages = 0..;
+        let spans = rows.spans().iter().map(|span| {
+            let count = (span.first_position + span.rows).div_ceil(PAGE_TOKENS);
+            Span { pages: vec![pages.by_ref().take(count).collect()], ..span.clone() }
+        });
+        let plan = RowPlan::new(spans.collect());
+        let groups = vec![CacheGroup { layers: 1, pages: pages.start as usize }];
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        let layout = CacheLayout { groups, kv_heads, head_dim, dtype: KvDType::F32 };
+        match CpuCache::new(&layout) {
+            Ok(cache) => self.attend(operands, shape, (&cache, 0, 0), &plan, true),
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                Tensor::nowhere(operands[0].rows(), operands[0].columns())
+            }
+        }
+    }
+
+    fn expert_product(
+        &mut self,
+        x: &Tensor,
+        weights: &Arc<[Arc<PackedMatrix>]>,
+        up: Option<Arc<[Arc<PackedMatrix>]>>,
+        routes: &Routes,
+        out: &Tensor,
+    ) {
+        let (prepared, _memory) = self.prepare(x, None, weights[0].activation_kind());
+        let op = ExpertMatmul { weights: weights.clone(), up, x: prepared, routes: routes.clone(), out: out.view() };
+        self.after_all(Op::ExpertMatmul(op));
+    }
+}

@@ -1,0 +1,72 @@
+//! Weights as the kernels want them.
+
+use crate::CpuError;
+use crate::pack::PackedMatrix;
+use alti_tensor::{WeightData, quant};
+use std::sync::Arc;
+
+/// A weight of the CPU backend. Cheap to clone; the weights themselves are shared.
+#[derive(Clone, Debug)]
+pub struct CpuWeight(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Vector(Arc<[f32]>),
+    Matrix(Arc<PackedMatrix>),
+    Experts(Arc<[Arc<PackedMatrix>]>),
+}
+
+impl CpuWeight {
+    /// Packs a vector, a matrix or the matrices of experts, on `threads` threads.
+    pub(crate) fn new(weight: &WeightData<'_>, threads: usize) -> Result<CpuWeight, CpuError> {
+        let not_a_matrix = |reason| CpuError::NotAMatrix { dtype: weight.dtype, shape: weight.shape.clone(), reason };
+        let kind = match weight.shape[..] {
+            [length] => {
+                let mut values = vec![0.0; length];
+                quant::dequantize(weight.dtype, &weight.bytes, &mut values)
+                    .map_err(|_| not_a_matrix("its values cannot be decoded"))?;
+                Kind::Vector(values.into())
+            }
+            [rows, _] => Kind::Matrix(Arc::new(PackedMatrix::pack(weight, 0..rows, threads)?)),
+            [experts, rows, _] => {
+                let expert = |e: usize| PackedMatrix::pack(weight, e * rows..(e + 1) * rows, threads).map(Arc::new);
+                Kind::Experts((0..experts).map(expert).collect::<Result<_, _>>()?)
+            }
+            _ => return Err(not_a_matrix("it has no dimension, or more than three")),
+        };
+        Ok(CpuWeight(kind))
+    }
+
+    /// The values of a vector.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub(crate) fn vector(&self) -> &Arc<[f32]> {
+        match &self.0 {
+            Kind::Vector(values) => values,
+            _ => panic!("an operation wants a vector"),
+        }
+    }
+
+    /// The matrix.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub(crate) fn matrix(&self) -> &Arc<PackedMatrix> {
+        match &self.0 {
+            Kind::Matrix(matrix) => matrix,
+            _ => panic!("an operation wants a matrix"),
+        }
+    }
+
+    /// The experts' matrices.
+    ///
+    /// # Panics
+    /// When there are none.
+    pub(crate) fn experts(&self) -> &Arc<[Arc<PackedMatrix>]> {
+        match &self.0 {
+            Kind::Experts(matrices) => matrices,
+            _ => panic!("an operation wants experts"),
+        }
+    }
+}
