@@ -58,7 +58,10 @@ impl Environment {
     /// When there is neither `ALTI_HOME` nor a home folder.
     pub fn read() -> anyhow::Result<Environment> {
         let variable = |name: &str| {
-            debug_assert!(VARIABLES.iter().any(|variable| variable.name == name), "{name} is not in the table");
+            debug_assert!(
+                VARIABLES.iter().any(|variable| variable.name == name),
+                "{name} is not in the table"
+            );
             std::env::var(name).ok().filter(|value| !value.is_empty())
         };
         let home = match variable("ALTI_HOME") {

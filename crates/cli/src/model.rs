@@ -120,9 +120,7 @@ pub fn with_model<T: Task>(
     let checkpoint = open(environment, name)?;
     match options.backend {
         BackendName::Cpu => task.run(load(environment, cpu(environment, options)?, checkpoint, options)?),
-        BackendName::Reference => {
-            task.run(load(environment, Reference::<f32>::new(), checkpoint, options)?)
-        }
+        BackendName::Reference => task.run(load(environment, Reference::<f32>::new(), checkpoint, options)?),
     }
 }
 
@@ -203,7 +201,8 @@ fn check_memory(
     let mut need = Need::of(checkpoint, context, dtype);
     if backend == BackendName::Reference {
         // It keeps every weight in four bytes.
-        need.weights = checkpoint.weights().iter().map(|w| 4 * w.shape.iter().product::<usize>() as u64).sum();
+        need.weights =
+            checkpoint.weights().iter().map(|w| 4 * w.shape.iter().product::<usize>() as u64).sum();
     }
     let available = available_memory();
     if need.total() <= available {

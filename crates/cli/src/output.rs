@@ -57,7 +57,8 @@ pub fn bar(environment: &Environment, total: u64, what: &str, unit: Unit) -> Pro
         Unit::Items => "{msg:24!} {bar:30} {pos:>6}/{len:6} {eta:>4}",
     };
     let style = ProgressStyle::with_template(template).expect("the template is valid").progress_chars("=> ");
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10)).with_style(style);
+    let bar =
+        ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10)).with_style(style);
     bar.set_message(what.to_owned());
     bar
 }

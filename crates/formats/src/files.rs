@@ -97,8 +97,11 @@ impl AtomicFile {
     }
 }
 
-/// Writes a small file at once, atomically.
-pub(crate) fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
+/// Writes a small file at once, atomically: it is there whole, or as it was before.
+///
+/// # Errors
+/// When the folder or the disk does not take it.
+pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
     let mut file = AtomicFile::create(target)?;
     file.write(bytes)?;
     file.commit()

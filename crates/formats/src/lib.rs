@@ -30,6 +30,7 @@ pub use checkpoint::{Checkpoint, Format, WeightInfo};
 pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
 pub use convert::{ConvertOptions, Converted, FloatType, convert};
 pub use error::FormatError;
+pub use files::write_whole;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;
 pub use progress::Progress;

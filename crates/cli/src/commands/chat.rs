@@ -1,20 +1,21 @@
 //! `alti chat`: a conversation in the terminal.
 
+use crate::commands::run::now;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::interrupt;
 use crate::model::{Loaded, Task, name_or_default, with_model};
 use crate::options::{RunOptions, SamplingOptions};
-use crate::commands::run::now;
-use crate::interrupt;
 use alti_engine::sampling::SamplerSettings;
 use alti_engine::stop::FinishReason;
 use alti_engine::{Answer, Event, Request, Session, WhenFull, generate};
 use alti_tensor::Backend;
-use alti_text::{ChatTemplate, Conversation, Message, Tokenizer};
+use alti_text::{ChatTemplate, Content, Conversation, Message, Tokenizer};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -43,6 +44,12 @@ pub struct ChatCommand {
     run: RunOptions,
     #[command(flatten)]
     sampling: SamplingOptions,
+}
+
+/// A conversation as /save writes it.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    messages: Vec<Message>,
 }
 
 /// What can be typed besides messages: name, argument, meaning.
@@ -194,11 +201,8 @@ impl<B: Backend<Element = f32>> Chat<B> {
         if system.is_empty() {
             return Ok(usize::from(self.tokenizer.adds_bos()));
         }
-        let conversation = Conversation {
-            add_generation_prompt: false,
-            now: Some(now()),
-            ..Conversation::new(system)
-        };
+        let conversation =
+            Conversation { add_generation_prompt: false, now: Some(now()), ..Conversation::new(system) };
         // Some templates want a user's message; then the beginning of the text alone is kept.
         let kept = self.template.render(&conversation).map(|prompt| prompt.tokens(&self.tokenizer).len());
         Ok(kept.unwrap_or(0).min(self.session.context() / 2))
@@ -222,7 +226,9 @@ impl<B: Backend<Element = f32>> Chat<B> {
             "/stats" => self.stats(),
             "/save" => self.save(Path::new(required(argument, "/save FILE")?))?,
             "/load" => self.load(Path::new(required(argument, "/load FILE")?))?,
-            "/history" => self.messages.iter().for_each(|message| eprintln!("{}: {}", message.role, text_of(message))),
+            "/history" => {
+                self.messages.iter().for_each(|message| eprintln!("{}: {}", message.role, text_of(message)))
+            }
             "/quit" | "/exit" | "/bye" => return Ok(false),
             _ => {
                 let message = format!("there is no command {name}; /help lists them");
@@ -264,25 +270,20 @@ impl<B: Backend<Element = f32>> Chat<B> {
     }
 
     fn save(&self, file: &Path) -> anyhow::Result<()> {
-        let messages: Vec<Value> =
-            self.messages.iter().map(|m| json!({"role": m.role, "content": text_of(m)})).collect();
-        let text = serde_json::to_string_pretty(&json!({ "messages": messages }))?;
-        alti_formats::write_atomically(file, text.as_bytes())?;
+        let text = serde_json::to_string_pretty(&Saved { messages: self.messages.clone() })?;
+        alti_formats::write_whole(file, text.as_bytes())?;
         eprintln!("saved {} messages to {}", self.messages.len(), file.display());
         Ok(())
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
-        let bad = |what: String| Exit::new(Failure::BadFile, format!("{}: {what}", file.display()));
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", file.display())))?;
-        let value: Value = serde_json::from_str(&text).map_err(|error| bad(format!("is not JSON: {error}")))?;
-        let list = value["messages"].as_array().ok_or_else(|| bad("has no list `messages`".to_owned()))?;
-        let message = |(index, value): (usize, &Value)| match (value["role"].as_str(), value["content"].as_str()) {
-            (Some(role), Some(content)) => Ok(Message::text(role, content)),
-            _ => Err(bad(format!("messages[{index}] has no text `role` and `content`"))),
+        let failure = |failure, what: &dyn std::fmt::Display| {
+            Exit::new(failure, format!("{}: {what}; /save writes such files", file.display()))
         };
-        self.messages = list.iter().enumerate().map(message).collect::<Result<_, _>>()?;
+        let text = std::fs::read(file).map_err(|error| failure(Failure::NotFound, &error))?;
+        let saved: Saved =
+            serde_json::from_slice(&text).map_err(|error| failure(Failure::BadFile, &error))?;
+        self.messages = saved.messages;
         eprintln!("loaded {} messages from {}", self.messages.len(), file.display());
         Ok(())
     }
@@ -300,7 +301,11 @@ fn required<'a>(argument: &'a str, usage: &str) -> anyhow::Result<&'a str> {
 }
 
 fn text_of(message: &Message) -> &str {
-    message.text_content().unwrap_or_default()
+    match &message.content {
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(_)) => "(several parts)",
+        None => "",
+    }
 }
 
 /// What is worth saying about the end of an answer.

@@ -32,7 +32,7 @@ struct CatalogueRow {
     name: &'static str,
     repository: &'static str,
     parameters: u64,
-    context: u64,
+    context: u32,
     license: &'static str,
 }
 
@@ -52,7 +52,7 @@ impl ListCommand {
             .into_iter()
             .map(|model| Row {
                 bytes: model.files.iter().map(|file| file.size).sum(),
-                source: model.source.to_string(),
+                source: model.source.describe(),
                 license: model.license,
                 pulled_at: model.pulled_at,
                 revision: model.revision,
@@ -74,7 +74,7 @@ impl ListCommand {
 }
 
 fn catalogue(json: bool) -> anyhow::Result<()> {
-    let rows: Vec<CatalogueRow> = alti_hub::catalogue::ENTRIES
+    let rows: Vec<CatalogueRow> = alti_hub::catalogue::CATALOGUE
         .iter()
         .map(|entry| CatalogueRow {
             name: entry.name,
@@ -86,7 +86,14 @@ fn catalogue(json: bool) -> anyhow::Result<()> {
         .collect();
     output::result(json, &rows, |rows| {
         let row = |r: &CatalogueRow| {
-            format!("{:32} {:>8.2}B {:>9}  {:12} {}\n", r.name, r.parameters as f64 / 1e9, r.context, r.license, r.repository)
+            format!(
+                "{:32} {:>8.2}B {:>9}  {:12} {}\n",
+                r.name,
+                r.parameters as f64 / 1e9,
+                r.context,
+                r.license,
+                r.repository
+            )
         };
         format!("{:32} {:>9} {:>9}  {:12} {}\n", "NAME", "WEIGHTS", "CONTEXT", "LICENCE", "REPOSITORY")
             + &rows.iter().map(row).collect::<String>()

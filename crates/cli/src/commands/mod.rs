@@ -1,5 +1,7 @@
 //! One file a command.
 
+mod chat;
+mod list;
 mod run;
 
 use crate::environment::{Environment, VARIABLES};
@@ -9,8 +11,11 @@ use clap::Subcommand;
 /// What `alti` can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    #[allow(missing_docs)]
+    Chat(Box<chat::ChatCommand>),
     Run(Box<run::RunCommand>),
+    List(list::ListCommand),
+    #[command(name = "rm")]
+    Remove(list::RemoveCommand),
 }
 
 impl Command {
@@ -20,7 +25,10 @@ impl Command {
     /// What the command says.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         match self {
+            Command::Chat(command) => command.run(environment, json),
             Command::Run(command) => command.run(environment, json),
+            Command::List(command) => command.run(environment, json),
+            Command::Remove(command) => command.run(environment, json),
         }
     }
 }

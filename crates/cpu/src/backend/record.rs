@@ -17,8 +17,8 @@ use crate::pack::{ActivationKind, PackedMatrix};
 use crate::pool::PoolOptions;
 use crate::{AlignedBytes, CpuError, Isa, Pool};
 use alti_tensor::{
-    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, PAGE_TOKENS, RowPlan,
-    Span, WeightData,
+    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType,
+    PAGE_TOKENS, RowPlan, Span, WeightData,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -250,10 +250,12 @@ impl Backend for Cpu {
         let scores = self.linear(x, &experts.router, rows);
         let (used, routes) = (experts.used, Routes::default());
         let listed = self.tensor(x.rows() * used, x.columns());
-        let route = Route { x: x.view(), scores: scores.view(), used, routes: routes.clone(), out: listed.view() };
+        let route =
+            Route { x: x.view(), scores: scores.view(), used, routes: routes.clone(), out: listed.view() };
         self.after_all(Op::Route(route));
 
-        let [gate, up, down] = [&experts.gate, &experts.up, &experts.down].map(|weight| weight.experts().clone());
+        let [gate, up, down] =
+            [&experts.gate, &experts.up, &experts.down].map(|weight| weight.experts().clone());
         let hidden = self.tensor(listed.rows(), gate[0].rows());
         self.expert_product(&listed, &gate, Some(up), &routes, &hidden);
         let results = self.tensor(listed.rows(), x.columns());
@@ -425,7 +427,13 @@ impl Cpu {
         out: &Tensor,
     ) {
         let (prepared, _memory) = self.prepare(x, None, weights[0].activation_kind());
-        let op = ExpertMatmul { weights: weights.clone(), up, x: prepared, routes: routes.clone(), out: out.view() };
+        let op = ExpertMatmul {
+            weights: weights.clone(),
+            up,
+            x: prepared,
+            routes: routes.clone(),
+            out: out.view(),
+        };
         self.after_all(Op::ExpertMatmul(op));
     }
 }

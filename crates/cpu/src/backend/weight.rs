@@ -19,7 +19,8 @@ enum Kind {
 impl CpuWeight {
     /// Packs a vector, a matrix or the matrices of experts, on `threads` threads.
     pub(crate) fn new(weight: &WeightData<'_>, threads: usize) -> Result<CpuWeight, CpuError> {
-        let not_a_matrix = |reason| CpuError::NotAMatrix { dtype: weight.dtype, shape: weight.shape.clone(), reason };
+        let not_a_matrix =
+            |reason| CpuError::NotAMatrix { dtype: weight.dtype, shape: weight.shape.clone(), reason };
         let kind = match weight.shape[..] {
             [length] => {
                 let mut values = vec![0.0; length];
@@ -29,7 +30,8 @@ impl CpuWeight {
             }
             [rows, _] => Kind::Matrix(Arc::new(PackedMatrix::pack(weight, 0..rows, threads)?)),
             [experts, rows, _] => {
-                let expert = |e: usize| PackedMatrix::pack(weight, e * rows..(e + 1) * rows, threads).map(Arc::new);
+                let expert =
+                    |e: usize| PackedMatrix::pack(weight, e * rows..(e + 1) * rows, threads).map(Arc::new);
                 Kind::Experts((0..experts).map(expert).collect::<Result<_, _>>()?)
             }
             _ => return Err(not_a_matrix("it has no dimension, or more than three")),

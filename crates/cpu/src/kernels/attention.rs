@@ -186,8 +186,14 @@ unsafe fn scores<S: Simd, K: Stored, const R: usize>(
 
 /// Turns one row's scores into weights (0 where it sees nothing) and returns the correction `c`.
 #[inline(always)]
-fn softmax<S: Simd>(simd: S, scores: &mut [f32; PAGE_TOKENS], seen: &Range<usize>, row: &mut Running<'_>) -> f32 {
-    let maximum = scores[seen.clone()].iter().fold(row.maximum, |max, &score| if score > max { score } else { max });
+fn softmax<S: Simd>(
+    simd: S,
+    scores: &mut [f32; PAGE_TOKENS],
+    seen: &Range<usize>,
+    row: &mut Running<'_>,
+) -> f32 {
+    let maximum =
+        scores[seen.clone()].iter().fold(row.maximum, |max, &score| if score > max { score } else { max });
     let correction = match row.maximum == f32::NEG_INFINITY {
         true => 0.0,
         false => first_lane(simd, exp(simd, simd.splat(row.maximum - maximum))),
@@ -245,7 +251,10 @@ unsafe fn mix<S: Simd, K: Stored, const R: usize>(
         for token in seen.clone() {
             let scale = match K::SCALED {
                 // SAFETY: scales are `PAGE_TOKENS` runs of `groups`.
-                true => unsafe { half::f16::from_bits(*scales.add(token * head.groups + column / SCALE_GROUP)) }.to_f32(),
+                true => {
+                    unsafe { half::f16::from_bits(*scales.add(token * head.groups + column / SCALE_GROUP)) }
+                        .to_f32()
+                }
                 false => 1.0,
             };
             for vector in 0..vectors {

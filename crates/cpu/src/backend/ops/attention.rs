@@ -66,7 +66,8 @@ impl Store {
             }
         }
         if head.dtype == KvDType::Q8_0 {
-            let (key_scales, value_scales) = (block.wrapping_add(head.key_scales), block.wrapping_add(head.value_scales));
+            let (key_scales, value_scales) =
+                (block.wrapping_add(head.key_scales), block.wrapping_add(head.value_scales));
             for group in 0..head.groups {
                 let from = group * SCALE_GROUP;
                 let (key_scale, keys) = quantize(&key[from..]);
@@ -139,7 +140,13 @@ impl Attend {
         for unit in (worker.index..blocks * self.shape.heads).step_by(worker.count) {
             let (block, head) = (unit / self.shape.heads, unit % self.shape.heads);
             let rows = block * ROW_BLOCK..self.rows.len().min((block + 1) * ROW_BLOCK);
-            worker.isa.run(AttendRows::<K> { attend: self, head, rows, scratch: &mut scratch, stored: PhantomData });
+            worker.isa.run(AttendRows::<K> {
+                attend: self,
+                head,
+                rows,
+                scratch: &mut scratch,
+                stored: PhantomData,
+            });
         }
     }
 }
@@ -154,7 +161,10 @@ impl<'a> Scratch<'a> {
     fn new(memory: &'a mut [f32], width: usize) -> Scratch<'a> {
         let mut parts = memory.chunks_exact_mut(width);
         let mut part = || parts.next().expect("the scratch has `scratch_len` floats");
-        Scratch { running: std::array::from_fn(|_| Running::new(part())), queries: std::array::from_fn(|_| part()) }
+        Scratch {
+            running: std::array::from_fn(|_| Running::new(part())),
+            queries: std::array::from_fn(|_| part()),
+        }
     }
 }
 
@@ -235,7 +245,13 @@ impl Attend {
                 let block = self.block(*row, page, head);
                 // SAFETY: as above.
                 unsafe {
-                    attend_page::<S, K, 1>(simd, block, [&queries[slot][..self.shape.head_dim]], [seen(row)], [&mut running[slot]]);
+                    attend_page::<S, K, 1>(
+                        simd,
+                        block,
+                        [&queries[slot][..self.shape.head_dim]],
+                        [seen(row)],
+                        [&mut running[slot]],
+                    );
                 }
             }
         }

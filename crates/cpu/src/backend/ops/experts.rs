@@ -52,7 +52,8 @@ impl Route {
         let mut sorted: Vec<usize> = (0..choices.len()).collect();
         sorted.sort_by_key(|&choice| (choices[choice].0, choice));
         let mut table = self.routes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.starts = (0..=experts).map(|e| sorted.partition_point(|&choice| choices[choice].0 < e)).collect();
+        table.starts =
+            (0..=experts).map(|e| sorted.partition_point(|&choice| choices[choice].0 < e)).collect();
         table.places = vec![0; choices.len()];
         for (place, choice) in sorted.into_iter().enumerate() {
             table.places[choice] = place;

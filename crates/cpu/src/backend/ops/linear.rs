@@ -90,7 +90,9 @@ impl Prepare {
         let length = self.out.row_len;
         match self.out.kind {
             ActivationKind::F32 => out.copy_from_slice(x),
-            ActivationKind::Brain => kernels::round_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]),
+            ActivationKind::Brain => {
+                kernels::round_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length])
+            }
             ActivationKind::Int8 => {
                 kernels::quantise_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]);
             }

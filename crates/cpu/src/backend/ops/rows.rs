@@ -69,7 +69,11 @@ impl Kernel for OneUnit<'_> {
                     rows::rms_norm(simd, x.row(row), gain, *epsilon, out.row_mut(row));
                 }
                 RowOp::HeadNorm { x, head_dim, epsilon } => {
-                    rows::normalise(simd, x.columns_mut(row, part * head_dim..(part + 1) * head_dim), *epsilon);
+                    rows::normalise(
+                        simd,
+                        x.columns_mut(row, part * head_dim..(part + 1) * head_dim),
+                        *epsilon,
+                    );
                 }
                 RowOp::Rope { x, rotation } => {
                     let columns = part * rotation.columns..(part + 1) * rotation.columns;
@@ -77,7 +81,9 @@ impl Kernel for OneUnit<'_> {
                 }
                 RowOp::Scale { x, factors } => rows::scale(x.row_mut(row), factors.row(row)[0]),
                 RowOp::Add { x, y } => rows::add(x.row_mut(row), y.row(row)),
-                RowOp::SwiGlu { gate, up, out } => rows::swiglu(simd, gate.row(row), up.row(row), out.row_mut(row)),
+                RowOp::SwiGlu { gate, up, out } => {
+                    rows::swiglu(simd, gate.row(row), up.row(row), out.row_mut(row))
+                }
                 RowOp::Copy { from, to } => to.row_mut(row).copy_from_slice(from.row(row)),
             }
         }
