@@ -1,7 +1,7 @@
 //! The short names: the Llama family's released sizes and where each is published.
 //!
-//! One table. Sizes of the text models are exact parameter counts; those of the vision models, which count two
-//! networks, and of Llama Guard are rounded as published.
+//! One table. Sizes of the text models are exact parameter counts; those of the vision models,
+//! which count two networks, and of Llama Guard are rounded as published.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,8 @@ pub struct Entry {
     pub title: &'static str,
     /// The publisher's repository on the Hub (safetensors).
     pub repo: &'static str,
-    /// A repository of GGUF quantisations, used when the name has a tag: community-made unless the publisher offers one.
+    /// A repository of GGUF quantisations, used when the name has a tag: community-made unless the
+    /// publisher offers one.
     pub gguf_repo: Option<&'static str>,
     /// Number of parameters, all experts and the vision part counted.
     pub parameters: u64,

@@ -302,13 +302,14 @@ fn server_words(message: &str) -> String {
 fn denied_message(url: &str, page: &str, status: u16, had_token: bool, message: &str) -> String {
     let advice = if had_token {
         format!(
-            "the token in HF_TOKEN has no access to it: if the model is gated, request access at {page} with the \
-             token's account; otherwise check the name and that the token may read repositories"
+            "the token in HF_TOKEN has no access to it: if the model is gated, request access at \
+             {page} with the token's account; otherwise check the name and that the token may read \
+             repositories"
         )
     } else {
         format!(
-            "it does not exist, is private, or is gated: set HF_TOKEN to a token of an account that has access \
-             (gated models: accept the licence at {page} first)"
+            "it does not exist, is private, or is gated: set HF_TOKEN to a token of an account that \
+             has access (gated models: accept the licence at {page} first)"
         )
     };
     format!("the Hub refused {url} (HTTP {status}){}: {advice}", server_words(message))

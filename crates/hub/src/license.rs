@@ -38,8 +38,6 @@ pub struct License {
     pub excludes_european_multimodal: bool,
 }
 
-const META_RIGHTS: &str = "Copyright (c) Meta Platforms, Inc. All Rights Reserved.";
-
 /// Every licence that wants an acceptance.
 pub const LICENSES: [License; 6] = [
     License {
@@ -47,7 +45,8 @@ pub const LICENSES: [License; 6] = [
         title: "Llama 2 Community License Agreement",
         link: "https://ai.meta.com/llama/license/",
         use_policy: "https://ai.meta.com/llama/use-policy",
-        notice: "Llama 2 is licensed under the LLAMA 2 Community License",
+        notice: "Llama 2 is licensed under the LLAMA 2 Community License, \
+                 Copyright (c) Meta Platforms, Inc. All Rights Reserved.",
         release_date: "18 July 2023",
         attribution: None,
         name_prefix: None,
@@ -59,7 +58,8 @@ pub const LICENSES: [License; 6] = [
         title: "Meta Llama 3 Community License Agreement",
         link: "https://www.llama.com/llama3/license/",
         use_policy: "https://www.llama.com/llama3/use-policy/",
-        notice: "Meta Llama 3 is licensed under the Meta Llama 3 Community License",
+        notice: "Meta Llama 3 is licensed under the Meta Llama 3 Community License, \
+                 Copyright © Meta Platforms, Inc. All Rights Reserved.",
         release_date: "18 April 2024",
         attribution: Some("Built with Meta Llama 3"),
         name_prefix: Some("Llama 3"),
@@ -71,7 +71,8 @@ pub const LICENSES: [License; 6] = [
         title: "Llama 3.1 Community License Agreement",
         link: "https://www.llama.com/llama3_1/license/",
         use_policy: "https://www.llama.com/llama3_1/use-policy/",
-        notice: "Llama 3.1 is licensed under the Llama 3.1 Community License",
+        notice: "Llama 3.1 is licensed under the Llama 3.1 Community License, \
+                 Copyright © Meta Platforms, Inc. All Rights Reserved.",
         release_date: "23 July 2024",
         attribution: Some("Built with Llama"),
         name_prefix: Some("Llama"),
@@ -83,7 +84,8 @@ pub const LICENSES: [License; 6] = [
         title: "Llama 3.2 Community License Agreement",
         link: "https://www.llama.com/llama3_2/license/",
         use_policy: "https://www.llama.com/llama3_2/use-policy/",
-        notice: "Llama 3.2 is licensed under the Llama 3.2 Community License",
+        notice: "Llama 3.2 is licensed under the Llama 3.2 Community License, \
+                 Copyright © Meta Platforms, Inc. All Rights Reserved.",
         release_date: "25 September 2024",
         attribution: Some("Built with Llama"),
         name_prefix: Some("Llama"),
@@ -95,7 +97,8 @@ pub const LICENSES: [License; 6] = [
         title: "Llama 3.3 Community License Agreement",
         link: "https://www.llama.com/llama3_3/license/",
         use_policy: "https://www.llama.com/llama3_3/use-policy/",
-        notice: "Llama 3.3 is licensed under the Llama 3.3 Community License",
+        notice: "Llama 3.3 is licensed under the Llama 3.3 Community License, \
+                 Copyright © Meta Platforms, Inc. All Rights Reserved.",
         release_date: "6 December 2024",
         attribution: Some("Built with Llama"),
         name_prefix: Some("Llama"),
@@ -107,7 +110,8 @@ pub const LICENSES: [License; 6] = [
         title: "Llama 4 Community License Agreement",
         link: "https://www.llama.com/llama4/license/",
         use_policy: "https://www.llama.com/llama4/use-policy/",
-        notice: "Llama 4 is licensed under the Llama 4 Community License",
+        notice: "Llama 4 is licensed under the Llama 4 Community License, \
+                 Copyright © Meta Platforms, Inc. All Rights Reserved.",
         release_date: "5 April 2025",
         attribution: Some("Built with Llama"),
         name_prefix: Some("Llama"),
@@ -121,45 +125,46 @@ impl License {
     pub fn terms(&self) -> String {
         let mut text = format!(
             "{}\nA summary in our words; the binding text is at {}\n\
-             - You may use, copy, change and distribute the model, free of charge, under these conditions.\n\
-             - Passing it on, or a model made from it: include a copy of the licence, and a file named \"Notice\" that \
-             says: \"{}, {META_RIGHTS}\"\n",
+             - You may use, copy, change and distribute the model, free of charge, under these \
+             conditions.\n\
+             - Passing it on, or a model made from it: include a copy of the licence, and a file \
+             named \"Notice\" that says: \"{}\"\n",
             self.title, self.link, self.notice
         );
-        let mut add = |line: String| {
+        let mut add = |line: &str| {
             let _ = writeln!(text, "- {line}");
         };
         if let Some(words) = self.attribution {
-            add(format!(
-                "A website, user interface, page or documentation of a product with it must prominently show \"{words}\"."
+            add(&format!(
+                "A website, user interface, page or documentation of a product with it must \
+                 prominently show \"{words}\"."
             ));
         }
         if let Some(prefix) = self.name_prefix {
             let inputs = if self.forbids_improving_others { "" } else { " or its outputs" };
-            add(format!(
-                "A model that you train or improve with it{inputs} and distribute must have a name that begins with \
-                 \"{prefix}\"."
+            add(&format!(
+                "A model that you train or improve with it{inputs} and distribute must have a name \
+                 that begins with \"{prefix}\"."
             ));
         }
         if self.forbids_improving_others {
-            add("Neither the model nor its outputs may be used to improve other language models (except derivatives \
-                 of this one)."
-                .to_string());
+            add("Neither the model nor its outputs may be used to improve other language models \
+                 (except derivatives of this one).");
         }
-        add(format!(
-            "If your products and those of your affiliates had more than 700 million monthly active users in the \
-             month before its release ({}), you need a separate licence from Meta.",
+        add(&format!(
+            "If your products and those of your affiliates had more than 700 million monthly \
+             active users in the month before its release ({}), you need a separate licence from \
+             Meta.",
             self.release_date
         ));
-        add(format!("The acceptable use policy is part of the licence: {}", self.use_policy));
+        add(&format!("The acceptable use policy is part of the licence: {}", self.use_policy));
         if self.excludes_european_multimodal {
-            add("Multimodal models of this release: no rights are granted to individuals domiciled in, or companies with their \
-                 principal place of business in, the European Union (end users of products that contain one are \
-                 not affected)."
-                .to_string());
+            add("Multimodal models of this release: no rights are granted to individuals domiciled \
+                 in, or companies with their principal place of business in, the European Union \
+                 (end users of products that contain one are not affected).");
         }
-        add("No warranty; suing Meta over rights in the model ends the licence; California law applies."
-            .to_string());
+        add("No warranty; suing Meta over rights in the model ends the licence; the law of \
+             California applies.");
         text
     }
 }

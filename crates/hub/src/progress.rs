@@ -41,11 +41,11 @@ pub enum Event<'a> {
         file: &'a str,
         /// Bytes of this file that are on disk.
         file_done: u64,
-        /// Size of this file in bytes.
+        /// Size of this file in bytes; 0 while it is unknown.
         file_size: u64,
         /// Bytes of all files that are on disk.
         done: u64,
-        /// Size of all files in bytes.
+        /// Size of all files in bytes; 0 while it is unknown.
         total: u64,
     },
     /// A complete file is being hashed.

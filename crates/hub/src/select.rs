@@ -69,7 +69,8 @@ fn is_quantization(token: &str) -> bool {
     bits.len() == 1 && bits.bytes().all(|byte| byte.is_ascii_digit()) && !kind.is_empty()
 }
 
-/// Whether a path has the tag as a whole word, in any case: `Q4_K` is not in `x-Q4_K_M.gguf`, `Q4_XS` not in `IQ4_XS`.
+/// Whether a path has the tag as a whole word, in any case: `Q4_K` is not in `x-Q4_K_M.gguf`,
+/// `Q4_XS` not in `IQ4_XS`.
 fn has_tag(path: &str, tag: &str) -> bool {
     let (path, tag) = (path.to_ascii_uppercase(), tag.to_ascii_uppercase());
     path.match_indices(&tag).any(|(at, _)| {

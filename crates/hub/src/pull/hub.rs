@@ -25,7 +25,7 @@ pub(super) struct Wanted<'a> {
     pub(super) entry: Option<&'static Entry>,
 }
 
-/// Files to fetch, decided but not begun.
+/// Files to fetch, decided but not begun. Their sizes are a stranger's claims: sums saturate.
 struct Plan {
     name: String,
     repo: String,
@@ -35,6 +35,13 @@ struct Plan {
     architecture: Option<String>,
     parameters: Option<u64>,
     files: Vec<(RemoteFile, u64)>,
+}
+
+impl Plan {
+    /// The sum of a quantity, in bytes, over the files.
+    fn sum(&self, quantity: impl Fn(&RemoteFile, u64) -> u64) -> u64 {
+        self.files.iter().fold(0, |sum, (file, size)| sum.saturating_add(quantity(file, *size)))
+    }
 }
 
 /// Brings the chosen files of a repository.
@@ -125,17 +132,16 @@ fn stored(context: Context<'_>, plan: &Plan) -> Result<Option<Manifest>, HubErro
     }))
 }
 
-/// Fetches every file of the plan. Files that earlier pulls of the same commit brought stay part of the model.
+/// Fetches every file of the plan. Files that earlier pulls of the same commit brought stay part of
+/// the model.
 fn fetch(context: Context<'_>, client: &Client, plan: &Plan) -> Result<Delivery, HubError> {
     let addresses = Addresses::new(client, &plan.repo);
     let source = source(context, client, &addresses, plan);
-    let total = plan.files.iter().map(|(_, size)| size).sum();
-    let present = plan.files.iter().map(|(file, size)| here(context, &source, file, *size)).sum();
+    let total = plan.sum(|_, size| size);
+    let present = plan.sum(|file, size| here(context, &source, file, size));
     let (model, files) = (plan.name.as_str(), plan.files.len());
     context.observer.emit(Event::Planned { model, files, total, present });
-    context.ensure_space(
-        plan.files.iter().map(|(file, size)| still_needed(context, &source, file, *size)).sum(),
-    )?;
+    context.ensure_space(plan.sum(|file, size| still_needed(context, &source, file, size)))?;
     let meter = Meter::new(context.observer, total);
     let mut fetched = Vec::with_capacity(plan.files.len());
     for (file, size) in &plan.files {
@@ -193,7 +199,7 @@ fn still_needed(context: Context<'_>, source: &download::Source<'_>, file: &Remo
 fn watch(context: Context<'_>, client: &Client, plan: &Plan) {
     let addresses = Addresses::new(client, &plan.repo);
     let source = source(context, client, &addresses, plan);
-    let total = plan.files.iter().map(|(_, size)| size).sum();
-    let done = plan.files.iter().map(|(file, size)| here(context, &source, file, *size)).sum();
+    let total = plan.sum(|_, size| size);
+    let done = plan.sum(|file, size| here(context, &source, file, size));
     context.observer.emit(Event::Bytes { file: &plan.name, file_done: done, file_size: total, done, total });
 }

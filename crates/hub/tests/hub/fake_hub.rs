@@ -34,6 +34,8 @@ pub(crate) struct Faults {
     pub(crate) wrong_bytes: bool,
     /// Send no list of files.
     pub(crate) no_tree: bool,
+    /// Announce this size for every file.
+    pub(crate) announced_size: Option<u64>,
     /// Files per page of the list.
     pub(crate) page: usize,
     /// Send contents without a digest, under this entity tag.
@@ -55,6 +57,7 @@ impl Default for Faults {
             shift_range: false,
             wrong_bytes: false,
             no_tree: false,
+            announced_size: None,
             page: 1000,
             plain_tag: None,
             gated: None,
@@ -212,8 +215,12 @@ impl FakeHub {
         }
         let page: usize = query.rsplit_once("page=").and_then(|(_, page)| page.parse().ok()).unwrap_or(0);
         let shown = files.iter().skip(page * state.faults.page).take(state.faults.page);
-        let mut list: Vec<Value> =
-            shown.map(|(path, (contents, large))| entry(path, contents, *large)).collect();
+        let size = state.faults.announced_size;
+        let mut list: Vec<Value> = shown
+            .map(|(path, (contents, large))| {
+                entry(path, contents, size.unwrap_or(contents.len() as u64), *large)
+            })
+            .collect();
         list.push(json!({"type": "directory", "path": "folder", "oid": "0", "size": 0}));
         let mut link = String::new();
         if (page + 1) * state.faults.page < files.len() {
@@ -322,13 +329,13 @@ fn answer(stream: &mut TcpStream, status: u16, headers: &str, body: &[u8]) -> st
     stream.write_all(body)
 }
 
-fn entry(path: &str, contents: &[u8], large: bool) -> Value {
+fn entry(path: &str, contents: &[u8], size: u64, large: bool) -> Value {
     let oid = git_blob(contents);
     if large {
-        let lfs = json!({"oid": sha256(contents), "size": contents.len(), "pointerSize": 134});
-        json!({"type": "file", "path": path, "oid": oid, "size": contents.len(), "lfs": lfs})
+        let lfs = json!({"oid": sha256(contents), "size": size, "pointerSize": 134});
+        json!({"type": "file", "path": path, "oid": oid, "size": size, "lfs": lfs})
     } else {
-        json!({"type": "file", "path": path, "oid": oid, "size": contents.len()})
+        json!({"type": "file", "path": path, "oid": oid, "size": size})
     }
 }
 

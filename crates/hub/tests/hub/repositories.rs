@@ -185,6 +185,19 @@ fn names_that_leave_the_folder_are_refused() {
 }
 
 #[test]
+fn absurd_sizes_are_refused_without_being_believed() {
+    let hub = hub_with(&["a.safetensors", "b.safetensors", "config.json"]);
+    let test = TestStore::new();
+    hub.set_faults(Faults { announced_size: Some(u64::MAX - 5), ..Faults::default() });
+    let error = pull(&test.store, REPO, &hub).unwrap_err();
+    assert!(matches!(error, HubError::NoSpace { .. }), "{error}");
+    hub.set_faults(Faults { announced_size: Some(10), ..Faults::default() });
+    let error = pull(&test.store, REPO, &hub).unwrap_err();
+    assert!(matches!(error, HubError::WrongSize { expected: 10, .. }), "{error}");
+    assert!(test.names("blobs/sha256").is_empty());
+}
+
+#[test]
 fn the_licence_of_the_model_card_is_recorded() {
     let hub = hub_with(&["m.gguf"]);
     hub.set_card(REPO, json!({"license": "apache-2.0"}));
