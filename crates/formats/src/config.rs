@@ -96,6 +96,7 @@ mod limit {
     pub(super) const WIDTH: usize = 1 << 20;
     pub(super) const LAYERS: usize = 4096;
     pub(super) const HEADS: usize = 1 << 14;
+    pub(super) const HEAD_DIM: usize = 1 << 12;
     pub(super) const EXPERTS: usize = 4096;
     pub(super) const CONTEXT: usize = 1 << 31;
 }
@@ -161,7 +162,7 @@ impl ModelConfig {
         check_layers(self.layers)?;
         size("heads", self.heads, limit::HEADS)?;
         size("kv_heads", self.kv_heads, limit::HEADS)?;
-        size("head_dim", self.head_dim, limit::WIDTH)?;
+        size("head_dim", self.head_dim, limit::HEAD_DIM)?;
         size("heads * head_dim", self.heads * self.head_dim, limit::WIDTH)?;
         size("feed_forward_length", self.feed_forward_length, limit::WIDTH)?;
         size("context_length", self.context_length, limit::CONTEXT)?;

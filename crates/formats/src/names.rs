@@ -62,12 +62,12 @@ pub struct PartNames {
     pub hugging_face_llama4: &'static str,
     /// In Meta's checkpoints, as its model code names the parameter.
     pub meta: &'static str,
-    /// In Meta's released Llama 4 files: fused or renamed. Equal to `meta` where it is not.
-    pub meta_fused: &'static str,
+    /// In Meta's released Llama 4 files, where fused or renamed there.
+    pub meta_fused: &'static [&'static str],
 }
 
 macro_rules! parts {
-    ($($part:ident $per_layer:literal $gguf:literal $hf:literal $hf4:literal $meta:literal $fused:literal;)*) => {
+    ($($part:ident $per_layer:literal $gguf:literal $hf:literal $hf4:literal $meta:literal $fused:tt;)*) => {
         /// Every role with its spellings, in model order.
         pub const PARTS: &[PartNames] = &[$(PartNames {
             part: Part::$part,
@@ -76,32 +76,32 @@ macro_rules! parts {
             hugging_face: $hf,
             hugging_face_llama4: $hf4,
             meta: $meta,
-            meta_fused: $fused,
+            meta_fused: &$fused,
         }),*];
     };
 }
 
 #[rustfmt::skip]
 parts! {
-    TokenEmbedding false "token_embd.weight" "embed_tokens.weight" "embed_tokens.weight" "tok_embeddings.weight" "tok_embeddings.weight";
-    AttentionNorm true "attn_norm.weight" "input_layernorm.weight" "input_layernorm.weight" "attention_norm.weight" "attention.wqkv.layer_norm_weight";
-    AttentionQuery true "attn_q.weight" "self_attn.q_proj.weight" "self_attn.q_proj.weight" "attention.wq.weight" "attention.wqkv.weight";
-    AttentionKey true "attn_k.weight" "self_attn.k_proj.weight" "self_attn.k_proj.weight" "attention.wk.weight" "attention.wqkv.weight";
-    AttentionValue true "attn_v.weight" "self_attn.v_proj.weight" "self_attn.v_proj.weight" "attention.wv.weight" "attention.wqkv.weight";
-    AttentionOutput true "attn_output.weight" "self_attn.o_proj.weight" "self_attn.o_proj.weight" "attention.wo.weight" "attention.wo.weight";
-    FeedForwardNorm true "ffn_norm.weight" "post_attention_layernorm.weight" "post_attention_layernorm.weight" "ffn_norm.weight" "feed_forward.norm.weight";
-    Gate true "ffn_gate.weight" "mlp.gate_proj.weight" "feed_forward.gate_proj.weight" "feed_forward.w1.weight" "feed_forward.mlp.fc1_weight";
-    Up true "ffn_up.weight" "mlp.up_proj.weight" "feed_forward.up_proj.weight" "feed_forward.w3.weight" "feed_forward.mlp.fc1_weight";
-    Down true "ffn_down.weight" "mlp.down_proj.weight" "feed_forward.down_proj.weight" "feed_forward.w2.weight" "feed_forward.mlp.fc2_weight";
-    Router true "ffn_gate_inp.weight" "feed_forward.router.weight" "feed_forward.router.weight" "feed_forward.router_DE" "feed_forward.router_DE";
-    ExpertsGate true "ffn_gate_exps.weight" "feed_forward.experts.gate_up_proj" "feed_forward.experts.gate_up_proj" "feed_forward.experts.w1" "feed_forward.experts.moe_w_in_eD_F";
-    ExpertsUp true "ffn_up_exps.weight" "feed_forward.experts.gate_up_proj" "feed_forward.experts.gate_up_proj" "feed_forward.experts.w3" "feed_forward.experts.moe_w_swiglu_eD_F";
-    ExpertsDown true "ffn_down_exps.weight" "feed_forward.experts.down_proj" "feed_forward.experts.down_proj" "feed_forward.experts.w2" "feed_forward.experts.moe_w_out_eF_D";
-    SharedGate true "ffn_gate_shexp.weight" "feed_forward.shared_expert.gate_proj.weight" "feed_forward.shared_expert.gate_proj.weight" "feed_forward.shared_expert.w1.weight" "feed_forward.w_in_shared_FD.weight";
-    SharedUp true "ffn_up_shexp.weight" "feed_forward.shared_expert.up_proj.weight" "feed_forward.shared_expert.up_proj.weight" "feed_forward.shared_expert.w3.weight" "feed_forward.w_swiglu_FD.weight";
-    SharedDown true "ffn_down_shexp.weight" "feed_forward.shared_expert.down_proj.weight" "feed_forward.shared_expert.down_proj.weight" "feed_forward.shared_expert.w2.weight" "feed_forward.w_out_shared_DF.weight";
-    OutputNorm false "output_norm.weight" "norm.weight" "norm.weight" "norm.weight" "norm.weight";
-    Output false "output.weight" "lm_head.weight" "lm_head.weight" "output.weight" "output.weight";
+    TokenEmbedding false "token_embd.weight" "embed_tokens.weight" "embed_tokens.weight" "tok_embeddings.weight" [];
+    AttentionNorm true "attn_norm.weight" "input_layernorm.weight" "input_layernorm.weight" "attention_norm.weight" ["attention.wqkv.layer_norm_weight"];
+    AttentionQuery true "attn_q.weight" "self_attn.q_proj.weight" "self_attn.q_proj.weight" "attention.wq.weight" ["attention.wqkv.weight"];
+    AttentionKey true "attn_k.weight" "self_attn.k_proj.weight" "self_attn.k_proj.weight" "attention.wk.weight" ["attention.wqkv.weight"];
+    AttentionValue true "attn_v.weight" "self_attn.v_proj.weight" "self_attn.v_proj.weight" "attention.wv.weight" ["attention.wqkv.weight"];
+    AttentionOutput true "attn_output.weight" "self_attn.o_proj.weight" "self_attn.o_proj.weight" "attention.wo.weight" [];
+    FeedForwardNorm true "ffn_norm.weight" "post_attention_layernorm.weight" "post_attention_layernorm.weight" "ffn_norm.weight" ["feed_forward.norm.weight", "feed_forward.mlp.layer_norm_weight"];
+    Gate true "ffn_gate.weight" "mlp.gate_proj.weight" "feed_forward.gate_proj.weight" "feed_forward.w1.weight" ["feed_forward.mlp.fc1_weight"];
+    Up true "ffn_up.weight" "mlp.up_proj.weight" "feed_forward.up_proj.weight" "feed_forward.w3.weight" ["feed_forward.mlp.fc1_weight"];
+    Down true "ffn_down.weight" "mlp.down_proj.weight" "feed_forward.down_proj.weight" "feed_forward.w2.weight" ["feed_forward.mlp.fc2_weight"];
+    Router true "ffn_gate_inp.weight" "feed_forward.router.weight" "feed_forward.router.weight" "feed_forward.router_DE" [];
+    ExpertsGate true "ffn_gate_exps.weight" "feed_forward.experts.gate_up_proj" "feed_forward.experts.gate_up_proj" "feed_forward.experts.w1" ["feed_forward.experts.moe_w_in_eD_F"];
+    ExpertsUp true "ffn_up_exps.weight" "feed_forward.experts.gate_up_proj" "feed_forward.experts.gate_up_proj" "feed_forward.experts.w3" ["feed_forward.experts.moe_w_swiglu_eD_F"];
+    ExpertsDown true "ffn_down_exps.weight" "feed_forward.experts.down_proj" "feed_forward.experts.down_proj" "feed_forward.experts.w2" ["feed_forward.experts.moe_w_out_eF_D"];
+    SharedGate true "ffn_gate_shexp.weight" "feed_forward.shared_expert.gate_proj.weight" "feed_forward.shared_expert.gate_proj.weight" "feed_forward.shared_expert.w1.weight" ["feed_forward.w_in_shared_FD.weight"];
+    SharedUp true "ffn_up_shexp.weight" "feed_forward.shared_expert.up_proj.weight" "feed_forward.shared_expert.up_proj.weight" "feed_forward.shared_expert.w3.weight" ["feed_forward.w_swiglu_FD.weight"];
+    SharedDown true "ffn_down_shexp.weight" "feed_forward.shared_expert.down_proj.weight" "feed_forward.shared_expert.down_proj.weight" "feed_forward.shared_expert.w2.weight" ["feed_forward.w_out_shared_DF.weight"];
+    OutputNorm false "output_norm.weight" "norm.weight" "norm.weight" "norm.weight" [];
+    Output false "output.weight" "lm_head.weight" "lm_head.weight" "output.weight" [];
 }
 
 impl Part {
@@ -134,23 +134,23 @@ impl WeightName {
 
     /// Reads GGUF's spelling: `token_embd.weight`, `blk.3.attn_q.weight`.
     pub fn from_gguf(name: &str) -> Option<Self> {
-        Self::parse(name, "blk.", |row| [row.gguf, row.gguf])
+        Self::parse(name, "blk.", |row, name| row.gguf == name)
     }
 
     /// Reads Hugging Face's spelling, of Llama 2 and 3 or of Llama 4, with or without `model.`. A fused
     /// experts tensor is read as its first half, [`Part::ExpertsGate`].
     pub fn from_hugging_face(name: &str) -> Option<Self> {
         let name = name.strip_prefix("model.").unwrap_or(name);
-        Self::parse(name, "layers.", |row| [row.hugging_face, row.hugging_face_llama4])
+        Self::parse(name, "layers.", |row, name| [row.hugging_face, row.hugging_face_llama4].contains(&name))
     }
 
     /// Reads Meta's spelling, of the model code or of the fused files; a fused tensor is read as
     /// its first part.
     pub fn from_meta(name: &str) -> Option<Self> {
-        Self::parse(name, "layers.", |row| [row.meta, row.meta_fused])
+        Self::parse(name, "layers.", |row, name| row.meta == name || row.meta_fused.contains(&name))
     }
 
-    fn parse(name: &str, layers: &str, spellings: impl Fn(&PartNames) -> [&'static str; 2]) -> Option<Self> {
+    fn parse(name: &str, layers: &str, is_spelled: impl Fn(&PartNames, &str) -> bool) -> Option<Self> {
         let (layer, rest) = match name.strip_prefix(layers) {
             Some(numbered) => {
                 let (number, rest) = numbered.split_once('.')?;
@@ -162,8 +162,7 @@ impl WeightName {
             }
             None => (None, name),
         };
-        let row =
-            PARTS.iter().find(|row| row.per_layer == layer.is_some() && spellings(row).contains(&rest))?;
+        let row = PARTS.iter().find(|row| row.per_layer == layer.is_some() && is_spelled(row, rest))?;
         Some(Self { layer, part: row.part })
     }
 
@@ -188,9 +187,9 @@ impl WeightName {
         self.spelled("layers.", self.part.names().meta)
     }
 
-    /// The spelling in Meta's released Llama 4 files.
-    pub fn meta_fused(&self) -> String {
-        self.spelled("layers.", self.part.names().meta_fused)
+    /// The spellings in Meta's released Llama 4 files, where the tensor is fused or renamed there.
+    pub fn meta_fused(&self) -> impl Iterator<Item = String> {
+        self.part.names().meta_fused.iter().map(|name| self.spelled("layers.", name))
     }
 
     fn spelled(&self, layers: &str, name: &str) -> String {

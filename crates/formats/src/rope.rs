@@ -114,13 +114,15 @@ impl Rope {
         divisors: &[f32],
         original_context: Option<u32>,
     ) -> Option<RopeScaling> {
+        if divisors.len() != head_dim / 2 {
+            return None;
+        }
         let factor = divisors.iter().copied().fold(1.0f32, f32::max);
         let contexts = original_context.into_iter().chain([8192]).chain((4..24).map(|bit| 1 << bit));
         for original_context in contexts {
             for (low, high) in [(1.0, 4.0), (1.0, 1.0), (1.0, 2.0), (1.0, 8.0), (1.0, 16.0), (1.0, 32.0)] {
                 let ours = llama3_divisors(theta, head_dim, factor, low, high, original_context);
-                let same = ours.len() == divisors.len()
-                    && ours.iter().zip(divisors).all(|(a, b)| (a - b).abs() <= 2e-6 * a.abs());
+                let same = ours.iter().zip(divisors).all(|(a, b)| (a - b).abs() <= 2e-6 * a.abs());
                 if same {
                     return Some(RopeScaling::Llama3 { factor, low, high, original_context });
                 }

@@ -220,7 +220,7 @@ impl<'a> ArrayView<'a> {
             ValueType::F32 | ValueType::F64 | ValueType::String | ValueType::Array => 0,
             _ => element.fixed_bytes().unwrap_or(0),
         };
-        let count = if size == 0 { 0 } else { bytes.len() / size };
+        let count = bytes.len().checked_div(size).unwrap_or(0);
         (0..count).map(move |i| {
             let raw = &bytes[i * size..][..size];
             let mut wide = [0u8; 8];

@@ -342,7 +342,11 @@ fn add_llama4(config: &ModelConfig, root: &mut Value) {
     root["attention_chunk_size"] = json!(config.attention_chunk);
     root["attn_scale"] = number(temperature.attention_scale);
     root["attn_temperature_tuning"] = json!(config.temperature.is_some());
-    root["floor_scale"] = number(temperature.floor_scale);
+    // transformers takes only an integer here.
+    root["floor_scale"] = match temperature.floor_scale {
+        scale if scale.fract() == 0.0 => json!(scale as u64),
+        scale => number(scale),
+    };
     root["interleave_moe_layer_step"] = json!(config.moe_layer_step().unwrap_or(1));
     root["intermediate_size"] = json!(expert_length);
     root["intermediate_size_mlp"] = json!(config.feed_forward_length);

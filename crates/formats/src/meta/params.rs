@@ -147,7 +147,7 @@ fn dense_width(fields: &Fields<'_>, store: &MetaStore, layers: usize) -> Result<
         if let Some(rows) = store.local_shape(&name.meta()).and_then(|shape| shape.first()) {
             return Ok(rows * store.ranks());
         }
-        if let Some(rows) = store.local_shape(&name.meta_fused()).and_then(|shape| shape.first()) {
+        if let Some(rows) = name.meta_fused().find_map(|name| store.local_shape(&name)?.first()) {
             return Ok(rows / 2 * store.ranks());
         }
     }
@@ -208,10 +208,8 @@ fn read_llama4(fields: &Fields<'_>, store: &MetaStore, config: &mut ModelConfig)
 /// The experts' hidden width is the shared expert's, whose matrices are never flattened.
 fn expert_width(fields: &Fields<'_>, store: &MetaStore, layer: usize) -> Result<usize, FormatError> {
     let name = WeightName::in_layer(layer, Part::SharedGate);
-    let shape = [name.meta(), name.meta_fused()]
-        .iter()
-        .find_map(|name| store.local_shape(name))
-        .and_then(|s| s.first());
+    let names = std::iter::once(name.meta()).chain(name.meta_fused());
+    let shape = names.into_iter().find_map(|name| store.local_shape(&name)?.first());
     match shape {
         Some(rows) => Ok(rows * store.ranks()),
         None => fields.bad("moe_args", format!("is there, but layer {layer} has no shared expert")),

@@ -40,6 +40,9 @@ impl PthTensor {
     }
 
     fn is_contiguous(&self) -> bool {
+        if self.pickled.shape.contains(&0) {
+            return true;
+        }
         let mut expected = 1;
         self.pickled.shape.iter().zip(&self.pickled.strides).rev().all(|(&size, &stride)| {
             let fits = size == 1 || stride == expected;
@@ -80,9 +83,12 @@ impl PthFile {
         let mut tensors = HashMap::with_capacity(pickled.len());
         for (name, pickled) in pickled {
             let storage = entries.get(&format!("{prefix}data/{}", pickled.key)).cloned();
-            let needed = pickled.dtype.and_then(|dtype| dtype.bytes_for(pickled.count)).unwrap_or(0);
+            let needed = match pickled.dtype {
+                Some(dtype) => dtype.bytes_for(pickled.count),
+                None => Some(0),
+            };
             match storage {
-                Some(storage) if storage.len() >= needed => {
+                Some(storage) if needed.is_some_and(|needed| storage.len() >= needed) => {
                     tensors.insert(name, PthTensor { pickled, storage });
                 }
                 _ => {

@@ -106,7 +106,7 @@ impl MetaStore {
 
     /// The tensor of the first rank that a weight is in, under either of its spellings.
     fn spelled(&self, name: &WeightName) -> Option<(String, &PthTensor)> {
-        [name.meta(), name.meta_fused()].into_iter().find_map(|spelling| {
+        std::iter::once(name.meta()).chain(name.meta_fused()).find_map(|spelling| {
             let tensor = self.files[0].tensor(&spelling)?;
             Some((spelling, tensor))
         })
@@ -127,7 +127,7 @@ impl MetaStore {
         let Some((spelling, tensor)) = self.spelled(name) else { return self.fail(name, "is missing") };
         let found = tensor.shape();
         let ranks = self.ranks();
-        let fused = spelling == name.meta_fused() && spelling != name.meta();
+        let fused = spelling != name.meta();
         let axis = split_axis(name.part, found, config).filter(|_| ranks > 1);
         let mut local = shape.to_vec();
         let mut copies = 1;
