@@ -7,6 +7,7 @@
 //! Each run warms up first. llama.cpp runs with flash attention on and off, and the better of the two counts.
 
 use crate::contestants::{self, Alti};
+use crate::default_model;
 use crate::machine::Machine;
 use crate::peers::LlamaCpp;
 use anyhow::{Context as _, Result, ensure};
@@ -79,8 +80,7 @@ struct Report {
 /// A program is missing or fails, or prints what it should not.
 pub fn run(options: &Options) -> Result<()> {
     let alti = options.alti.program()?;
-    let models =
-        if options.models.is_empty() { default_models(options, &alti)? } else { options.models.clone() };
+    let models = if options.models.is_empty() { default_models(options)? } else { options.models.clone() };
     let mut report = Report {
         machine: Machine::describe(),
         peer: String::new(),
@@ -101,8 +101,8 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn default_models(options: &Options, alti: &Path) -> Result<Vec<PathBuf>> {
-    let original = contestants::default_model(alti)?;
+fn default_models(options: &Options) -> Result<Vec<PathBuf>> {
+    let original = default_model::bring()?;
     let mut models = vec![original.clone()];
     for quantisation in contestants::QUANTISATIONS {
         models.push(contestants::quantised(&options.llama, &original, quantisation)?);

@@ -12,9 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The model that `alti` chats with when it is not told which.
-pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
-
 /// Quantisations of the default model that the speed comparison measures besides the file as it comes.
 pub const QUANTISATIONS: [&str; 4] = ["Q4_0", "Q4_K_M", "Q8_0", "F16"];
 
@@ -54,16 +51,6 @@ pub fn json(command: &mut Command) -> Result<Value> {
     let (printed, _) = process::capture(command)?;
     serde_json::from_str(&printed)
         .with_context(|| format!("{} did not print JSON", command.get_program().to_string_lossy()))
-}
-
-/// The default model's file, brought by `alti pull` if the store does not have it.
-///
-/// # Errors
-/// It cannot be had.
-pub fn default_model(alti: &Path) -> Result<PathBuf> {
-    let pulled = json(Command::new(alti).args(["pull", DEFAULT_MODEL, "--json"]))?;
-    let path = pulled["path"].as_str().context("`alti pull --json` must name the model's `path`")?;
-    Ok(PathBuf::from(path))
 }
 
 /// `model` in another quantisation, made by llama.cpp in `target/peers/models/` and kept there.

@@ -9,6 +9,7 @@ pub mod bench_peers;
 pub mod commands;
 pub mod contestants;
 pub mod crate_map;
+pub mod default_model;
 pub mod machine;
 pub mod peers;
 pub mod process;

@@ -4,7 +4,7 @@
 //! The steps run to the end even if one fails, so that one run shows everything there is to mend; the tests come
 //! last, because their closing lines are what a reader wants to see.
 
-use crate::process;
+use crate::{default_model, process};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::process::Command;
@@ -32,6 +32,11 @@ const STEPS: &[Step] = &[
     Step { name: "formatting", about: "cargo fmt", run: |_| formatting() },
     Step { name: "lints", about: "clippy, warnings are errors", run: |_| lints() },
     Step { name: "documentation", about: "rustdoc, warnings are errors", run: |_| documentation() },
+    Step {
+        name: "model",
+        about: "the default model, fetched once",
+        run: |_| default_model::bring().map(drop),
+    },
     Step { name: "tests", about: "every test of the workspace", run: tests },
 ];
 
@@ -87,7 +92,9 @@ fn documentation() -> Result<()> {
 }
 
 fn tests(options: &Options) -> Result<()> {
-    process::run(cargo().args(["test", "--workspace", "--no-fail-fast"]).args(&options.arguments))
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(&options.arguments);
+    process::run(command.env("ALTI_HOME", default_model::home()))
 }
 
 /// Cargo, in the root of the checkout wherever we were called from.

@@ -10,7 +10,8 @@ mod divergence;
 mod perplexity;
 mod quantisation;
 
-use crate::contestants::{self, Alti};
+use crate::contestants::Alti;
+use crate::default_model;
 use crate::machine::Machine;
 use crate::peers::LlamaCpp;
 use crate::workspace;
@@ -90,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
     let alti = options.alti.program()?;
     let model = match &options.model {
         Some(model) => model.clone(),
-        None => contestants::default_model(&alti)?,
+        None => default_model::bring()?,
     };
     let text =
         options.text.clone().unwrap_or_else(|| workspace::root().join("benches/texts/eighty-days.txt"));
