@@ -250,13 +250,17 @@ fn run_tile<S: Simd, T: Tile>(
     macro_rules! widths {
         ($($columns:literal)*) => {
             match x.len() / steps {
-                $($columns if $columns <= S::TALL_COLUMNS => {
-                    tile::<S, T, 2, $columns>(simd, panel, 0, steps, x, prefetch, products);
-                })*
-                $($columns if $columns <= S::LOW_COLUMNS => {
-                    tile::<S, T, 1, $columns>(simd, panel, 0, steps, x, prefetch, products);
-                    let none = Prefetch { lines: 0, ..prefetch };
-                    tile::<S, T, 1, $columns>(simd, panel, 1, steps, x, none, products);
+                // Shapes that the machine has no registers for are not even compiled.
+                $($columns => {
+                    if const { $columns <= S::TALL_COLUMNS } {
+                        tile::<S, T, 2, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                    } else if const { $columns <= S::LOW_COLUMNS } {
+                        tile::<S, T, 1, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                        let none = Prefetch { lines: 0, ..prefetch };
+                        tile::<S, T, 1, $columns>(simd, panel, 1, steps, x, none, products);
+                    } else {
+                        unreachable!("a tile is as wide as registers allow")
+                    }
                 })*
                 width => unreachable!("tiles are not {width} wide"),
             }

@@ -174,18 +174,6 @@ impl Simd for Avx2 {
         halves!(|h| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[h]))
     }
     #[inline(always)]
-    fn swap_pairs(self, a: Self::F32) -> Self::F32 {
-        halves!(|h| _mm256_permute_ps::<0b10_11_00_01>(a[h]))
-    }
-    #[inline(always)]
-    fn even_lanes(self, a: Self::F32) -> Self::F32 {
-        halves!(|h| _mm256_moveldup_ps(a[h]))
-    }
-    #[inline(always)]
-    fn odd_lanes(self, a: Self::F32) -> Self::F32 {
-        halves!(|h| _mm256_movehdup_ps(a[h]))
-    }
-    #[inline(always)]
     fn sum(self, a: Self::F32) -> f32 {
         with_features!({
             let a = _mm256_add_ps(a[0], a[1]);
@@ -207,10 +195,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat_i32(self, value: i32) -> Self::I32 {
         halves!(|_h| _mm256_set1_epi32(value))
-    }
-    #[inline(always)]
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        halves!(|h| _mm256_add_epi32(a[h], b[h]))
     }
     #[inline(always)]
     fn to_f32(self, a: Self::I32) -> Self::F32 {

@@ -127,18 +127,6 @@ impl Simd for Avx512 {
         with_features!(_mm512_abs_ps(a))
     }
     #[inline(always)]
-    fn swap_pairs(self, a: __m512) -> __m512 {
-        with_features!(_mm512_permute_ps::<0b10_11_00_01>(a))
-    }
-    #[inline(always)]
-    fn even_lanes(self, a: __m512) -> __m512 {
-        with_features!(_mm512_moveldup_ps(a))
-    }
-    #[inline(always)]
-    fn odd_lanes(self, a: __m512) -> __m512 {
-        with_features!(_mm512_movehdup_ps(a))
-    }
-    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         with_features!({
             let a = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
@@ -160,10 +148,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn splat_i32(self, value: i32) -> __m512i {
         with_features!(_mm512_set1_epi32(value))
-    }
-    #[inline(always)]
-    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
-        with_features!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
     fn to_f32(self, a: __m512i) -> __m512 {

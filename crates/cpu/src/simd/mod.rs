@@ -80,12 +80,6 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Without the sign.
     fn abs(self, a: Self::F32) -> Self::F32;
-    /// Lanes 2i and 2i + 1 exchanged.
-    fn swap_pairs(self, a: Self::F32) -> Self::F32;
-    /// Lane 2i in lanes 2i and 2i + 1.
-    fn even_lanes(self, a: Self::F32) -> Self::F32;
-    /// Lane 2i + 1 in lanes 2i and 2i + 1.
-    fn odd_lanes(self, a: Self::F32) -> Self::F32;
     /// The sum of all lanes: lane i + lane i + 8, then i + 4, i + 2, i + 1.
     fn sum(self, a: Self::F32) -> f32;
     /// The largest lane, by the same tree as [`Simd::sum`].
@@ -93,8 +87,6 @@ pub(crate) trait Simd: Copy {
 
     /// All lanes `value`.
     fn splat_i32(self, value: i32) -> Self::I32;
-    /// Wrapping `a + b`.
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Converted, rounded to nearest even.
     fn to_f32(self, a: Self::I32) -> Self::F32;
     /// Rounded to nearest even; lanes must be within the range of i32.

@@ -131,18 +131,6 @@ impl Simd for Scalar {
         lanes!(|lane| a[lane].abs())
     }
     #[inline(never)]
-    fn swap_pairs(self, a: Self::F32) -> Self::F32 {
-        lanes!(|lane| a[lane ^ 1])
-    }
-    #[inline(never)]
-    fn even_lanes(self, a: Self::F32) -> Self::F32 {
-        lanes!(|lane| a[lane & !1])
-    }
-    #[inline(never)]
-    fn odd_lanes(self, a: Self::F32) -> Self::F32 {
-        lanes!(|lane| a[lane | 1])
-    }
-    #[inline(never)]
     fn sum(self, a: Self::F32) -> f32 {
         tree(a, |x, y| x + y)
     }
@@ -154,10 +142,6 @@ impl Simd for Scalar {
     #[inline(never)]
     fn splat_i32(self, value: i32) -> Self::I32 {
         [value; LANES]
-    }
-    #[inline(never)]
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        lanes!(|lane| a[lane].wrapping_add(b[lane]))
     }
     #[inline(never)]
     fn to_f32(self, a: Self::I32) -> Self::F32 {
