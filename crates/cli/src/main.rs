@@ -1,5 +1,6 @@
 //! `alti`: parse, wire up, print, exit code. What commands do is in the crates below; here is how a
 //! person asks for it. One file a command, in [`commands`].
+#![forbid(unsafe_code)]
 
 mod commands;
 mod environment;

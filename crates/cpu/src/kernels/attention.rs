@@ -134,6 +134,9 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
 }
 
 /// The scores of all tokens of the page, those that nobody stored undefined.
+///
+/// # Safety
+/// `block` is a page of one head stored as `K`, and each query has the head's width.
 #[inline(always)]
 unsafe fn scores<S: Simd, K: Stored, const R: usize>(
     simd: S,
@@ -203,6 +206,7 @@ fn softmax<S: Simd>(
         let lanes = scores[vector * LANES..][..LANES].as_mut_ptr();
         // SAFETY: a slice of 16, loaded and stored.
         let weights = exp(simd, simd.sub(unsafe { simd.load(lanes) }, simd.splat(maximum)));
+        // SAFETY: the same slice.
         unsafe { simd.store(lanes, weights) };
         let visible = seen.start.max(vector * LANES)..seen.end.min((vector + 1) * LANES);
         for lane in (vector * LANES..(vector + 1) * LANES).filter(|lane| !visible.contains(lane)) {
@@ -226,6 +230,9 @@ fn first_lane<S: Simd>(simd: S, value: S::F32) -> f32 {
 }
 
 /// `o' = c o + sum_j p_j v_j`, for the tokens in `seen` in order; a weight of 0 adds nothing.
+///
+/// # Safety
+/// `block` is a page of one head stored as `K`; each mixture has the head's width and no other writer.
 #[inline(always)]
 unsafe fn mix<S: Simd, K: Stored, const R: usize>(
     simd: S,
@@ -250,8 +257,8 @@ unsafe fn mix<S: Simd, K: Stored, const R: usize>(
         }
         for token in seen.clone() {
             let scale = match K::SCALED {
-                // SAFETY: scales are `PAGE_TOKENS` runs of `groups`.
                 true => {
+                    // SAFETY: scales are `PAGE_TOKENS` runs of `groups`.
                     unsafe { half::f16::from_bits(*scales.add(token * head.groups + column / SCALE_GROUP)) }
                         .to_f32()
                 }

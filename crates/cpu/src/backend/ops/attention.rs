@@ -43,6 +43,8 @@ impl Store {
         }
     }
 
+    /// # Safety
+    /// `block` is a page of one head of this cache, `token` one of its tokens, and no other thread uses that token.
     unsafe fn store_head(&self, block: *mut u8, token: usize, key: &[f32], value: &[f32]) {
         let head = &self.cache.head;
         // Key value `d` lies at `d * PAGE_TOKENS + token`, value `d` at `token * width + d`.
