@@ -129,14 +129,36 @@ pub fn with_model<T: Task>(
 /// # Errors
 /// When the machine lacks the instruction set asked for, or refuses a thread.
 pub fn cpu(environment: &Environment, options: &RunOptions) -> anyhow::Result<Cpu> {
-    let isa = match &environment.isa {
+    Ok(Cpu::new(cpu_isa(environment)?, threads(options))?)
+}
+
+fn cpu_isa(environment: &Environment) -> anyhow::Result<Isa> {
+    match &environment.isa {
         Some(name) => {
-            Isa::from_name(name).map_err(|error| Exit::new(Failure::Usage, format!("ALTI_ISA: {error}")))?
+            Ok(Isa::from_name(name)
+                .map_err(|error| Exit::new(Failure::Usage, format!("ALTI_ISA: {error}")))?)
         }
-        None => Isa::detect(),
-    };
-    let threads = options.threads.map_or_else(cores, usize::from);
-    Ok(Cpu::new(isa, threads)?)
+        None => Ok(Isa::detect()),
+    }
+}
+
+/// The name of the instruction set that is used, where the backend has a choice.
+///
+/// # Errors
+/// When the machine lacks the one asked for.
+pub fn isa(environment: &Environment, options: &RunOptions) -> anyhow::Result<Option<String>> {
+    match options.backend {
+        BackendName::Cpu => Ok(Some(cpu_isa(environment)?.name().to_owned())),
+        BackendName::Reference => Ok(None),
+    }
+}
+
+/// The number of threads that is used.
+pub fn threads(options: &RunOptions) -> usize {
+    match options.backend {
+        BackendName::Cpu => options.threads.map_or_else(cores, usize::from),
+        BackendName::Reference => 1,
+    }
 }
 
 /// Cores that this process may use.

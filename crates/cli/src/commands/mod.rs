@@ -1,7 +1,10 @@
 //! One file a command.
 
+mod bench;
 mod chat;
 mod list;
+mod logits;
+mod perplexity;
 mod run;
 
 use crate::environment::{Environment, VARIABLES};
@@ -13,6 +16,9 @@ use clap::Subcommand;
 pub enum Command {
     Chat(Box<chat::ChatCommand>),
     Run(Box<run::RunCommand>),
+    Bench(bench::BenchCommand),
+    Perplexity(perplexity::PerplexityCommand),
+    Logits(logits::LogitsCommand),
     List(list::ListCommand),
     #[command(name = "rm")]
     Remove(list::RemoveCommand),
@@ -27,6 +33,9 @@ impl Command {
         match self {
             Command::Chat(command) => command.run(environment, json),
             Command::Run(command) => command.run(environment, json),
+            Command::Bench(command) => command.run(environment, json),
+            Command::Perplexity(command) => command.run(environment, json),
+            Command::Logits(command) => command.run(environment, json),
             Command::List(command) => command.run(environment, json),
             Command::Remove(command) => command.run(environment, json),
         }

@@ -1,0 +1,212 @@
+//! `alti bench`: how fast a model runs on this machine.
+
+use crate::environment::Environment;
+use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::options::RunOptions;
+use crate::output;
+use alti_models::{Llama, Step, memory};
+use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
+use serde::Serialize;
+use std::time::Instant;
+
+/// Measure prefill and decode speed
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  alti bench
+  alti bench model.gguf -t 2 -p 512 -n 128 -r 5 --json
+  alti bench --batch 8 -n 64
+
+`ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one step a
+token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded together and
+all their tokens counted. A round that is not counted comes first.")]
+pub struct BenchCommand {
+    /// Model: a name in the store or a path
+    model: Option<String>,
+    /// Tokens of prefill; 0 for none
+    #[arg(short, long, default_value_t = 512)]
+    prefill: usize,
+    /// Tokens to decode; 0 for none
+    #[arg(short = 'n', long, default_value_t = 128)]
+    decode: usize,
+    /// Tokens in the context before the measurement
+    #[arg(short, long, default_value_t = 0)]
+    depth: usize,
+    /// Sequences decoded together
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: u32,
+    /// Rounds
+    #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Debug, Serialize)]
+struct BenchResult {
+    model: String,
+    backend: String,
+    isa: Option<String>,
+    threads: usize,
+    batch: u32,
+    depth: usize,
+    results: Vec<Measurement>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measurement {
+    test: String,
+    /// One for each round.
+    tokens_per_second: Vec<f64>,
+}
+
+impl Measurement {
+    fn median(&self) -> f64 {
+        let mut sorted = self.tokens_per_second.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.len() % 2 {
+            1 => sorted[middle],
+            _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        }
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        let fold = |f: fn(f64, f64) -> f64, start| self.tokens_per_second.iter().copied().fold(start, f);
+        (fold(f64::min, f64::INFINITY), fold(f64::max, 0.0))
+    }
+}
+
+impl BenchCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded or a step fails.
+    pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        let name = name_or_default(environment, self.model.as_deref()).to_owned();
+        let mut options = self.run.clone();
+        // The memory check is for what the rounds need.
+        let one = (self.depth + self.prefill.max(self.decode)).next_multiple_of(PAGE_TOKENS);
+        options.context = Some((one * self.batch as usize).max(1) as u32);
+        let results = with_model(environment, &name, &options, BenchTask { command: self })?;
+        let result = BenchResult {
+            model: name,
+            backend: format!("{:?}", options.backend).to_lowercase(),
+            isa: crate::model::isa(environment, &options)?,
+            threads: crate::model::threads(&options),
+            batch: self.batch,
+            depth: self.depth,
+            results,
+        };
+        output::result(json, &result, |r| {
+            let row = |m: &Measurement| {
+                let (low, high) = m.spread();
+                format!("{:10} {:>10.1} {:>10.1} {:>10.1}\n", m.test, m.median(), low, high)
+            };
+            let isa = r.isa.as_deref().map_or(String::new(), |isa| format!(" {isa}"));
+            format!("{}: {}{isa}, {} threads, tokens a second\n", r.model, r.backend, r.threads)
+                + &format!("{:10} {:>10} {:>10} {:>10}\n", "TEST", "MEDIAN", "LOWEST", "HIGHEST")
+                + &r.results.iter().map(row).collect::<String>()
+        })
+    }
+}
+
+struct BenchTask<'a> {
+    command: &'a BenchCommand,
+}
+
+impl Task for BenchTask<'_> {
+    type Output = Vec<Measurement>;
+
+    fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Vec<Measurement>> {
+        let command = self.command;
+        let batch = command.batch as usize;
+        let Loaded { mut backend, model, context, .. } = loaded;
+        let layout = memory::cache_layout(&model.config, context, command.run.kv_dtype());
+        let cache = backend.cache(&layout)?;
+        let each = context.div_ceil(PAGE_TOKENS) / batch;
+        let groups = layout.groups.len();
+        let mut runner =
+            Runner { backend: &mut backend, model: &model, cache: &cache, each, groups, seed: 1 };
+        let chunk = command.run.prefill_chunk as usize;
+        let mut results = Vec::new();
+        let suffix = if command.depth > 0 { format!("@d{}", command.depth) } else { String::new() };
+        if command.prefill > 0 {
+            let test = format!("pp{}{suffix}", command.prefill);
+            let mut rounds = Vec::new();
+            for round in 0..=command.repetitions {
+                runner.prefill(0, 0, command.depth, chunk)?;
+                let started = Instant::now();
+                runner.prefill(0, command.depth, command.prefill, chunk)?;
+                let seconds = started.elapsed().as_secs_f64();
+                rounds.extend((round > 0).then(|| command.prefill as f64 / seconds));
+            }
+            results.push(Measurement { test, tokens_per_second: rounds });
+        }
+        if command.decode > 0 {
+            let test = format!("tg{}{suffix}", command.decode);
+            let mut rounds = Vec::new();
+            for round in 0..=command.repetitions {
+                for sequence in 0..batch {
+                    runner.prefill(sequence, 0, command.depth, chunk)?;
+                }
+                let started = Instant::now();
+                for position in command.depth..command.depth + command.decode {
+                    runner.decode(batch, position)?;
+                }
+                let seconds = started.elapsed().as_secs_f64();
+                rounds.extend((round > 0).then(|| (batch * command.decode) as f64 / seconds));
+            }
+            results.push(Measurement { test, tokens_per_second: rounds });
+        }
+        Ok(results)
+    }
+}
+
+/// Steps over random tokens.
+struct Runner<'a, B: Backend> {
+    backend: &'a mut B,
+    model: &'a Llama<B::Weight>,
+    cache: &'a B::Cache,
+    /// Pages of each sequence.
+    each: usize,
+    groups: usize,
+    seed: u64,
+}
+
+impl<B: Backend<Element = f32>> Runner<'_, B> {
+    fn prefill(&mut self, sequence: usize, first: usize, count: usize, chunk: usize) -> anyhow::Result<()> {
+        for begin in (first..first + count).step_by(chunk) {
+            let rows = chunk.min(first + count - begin);
+            let span = self.span(sequence, begin, rows);
+            self.step(RowPlan::new(vec![span]), &[rows - 1])?;
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, batch: usize, position: usize) -> anyhow::Result<()> {
+        let spans = (0..batch).map(|sequence| self.span(sequence, position, 1)).collect();
+        self.step(RowPlan::new(spans), &(0..batch).collect::<Vec<_>>())
+    }
+
+    fn step(&mut self, rows: RowPlan, wanted: &[usize]) -> anyhow::Result<()> {
+        let tokens: Vec<u32> = (0..rows.len()).map(|_| self.token()).collect();
+        let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache) };
+        let logits = self.model.logits(self.backend, &step, wanted);
+        let mut values = Vec::new();
+        Ok(self.backend.fetch(&logits, &mut values)?)
+    }
+
+    fn span(&self, sequence: usize, first_position: usize, rows: usize) -> Span {
+        let pages: Vec<u32> =
+            (sequence * self.each..(sequence + 1) * self.each).map(|page| page as u32).collect();
+        Span { first_position, rows, pages: vec![pages; self.groups] }
+    }
+
+    /// A token at random (xorshift64, Marsaglia 2003).
+    fn token(&mut self) -> u32 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        (self.seed % self.model.config.vocabulary_size as u64) as u32
+    }
+}

@@ -1,0 +1,185 @@
+//! `alti logits`: what the model computes for given tokens, for comparing implementations.
+
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::model::{self, Loaded, Task, with_model};
+use crate::options::{BackendName, RunOptions};
+use crate::output;
+use alti_formats::layout::hugging_face_tensors;
+use alti_models::{Llama, Step, memory};
+use alti_tensor::{Backend, PAGE_TOKENS, Reference, RowPlan, Span, Tape, Trainable};
+use anyhow::Context;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Compute the logits of given tokens
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  alti logits model.gguf --tokens ids.json --out logits.safetensors
+  alti logits tiny/ --tokens ids.json --backend reference --hidden --grad --out all.safetensors
+
+ids.json holds one array of token ids, or an array of them, all of one length. The file written holds
+`logits` [sequences, tokens, vocabulary]; with --hidden `hidden.i` [sequences, tokens, dim], the input
+of layer i, the last one after the final norm; with --grad `loss`, the mean next-token cross-entropy,
+and `grad.<parameter>` of each parameter, names and layout as in Hugging Face checkpoints.")]
+pub struct LogitsCommand {
+    /// Model: a name in the store or a path
+    model: String,
+    /// Token ids (JSON)
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// Where to write (safetensors)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Write the input of each layer, too
+    #[arg(long)]
+    hidden: bool,
+    /// Write the loss and its gradients, too (computed by the reference backend)
+    #[arg(long)]
+    grad: bool,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+/// Tensors by name: shape and values.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+impl LogitsCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the tokens or the model cannot be read, or the result cannot be written.
+    pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        let sequences = read_tokens(&self.tokens)?;
+        if self.grad && self.run.backend != BackendName::Reference {
+            let message = "--grad is computed by the reference backend: add --backend reference";
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
+        let task = LogitsTask { command: self, sequences: &sequences };
+        let mut tensors = with_model(environment, &self.model, &self.run, task)?;
+        if self.grad {
+            self.add_gradients(environment, &sequences, &mut tensors)?;
+        }
+        write(&self.out, &tensors)?;
+        let names: Vec<&String> = tensors.keys().collect();
+        let result = json!({ "out": self.out, "tensors": names });
+        output::result(json, &result, |_| format!("{} tensors in {}\n", tensors.len(), self.out.display()))
+    }
+
+    fn add_gradients(
+        &self,
+        environment: &Environment,
+        sequences: &[Vec<u32>],
+        tensors: &mut Tensors,
+    ) -> anyhow::Result<()> {
+        if sequences[0].len() < 2 {
+            let message = "--grad wants sequences of two tokens or more: a loss needs a next token";
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
+        let checkpoint = model::open(environment, &self.model)?;
+        let mut tape = Tape::new(Reference::<f32>::new(), Trainable::All);
+        let (rope, _) = self.run.rope.apply(checkpoint.config());
+        let model = Llama::load(&tape, &checkpoint, |_, _| ())?.with_rope(rope);
+        let gradients = model.gradients(&mut tape, sequences)?;
+        tensors.insert("loss".to_owned(), (Vec::new(), vec![gradients.loss]));
+        let by_name: BTreeMap<_, _> = gradients.weights.into_iter().collect();
+        for tensor in hugging_face_tensors(checkpoint.config()) {
+            let values = tensor.assemble(|name| by_name.get(name).context("every weight has a gradient"))?;
+            tensors.insert(format!("grad.{}", tensor.name), (tensor.shape.clone(), values));
+        }
+        Ok(())
+    }
+}
+
+struct LogitsTask<'a> {
+    command: &'a LogitsCommand,
+    sequences: &'a [Vec<u32>],
+}
+
+impl Task for LogitsTask<'_> {
+    type Output = Tensors;
+
+    fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Tensors> {
+        let Loaded { mut backend, model, .. } = loaded;
+        let config = &model.config;
+        let vocabulary = config.vocabulary_size;
+        if let Some(token) = self.sequences.iter().flatten().find(|&&token| token as usize >= vocabulary) {
+            let message = format!("token {token} is not in the model's vocabulary of {vocabulary}");
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
+        let (count, length) = (self.sequences.len(), self.sequences[0].len());
+        let mut tensors = Tensors::new();
+        let mut append = |name: String, shape: Vec<usize>, values: &[f32]| {
+            tensors.entry(name).or_insert_with(|| (shape, Vec::new())).1.extend_from_slice(values);
+        };
+        let layout = memory::cache_layout(config, length, self.command.run.kv_dtype());
+        let cache = backend.cache(&layout)?;
+        let pages: Vec<u32> = (0..length.div_ceil(PAGE_TOKENS) as u32).collect();
+        let mut values = Vec::new();
+        for sequence in self.sequences {
+            for (index, tokens) in sequence.chunks(self.command.run.prefill_chunk as usize).enumerate() {
+                let first_position = index * self.command.run.prefill_chunk as usize;
+                let span = Span {
+                    first_position,
+                    rows: tokens.len(),
+                    pages: vec![pages.clone(); layout.groups.len()],
+                };
+                let rows = RowPlan::new(vec![span]);
+                let step = Step { tokens, rows: &rows, cache: Some(&cache) };
+                let mut hidden = Vec::new();
+                let keep = self.command.hidden;
+                let x = model.hidden(&mut backend, &step, |_, x| hidden.extend(keep.then(|| x.clone())));
+                if keep {
+                    hidden.push(backend.rms_norm(&x, &model.norm, config.norm_epsilon));
+                }
+                let logits = model.unembed(&mut backend, &x, &rows);
+                for (layer, x) in hidden.iter().enumerate() {
+                    backend.fetch(x, &mut values)?;
+                    append(format!("hidden.{layer}"), vec![count, length, config.embedding_length], &values);
+                }
+                backend.fetch(&logits, &mut values)?;
+                append("logits".to_owned(), vec![count, length, vocabulary], &values);
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+/// Sequences of token ids, all of one length.
+fn read_tokens(file: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
+    let bad = |what: &str| Exit::new(Failure::BadFile, format!("{}: {what}", file.display()));
+    let text = std::fs::read(file)
+        .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", file.display())))?;
+    let one: Result<Vec<u32>, _> = serde_json::from_slice(&text);
+    let sequences = match one {
+        Ok(sequence) => vec![sequence],
+        Err(_) => serde_json::from_slice::<Vec<Vec<u32>>>(&text).map_err(|error| {
+            bad(&format!("is no array of token ids, nor an array of such arrays: {error}"))
+        })?,
+    };
+    let length = sequences.first().map_or(0, Vec::len);
+    if length == 0 {
+        return Err(bad("holds no tokens").into());
+    }
+    if sequences.iter().any(|sequence| sequence.len() != length) {
+        return Err(bad("holds sequences of different lengths; give each its own file").into());
+    }
+    Ok(sequences)
+}
+
+fn write(file: &Path, tensors: &Tensors) -> anyhow::Result<()> {
+    let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, (*shape).clone(), bytes)?))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    alti_formats::write_whole(file, &safetensors::serialize(views, None)?)?;
+    Ok(())
+}

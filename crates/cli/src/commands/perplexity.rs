@@ -1,0 +1,148 @@
+//! `alti perplexity`: how well a model predicts a text.
+
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::options::RunOptions;
+use crate::output::{self, Unit, bar};
+use alti_models::{Step, memory};
+use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
+use alti_text::Specials;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Measure how well a model predicts a text
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  alti perplexity --file wiki.test.raw
+  alti perplexity model.gguf --file text.txt --context 512 --chunks 20 --json
+
+As llama.cpp's tool of that name: the text is cut into chunks of --context tokens, each begins with the
+model's beginning-of-text token if it has one, and the second half of each chunk is predicted. The
+result is e to the mean negative log-likelihood of a token.")]
+pub struct PerplexityCommand {
+    /// Model: a name in the store or a path
+    model: Option<String>,
+    /// The text, UTF-8
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Most chunks to measure [default: all]
+    #[arg(long)]
+    chunks: Option<usize>,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Debug, Serialize)]
+struct PerplexityResult {
+    perplexity: f64,
+    /// Standard error of the perplexity.
+    error: f64,
+    tokens: usize,
+    chunks: usize,
+    context: usize,
+}
+
+impl PerplexityCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the text or the model cannot be read, or the text is shorter than a chunk.
+    pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.file)
+            .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", self.file.display())))?;
+        let name = name_or_default(environment, self.model.as_deref()).to_owned();
+        let mut options = self.run.clone();
+        options.context.get_or_insert(512);
+        let task = PerplexityTask { command: self, environment, text };
+        let found = with_model(environment, &name, &options, task)?;
+        output::result(json, &found, |r| {
+            format!(
+                "perplexity {:.4} +/- {:.4} over {} tokens in {} chunks of {}\n",
+                r.perplexity, r.error, r.tokens, r.chunks, r.context
+            )
+        })
+    }
+}
+
+struct PerplexityTask<'a> {
+    command: &'a PerplexityCommand,
+    environment: &'a Environment,
+    text: String,
+}
+
+impl Task for PerplexityTask<'_> {
+    type Output = PerplexityResult;
+
+    fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<PerplexityResult> {
+        let tokenizer = loaded.tokenizer()?;
+        let Loaded { mut backend, model, context, .. } = loaded;
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        // As llama.cpp does: the text has the token in front as a whole, and each chunk's first token
+        // is replaced by it.
+        let tokens: Vec<u32> =
+            bos.into_iter().chain(tokenizer.encode(&self.text, Specials::AsText)).collect();
+        let count = (tokens.len() / context).min(self.command.chunks.unwrap_or(usize::MAX));
+        if count == 0 || context < 4 {
+            let message = format!(
+                "the text has {} tokens; a chunk of {context} wants more text or a smaller --context",
+                tokens.len()
+            );
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
+        let layout = memory::cache_layout(&model.config, context, self.command.run.kv_dtype());
+        let cache = backend.cache(&layout)?;
+        let pages: Vec<u32> = (0..context.div_ceil(PAGE_TOKENS) as u32).collect();
+        let shown = bar(self.environment, count as u64, "measuring", Unit::Items);
+        let (mut losses, mut logits) = (Vec::new(), Vec::new());
+        for chunk in tokens.chunks_exact(context).take(count) {
+            let mut chunk = chunk.to_vec();
+            if let Some(bos) = bos {
+                chunk[0] = bos;
+            }
+            let first = context / 2;
+            for begin in (0..context).step_by(self.command.run.prefill_chunk as usize) {
+                let end = context.min(begin + self.command.run.prefill_chunk as usize);
+                let pages = vec![pages.clone(); layout.groups.len()];
+                let rows = RowPlan::new(vec![Span { first_position: begin, rows: end - begin, pages }]);
+                let step = Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache) };
+                // Position `p` predicts token `p + 1`.
+                let predicting: Vec<usize> = (begin.max(first)..end.min(context - 1)).collect();
+                let wanted: Vec<usize> = predicting.iter().map(|position| position - begin).collect();
+                if wanted.is_empty() {
+                    drop(model.hidden(&mut backend, &step, |_, _| ()));
+                    backend.submit()?;
+                    continue;
+                }
+                let found = model.logits(&mut backend, &step, &wanted);
+                backend.fetch(&found, &mut logits)?;
+                let rows = logits.chunks_exact(model.config.vocabulary_size).zip(predicting);
+                losses.extend(rows.map(|(logits, position)| loss(logits, chunk[position + 1])));
+            }
+            shown.inc(1);
+        }
+        shown.finish_and_clear();
+        Ok(summary(&losses, count, context))
+    }
+}
+
+/// `-ln softmax(logits)[target]`, in f64.
+fn loss(logits: &[f32], target: u32) -> f64 {
+    let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - maximum).exp()).sum();
+    sum.ln() - f64::from(logits[target as usize] - maximum)
+}
+
+fn summary(losses: &[f64], chunks: usize, context: usize) -> PerplexityResult {
+    let n = losses.len() as f64;
+    let mean = losses.iter().sum::<f64>() / n;
+    let variance = losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    let perplexity = mean.exp();
+    PerplexityResult {
+        perplexity,
+        error: perplexity * (variance / n).sqrt(),
+        tokens: losses.len(),
+        chunks,
+        context,
+    }
+}
