@@ -122,8 +122,7 @@ fn read_tokens(
         tokens[id as usize] = Token { text, kind, score: 0.0 };
     }
     for AddedToken { id, content, special } in added {
-        let looks_special = content.starts_with("<|") && content.ends_with("|>");
-        let kind = match special || looks_special {
+        let kind = match special || looks_special(&content) {
             _ if byte_fallback && unknown == Some(id) => TokenKind::Unknown,
             true => TokenKind::Control,
             false => TokenKind::UserDefined,
@@ -162,11 +161,7 @@ fn added_by(post_processor: &Value) -> (Option<bool>, Option<bool>) {
 
 /// Adds what `tokenizer_config.json` and the chat template's files say, where there are such.
 pub(super) fn add_tokenizer_config(folder: &Path, vocabulary: &mut Vocabulary) -> Result<(), FormatError> {
-    let path = folder.join("tokenizer_config.json");
-    let config: Map<String, Value> = match path.is_file() {
-        true => read_small_json(&path, MAX_FILE)?,
-        false => Map::new(),
-    };
+    let config = read_settings(folder)?;
     let id = |name: &str| {
         let entry = config.get(name)?;
         vocabulary.id_of(entry.as_str().or_else(|| entry["content"].as_str())?)
@@ -182,6 +177,49 @@ pub(super) fn add_tokenizer_config(folder: &Path, vocabulary: &mut Vocabulary) -
     vocabulary.add_space_prefix = vocabulary.add_space_prefix.or(flag("add_prefix_space"));
     vocabulary.chat_template = read_template(folder, &config)?;
     Ok(())
+}
+
+/// Adds the tokens that a Hugging Face folder lists beside a SentencePiece model, as llama.cpp's converter does.
+/// Ids of `size` and above have no embedding and are left out.
+pub(super) fn add_added_tokens(
+    folder: &Path,
+    vocabulary: &mut Vocabulary,
+    size: usize,
+) -> Result<(), FormatError> {
+    let mut added: Vec<(usize, String, bool)> = Vec::new();
+    let path = folder.join("added_tokens.json");
+    if path.is_file() {
+        let ids: HashMap<String, usize> = read_small_json(&path, MAX_FILE)?;
+        added.extend(ids.into_iter().map(|(text, id)| (id, text, false)));
+    }
+    for (id, entry) in
+        read_settings(folder)?.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten()
+    {
+        if let (Ok(id), Some(text)) = (id.parse(), entry["content"].as_str()) {
+            added.push((id, text.to_owned(), entry["special"] == true || looks_special(text)));
+        }
+    }
+    for (id, text, special) in added.into_iter().filter(|(id, ..)| *id < size) {
+        let from = vocabulary.tokens.len();
+        vocabulary.tokens.extend((from..=id).map(unused));
+        let kind = if special { TokenKind::Control } else { TokenKind::UserDefined };
+        let text = if special { text } else { text.replace('▁', " ") };
+        vocabulary.tokens[id] = Token { text, kind, score: -1000.0 };
+    }
+    Ok(())
+}
+
+fn looks_special(text: &str) -> bool {
+    text.starts_with("<|") && text.ends_with("|>")
+}
+
+/// `tokenizer_config.json`, empty where there is none.
+fn read_settings(folder: &Path) -> Result<Map<String, Value>, FormatError> {
+    let path = folder.join("tokenizer_config.json");
+    match path.is_file() {
+        true => read_small_json(&path, MAX_FILE),
+        false => Ok(Map::new()),
+    }
 }
 
 fn read_template(folder: &Path, config: &Map<String, Value>) -> Result<Option<String>, FormatError> {

@@ -140,7 +140,9 @@ impl Vocabulary {
             Some(path) => {
                 let bytes = read_small(&path, MAX_FILE)?;
                 if !tiktoken::is_tiktoken(&bytes) {
-                    sentence_piece::parse(&path, &bytes)?
+                    let mut vocabulary = sentence_piece::parse(&path, &bytes)?;
+                    hugging_face::add_added_tokens(folder, &mut vocabulary, config.vocabulary_size)?;
+                    vocabulary
                 } else if json.is_file() {
                     hugging_face::read(&json)?
                 } else {
