@@ -118,10 +118,9 @@ impl Rope {
             return None;
         }
         let factor = divisors.iter().copied().fold(1.0f32, f32::max);
-        let contexts = || original_context.into_iter().chain([8192]).chain((4..24).map(|bit| 1 << bit));
-        // Equal factors last: with few frequencies, none may fall into the band of others either.
-        for (low, high) in [(1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (1.0, 16.0), (1.0, 32.0), (1.0, 1.0)] {
-            for original_context in contexts() {
+        let contexts = original_context.into_iter().chain([8192]).chain((4..24).map(|bit| 1 << bit));
+        for original_context in contexts {
+            for (low, high) in [(1.0, 4.0), (1.0, 1.0), (1.0, 2.0), (1.0, 8.0), (1.0, 16.0), (1.0, 32.0)] {
                 let ours = llama3_divisors(theta, head_dim, factor, low, high, original_context);
                 if ours.iter().zip(divisors).all(|(a, b)| (a - b).abs() <= 2e-6 * a.abs()) {
                     return Some(RopeScaling::Llama3 { factor, low, high, original_context });
