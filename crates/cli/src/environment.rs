@@ -14,7 +14,7 @@ pub struct Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 9] = [
+pub const VARIABLES: [Variable; 10] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
     Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512" },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
@@ -23,6 +23,7 @@ pub const VARIABLES: [Variable; 9] = [
     Variable { name: "HTTPS_PROXY", help: "proxy for fetching models" },
     Variable { name: "SSL_CERT_FILE", help: "certificate authorities to trust for fetching models (PEM)" },
     Variable { name: "PATH", help: "where pip is looked for, which fetches the default model" },
+    Variable { name: "USER", help: "who accepts a model's licence" },
     Variable { name: "NO_COLOR", help: "when set and not empty: no colours" },
 ];
 
@@ -45,6 +46,8 @@ pub struct Environment {
     pub certificate_bundle: Option<PathBuf>,
     /// Where programs are looked for.
     pub search_path: Option<OsString>,
+    /// The user's name.
+    pub user: Option<String>,
     /// Whether stdout may be coloured.
     pub color: bool,
     /// Whether a person reads stderr: progress bars are drawn.
@@ -79,6 +82,7 @@ impl Environment {
             proxy: variable("HTTPS_PROXY").or_else(|| std::env::var("https_proxy").ok()),
             certificate_bundle: variable("SSL_CERT_FILE").map(PathBuf::from),
             search_path: std::env::var_os("PATH"),
+            user: variable("USER"),
             color: std::io::stdout().is_terminal() && variable("NO_COLOR").is_none(),
             progress: std::io::stderr().is_terminal(),
         })

@@ -1,6 +1,13 @@
 //! Exit codes, and the error that carries one. Decided here and nowhere else.
 
+use alti_engine::EngineError;
+use alti_formats::FormatError;
+use alti_hub::HubError;
+use alti_models::ModelError;
+use alti_tensor::BackendError;
+use alti_text::TextError;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 /// Why the program ends without having done what it was asked.
@@ -78,13 +85,74 @@ fn failure_of(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     if let Some(exit) = error.downcast_ref::<Exit>() {
         return Some(exit.failure);
     }
-    if error.is::<alti_formats::FormatError>() {
-        return Some(Failure::BadFile);
+    if let Some(error) = error.downcast_ref::<HubError>() {
+        return Some(of_hub(error));
     }
-    if let Some(error) = error.downcast_ref::<alti_tensor::BackendError>() {
-        return matches!(error, alti_tensor::BackendError::Memory { .. }).then_some(Failure::Resources);
+    if let Some(error) = error.downcast_ref::<FormatError>() {
+        return Some(of_format(error));
     }
-    None
+    if let Some(error) = error.downcast_ref::<TextError>() {
+        return of_text(error);
+    }
+    // What is transparent shows its cause's message and has no cause of its own to find in the chain.
+    if let Some(ModelError::Format(error)) = error.downcast_ref() {
+        return Some(of_format(error));
+    }
+    let backend = match error.downcast_ref() {
+        Some(EngineError::Backend(error)) => Some(error),
+        _ => error.downcast_ref::<BackendError>(),
+    };
+    matches!(backend, Some(BackendError::Memory { .. })).then_some(Failure::Resources)
+}
+
+fn of_hub(error: &HubError) -> Failure {
+    match error {
+        HubError::Io { source, .. } => of_io(source),
+        HubError::DiskFull { .. } | HubError::NoSpace { .. } => Failure::Resources,
+        HubError::BadSpec { .. } | HubError::AmbiguousName { .. } => Failure::Usage,
+        HubError::NotInStore { .. }
+        | HubError::NotInCatalogue { .. }
+        | HubError::NotFound { .. }
+        | HubError::Selection { .. } => Failure::NotFound,
+        HubError::LicenseNotAccepted { .. } => Failure::License,
+        HubError::AccessDenied { .. }
+        | HubError::Network { .. }
+        | HubError::Protocol { .. }
+        | HubError::Pip { .. }
+        | HubError::AllSourcesFailed { .. } => Failure::Network,
+        HubError::WrongHash { .. }
+        | HubError::WrongSize { .. }
+        | HubError::UnsafePath { .. }
+        | HubError::Archive { .. }
+        | HubError::Damaged { .. } => Failure::BadFile,
+        HubError::Cancelled => Failure::Interrupted,
+        _ => Failure::Failed,
+    }
+}
+
+fn of_format(error: &FormatError) -> Failure {
+    match error {
+        FormatError::Io { source, .. } => of_io(source),
+        FormatError::Convert { .. } => Failure::Failed,
+        _ => Failure::BadFile,
+    }
+}
+
+fn of_text(error: &TextError) -> Option<Failure> {
+    match error {
+        TextError::Metadata(error) => Some(of_format(error)),
+        TextError::Read { source, .. } => Some(of_io(source)),
+        TextError::TemplateRender { .. } => None,
+        _ => Some(Failure::BadFile),
+    }
+}
+
+fn of_io(error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound => Failure::NotFound,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Failure::Resources,
+        _ => Failure::Failed,
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! `alti`: parse, wire up, print, exit code. What commands do is in the crates below; here is how a
 //! person asks for it. One file a command, in [`commands`].
 #![forbid(unsafe_code)]
+#![expect(unreachable_pub, reason = "nothing is outside of a binary: pub says that other modules use it")]
 
 mod commands;
 mod environment;
 mod exit;
+mod input;
 mod interrupt;
 mod model;
 mod options;

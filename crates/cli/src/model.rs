@@ -8,7 +8,7 @@ use crate::pulling;
 use alti_cpu::{Cpu, Isa};
 use alti_engine::{Session, SessionSettings};
 use alti_formats::Checkpoint;
-use alti_hub::HubError;
+use alti_hub::{HubError, Manifest};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, CacheLayout, KvDType, Reference};
 use alti_text::{ChatTemplate, Tokenizer};
@@ -20,27 +20,43 @@ use std::sync::Arc;
 /// for all of it.
 const DEFAULT_CONTEXT: usize = 8192;
 
+/// The context that is taken without being asked for, of a model that is good for `longest` tokens.
+pub fn default_context(longest: usize) -> usize {
+    longest.min(DEFAULT_CONTEXT)
+}
+
 /// The model that is meant where none is named.
 pub fn name_or_default<'a>(environment: &'a Environment, name: Option<&'a str>) -> &'a str {
     name.or(environment.model.as_deref()).unwrap_or(alti_hub::catalogue::DEFAULT_MODEL)
 }
 
-/// The file or folder of a model: a path, or a name in the store. A model of the catalogue that is
-/// not there yet is fetched.
+/// The file or folder of a model that is on this machine: a path, or a name in the store, which
+/// then also says where it came from.
+///
+/// # Errors
+/// When there is no such model.
+pub fn present(environment: &Environment, name: &str) -> anyhow::Result<(PathBuf, Option<Manifest>)> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok((path.to_owned(), None));
+    }
+    let resolved = pulling::store(environment)?.resolve(name)?;
+    Ok((resolved.path, Some(resolved.manifest)))
+}
+
+/// As [`present`], but a model of the catalogue that is not there yet is fetched.
 ///
 /// # Errors
 /// When there is no such model.
 pub fn find(environment: &Environment, name: &str) -> anyhow::Result<PathBuf> {
-    let path = Path::new(name);
-    if path.exists() {
-        return Ok(path.to_owned());
-    }
-    match pulling::store(environment)?.resolve(name) {
-        Ok(resolved) => Ok(resolved.path),
-        Err(HubError::NotInStore { .. }) if alti_hub::catalogue::find(name).is_some() => {
-            Ok(pulling::pull_named(environment, name)?.path)
-        }
-        Err(error) => Err(error.into()),
+    match present(environment, name) {
+        Ok((path, _)) => Ok(path),
+        Err(error) => match error.downcast_ref() {
+            Some(HubError::NotInStore { .. }) if alti_hub::catalogue::find(name).is_some() => {
+                Ok(pulling::pull_named(environment, name)?.path)
+            }
+            _ => Err(error),
+        },
     }
 }
 
@@ -173,7 +189,7 @@ fn load<B: Backend>(
     options: &RunOptions,
 ) -> anyhow::Result<Loaded<B>> {
     let (rope, longest) = options.rope.apply(checkpoint.config());
-    let context = options.context.map_or(longest.min(DEFAULT_CONTEXT), |tokens| tokens as usize);
+    let context = options.context.map_or(default_context(longest), |tokens| tokens as usize);
     check_memory(&checkpoint, context, options.kv_dtype(), options.backend)?;
     let shown = bar(environment, checkpoint.weights().len() as u64, "loading", Unit::Items);
     let model = Llama::load(&backend, &checkpoint, |done, _| shown.set_position(done as u64));

@@ -28,10 +28,9 @@ pub struct RunOptions {
     /// Tokens of context, prompt and answer together [default: the model's, at most 8192]
     #[arg(short = 'c', long, value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// How keys and values are stored
-    #[arg(long, value_name = "TYPE", default_value = "bf16",
-          value_parser = PossibleValuesParser::new(KvDType::TABLE.map(|row| row.1)))]
-    pub kv_type: String,
+    /// The cache of keys and values
+    #[command(flatten)]
+    pub kv: KvOptions,
     /// Tokens computed in one step of prefill
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub prefill_chunk: u32,
@@ -43,6 +42,22 @@ pub struct RunOptions {
 impl RunOptions {
     /// How keys and values are stored.
     pub fn kv_dtype(&self) -> KvDType {
+        self.kv.dtype()
+    }
+}
+
+/// The cache of keys and values.
+#[derive(Clone, Debug, Args)]
+pub struct KvOptions {
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", default_value = "bf16",
+          value_parser = PossibleValuesParser::new(KvDType::TABLE.map(|row| row.1)))]
+    kv_type: String,
+}
+
+impl KvOptions {
+    /// How keys and values are stored.
+    pub fn dtype(&self) -> KvDType {
         KvDType::from_name(&self.kv_type).expect("clap has checked the name")
     }
 }

@@ -3,7 +3,7 @@
 use crate::environment::Environment;
 use crate::interrupt;
 use crate::output::{Unit, bar};
-use alti_hub::{Event, HubSettings, ModelSpec, Observer, Progress, PullRequest, Pulled, Store};
+use alti_hub::{Event, HubError, HubSettings, ModelSpec, Observer, Progress, PullRequest, Pulled, Store};
 use indicatif::ProgressBar;
 use std::sync::Mutex;
 
@@ -30,13 +30,16 @@ pub fn settings(environment: &Environment) -> HubSettings {
 /// Brings a model into the store, or finds it there.
 ///
 /// # Errors
-/// When the source fails, the disk is full, or the licence is not accepted.
+/// When the source fails, the disk is full, or the licence is not accepted; its terms are shown then.
 pub fn pull(environment: &Environment, request: &PullRequest) -> anyhow::Result<Pulled> {
     let display = Display { environment: environment.clone(), bar: Mutex::new(ProgressBar::hidden()) };
     let cancel = interrupt::flag();
     let pulled = store(environment)?.pull(request, &settings(environment), Observer::new(&display, &cancel));
     if let Ok(bar) = display.bar.lock() {
         bar.finish_and_clear();
+    }
+    if let Err(HubError::LicenseNotAccepted { terms, .. }) = &pulled {
+        eprintln!("{terms}");
     }
     Ok(pulled?)
 }

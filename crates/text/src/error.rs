@@ -68,6 +68,11 @@ impl TextError {
     pub(crate) fn invalid(place: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { place: place.into(), problem: problem.into() }
     }
+
+    /// A GGUF file without a tokenizer.
+    pub(crate) fn no_metadata(path: &std::path::Path) -> Self {
+        Self::Missing { place: path.display().to_string(), expected: "tokenizer.ggml.* metadata" }
+    }
 }
 
 /// This crate's result.

@@ -5,7 +5,10 @@ mod chat;
 mod list;
 mod logits;
 mod perplexity;
+mod pull;
 mod run;
+mod show;
+mod tokenize;
 
 use crate::environment::{Environment, VARIABLES};
 use crate::exit::Failure;
@@ -19,9 +22,12 @@ pub enum Command {
     Bench(bench::BenchCommand),
     Perplexity(perplexity::PerplexityCommand),
     Logits(logits::LogitsCommand),
+    Pull(pull::PullCommand),
     List(list::ListCommand),
+    Show(show::ShowCommand),
     #[command(name = "rm")]
     Remove(list::RemoveCommand),
+    Tokenize(tokenize::TokenizeCommand),
 }
 
 impl Command {
@@ -36,8 +42,11 @@ impl Command {
             Command::Bench(command) => command.run(environment, json),
             Command::Perplexity(command) => command.run(environment, json),
             Command::Logits(command) => command.run(environment, json),
+            Command::Pull(command) => command.run(environment, json),
             Command::List(command) => command.run(environment, json),
+            Command::Show(command) => command.run(environment, json),
             Command::Remove(command) => command.run(environment, json),
+            Command::Tokenize(command) => command.run(environment, json),
         }
     }
 }

@@ -4,7 +4,8 @@ use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::{Loaded, Task, name_or_default, with_model};
 use crate::options::RunOptions;
-use crate::output::{self, Unit, bar};
+use crate::output::{Unit, bar};
+use crate::{input, output};
 use alti_models::{Step, memory};
 use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
 use alti_text::Specials;
@@ -49,8 +50,7 @@ impl PerplexityCommand {
     /// # Errors
     /// When the text or the model cannot be read, or the text is shorter than a chunk.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
-        let text = std::fs::read_to_string(&self.file)
-            .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", self.file.display())))?;
+        let text = input::text(&self.file)?;
         let name = name_or_default(environment, self.model.as_deref()).to_owned();
         let mut options = self.run.clone();
         options.context.get_or_insert(512);

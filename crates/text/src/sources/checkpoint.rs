@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use alti_formats::Checkpoint;
+use alti_formats::gguf::GgufFile;
 use serde_json::Value;
 
 use crate::error::{Result, TextError};
@@ -25,10 +26,7 @@ impl Tokenizer {
     pub fn for_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         let mut definition = match checkpoint.gguf() {
             Some(metadata) => GgufTokenizer::read(metadata)?
-                .ok_or_else(|| TextError::Missing {
-                    place: checkpoint.path().display().to_string(),
-                    expected: "tokenizer.ggml.* metadata",
-                })?
+                .ok_or_else(|| TextError::no_metadata(checkpoint.path()))?
                 .definition()?,
             None => folder_definition(checkpoint.directory())?,
         };
@@ -36,6 +34,27 @@ impl Tokenizer {
         definition.roles.bos = definition.roles.bos.or(config.bos);
         definition.roles.stops.extend(&config.eos);
         Self::new(definition)
+    }
+
+    /// The tokenizer of the model at `path`, or of the tokenizer file there, without a look at the weights: a GGUF
+    /// file (which need not have any), a model's folder or one of its files, `tokenizer.json`, or Meta's
+    /// `tokenizer.model`.
+    ///
+    /// # Errors
+    /// No tokenizer, an unsupported or a damaged one.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::from_folder(path);
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gguf") => {
+                let file = GgufFile::open(path)?;
+                let missing = || TextError::no_metadata(path);
+                GgufTokenizer::read(file.metadata())?.ok_or_else(missing)?.build()
+            }
+            Some("model") => Self::from_meta_file(path),
+            _ => Self::from_folder(path.parent().unwrap_or(Path::new(""))),
+        }
     }
 
     /// The tokenizer whose files are in `folder`: `tokenizer.json`, or Meta's `tokenizer.model`.

@@ -1,0 +1,26 @@
+//! Files that a command is given by name.
+
+use crate::exit::{Exit, Failure};
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+/// The text of a file, or of stdin where the name is `-`.
+///
+/// # Errors
+/// When it cannot be read or is not UTF-8.
+pub fn text(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = match path == Path::new("-") {
+        true => std::io::stdin().read_to_string(&mut text).map(drop),
+        false => std::fs::read_to_string(path).map(|contents| text = contents),
+    };
+    read.map_err(|error| {
+        let failure = match error.kind() {
+            ErrorKind::NotFound => Failure::NotFound,
+            ErrorKind::InvalidData => Failure::BadFile,
+            _ => Failure::Failed,
+        };
+        Exit::new(failure, format!("{}: {error}", path.display()))
+    })?;
+    Ok(text)
+}
