@@ -211,7 +211,8 @@ impl Checkpoint {
         &self.config
     }
 
-    /// All weights in model order: exactly those of [`ModelConfig::weight_shapes`], of those shapes.
+    /// All weights in model order: exactly those of [`ModelConfig::weight_shapes`], of those
+    /// shapes.
     pub fn weights(&self) -> &[WeightInfo] {
         &self.weights
     }

@@ -1,5 +1,6 @@
-//! What a model is, apart from its weights: one description for all three formats. It is validated when read and the
-//! shapes of all weights follow from it, so that a model built from it need not doubt either.
+//! What a model is, apart from its weights: one description for all three formats. It is validated
+//! when read and the shapes of all weights follow from it, so that a model built from it need not
+//! doubt either.
 
 use crate::names::{Part, WeightName};
 use crate::rope::{Rope, RopeScaling};
@@ -36,8 +37,8 @@ pub struct Experts {
     pub layers: Vec<bool>,
 }
 
-/// Llama 4's attention temperature on layers without rotary embedding: queries at position `p` are multiplied by
-/// `1 + attention_scale * ln(1 + floor((p + 1) / floor_scale))`.
+/// Llama 4's attention temperature on layers without rotary embedding: queries at position `p` are
+/// multiplied by `1 + attention_scale * ln(1 + floor((p + 1) / floor_scale))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Temperature {
     /// Positions per step.
@@ -75,9 +76,11 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Mixture-of-experts layers; `None` where every layer is dense.
     pub experts: Option<Experts>,
-    /// For each layer, whether it goes without rotary embedding (and so without chunks and QK norm).
+    /// For each layer, whether it goes without rotary embedding (and so without chunks and QK
+    /// norm).
     pub no_rope: Vec<bool>,
-    /// Layers with rotary embedding attend only within chunks of this many tokens; `None`: to all before.
+    /// Layers with rotary embedding attend only within chunks of this many tokens; `None`: to all
+    /// before.
     pub attention_chunk: Option<usize>,
     /// Weightless RMSNorm of rotated queries and keys, on layers with rotary embedding.
     pub qk_norm: bool,
@@ -146,7 +149,8 @@ impl ModelConfig {
         !self.no_rope[layer]
     }
 
-    /// The chunk that layer `layer` attends within, in tokens; `None` where it sees all tokens before.
+    /// The chunk that layer `layer` attends within, in tokens; `None` where it sees all tokens
+    /// before.
     pub fn layer_chunk(&self, layer: usize) -> Option<usize> {
         self.attention_chunk.filter(|_| self.layer_uses_rope(layer))
     }

@@ -1,5 +1,5 @@
-//! Conversion between the formats. Weights stream through the canonical layout one file tensor at a time;
-//! what a format cannot say is refused before anything is written.
+//! Conversion between the formats. Weights stream through the canonical layout one file tensor at a
+//! time; what a format cannot say is refused before anything is written.
 
 use crate::FormatError;
 use crate::checkpoint::{Checkpoint, Format};
@@ -47,7 +47,8 @@ impl FloatType {
 pub struct ConvertOptions {
     /// The type of the weights.
     pub float_type: FloatType,
-    /// Largest file, in bytes of tensors: a larger model becomes several files. `None`: one GGUF file, and safetensors of 5 GB.
+    /// Largest file, in bytes of tensors: a larger model becomes several files. `None`: one GGUF
+    /// file, and safetensors of 5 GB.
     pub max_file_bytes: Option<u64>,
 }
 

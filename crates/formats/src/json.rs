@@ -100,7 +100,8 @@ fn token_ids(value: &Value) -> Option<Vec<u32>> {
     }
 }
 
-/// A single-precision number as its shortest decimal, so that 1e-5 does not become 9.999999747378752e-6.
+/// A single-precision number as its shortest decimal, so that 1e-5 does not become
+/// 9.999999747378752e-6.
 pub(crate) fn number(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, |value| json!(value))
 }

@@ -2,10 +2,10 @@
 //! Model files: GGUF, Hugging Face safetensors and Meta's checkpoints behind one view.
 //!
 //! [`Checkpoint`] opens any of them and gives a validated [`ModelConfig`] and weights under
-//! canonical names ([`WeightName`]) in one canonical layout, GGUF's: matrices `[out, in]`, query and
-//! key rows in interleaved-pair order, experts as three tensors. The formats differ from it in the
-//! ways that [`layout`] lists, and nowhere else. Files are memory-mapped; nothing is allocated by a number read from a
-//! file that was not checked against the file's size.
+//! canonical names ([`WeightName`]) in one canonical layout, GGUF's: matrices `[out, in]`, query
+//! and key rows in interleaved-pair order, experts as three tensors. The formats differ from it in
+//! the ways that [`layout`] lists, and nowhere else. Files are memory-mapped; nothing is allocated
+//! by a number read from a file that was not checked against the file's size.
 
 mod checkpoint;
 mod config;

@@ -1,9 +1,9 @@
 //! Read-only memory maps of model files, so that opening a model costs no copy and weights are
 //! paged in as they are used.
 //!
-//! The only `unsafe` of this crate is here. A map is sound to hand out as `&[u8]` only while no
-//! one shrinks or rewrites the file: a process that truncates a mapped file makes later reads of the lost
-//! pages raise SIGBUS, which Rust cannot turn into an error. Model files are written once and
+//! The only `unsafe` of this crate is here. A map is sound to hand out as `&[u8]` only while no one
+//! shrinks or rewrites the file: a process that truncates a mapped file makes later reads of the
+//! lost pages raise SIGBUS, which Rust cannot turn into an error. Model files are written once and
 //! replaced by rename (as everything this crate writes is), which leaves existing maps intact.
 
 #![allow(unsafe_code)]

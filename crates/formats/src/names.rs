@@ -137,8 +137,8 @@ impl WeightName {
         Self::parse(name, "blk.", |row, name| row.gguf == name)
     }
 
-    /// Reads Hugging Face's spelling, of Llama 2 and 3 or of Llama 4, with or without `model.`. A fused
-    /// experts tensor is read as its first half, [`Part::ExpertsGate`].
+    /// Reads Hugging Face's spelling, of Llama 2 and 3 or of Llama 4, with or without `model.`. A
+    /// fused experts tensor is read as its first half, [`Part::ExpertsGate`].
     pub fn from_hugging_face(name: &str) -> Option<Self> {
         let name = name.strip_prefix("model.").unwrap_or(name);
         Self::parse(name, "layers.", |row, name| [row.hugging_face, row.hugging_face_llama4].contains(&name))
@@ -171,8 +171,8 @@ impl WeightName {
         self.spelled("blk.", self.part.names().gguf)
     }
 
-    /// Hugging Face's spelling, of Llama 4 where `llama4` says so. Gate and up projections of Llama 4's
-    /// experts have one name, as they are one tensor there.
+    /// Hugging Face's spelling, of Llama 4 where `llama4` says so. Gate and up projections of Llama
+    /// 4's experts have one name, as they are one tensor there.
     pub fn hugging_face(&self, llama4: bool) -> String {
         let row = self.part.names();
         let name = if llama4 { row.hugging_face_llama4 } else { row.hugging_face };

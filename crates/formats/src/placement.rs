@@ -1,7 +1,8 @@
 //! How a weight of the canonical layout sits in a tensor of a file. Canonical is GGUF's layout:
-//! matrices `[out, in]`, query and key rows in interleaved-pair order, experts as three tensors. Everything
-//! that Hugging Face and Meta do otherwise is one of the few [`Placement`]s here, each usable in both
-//! directions and for any element type, so that files, gradients and tests share one definition.
+//! matrices `[out, in]`, query and key rows in interleaved-pair order, experts as three tensors.
+//! Everything that Hugging Face and Meta do otherwise is one of the few [`Placement`]s here, each
+//! usable in both directions and for any element type, so that files, gradients and tests share one
+//! definition.
 
 use alti_tensor::DType;
 use std::borrow::Cow;
@@ -23,8 +24,8 @@ pub enum Placement {
         /// The first of them.
         first: usize,
     },
-    /// `[.., in, width]` for a canonical `[.., out, in]`: transposed, in the columns from `first` on
-    /// (Hugging Face's fused `gate_up_proj`, Meta's experts and router).
+    /// `[.., in, width]` for a canonical `[.., out, in]`: transposed, in the columns from `first`
+    /// on (Hugging Face's fused `gate_up_proj`, Meta's experts and router).
     Transposed {
         /// The first of the columns.
         first: usize,
@@ -43,7 +44,8 @@ fn as_3d(shape: &[usize]) -> (usize, usize, usize) {
     }
 }
 
-/// Columns and rows of the square that a transposition moves at once: two of them fit in the L1 cache.
+/// Columns and rows of the square that a transposition moves at once: two of them fit in the L1
+/// cache.
 const TILE: usize = 32;
 
 impl Placement {

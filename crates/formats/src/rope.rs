@@ -1,6 +1,6 @@
 //! Rotary position embedding as configurations describe it: base and context extension, and the
-//! inverse frequencies that follow. It is here and not with the model because GGUF stores Llama 3's scaling as
-//! one divisor per frequency, so that conversion must compute and recognise them.
+//! inverse frequencies that follow. It is here and not with the model because GGUF stores Llama 3's
+//! scaling as one divisor per frequency, so that conversion must compute and recognise them.
 
 use std::f64::consts::PI;
 
@@ -36,7 +36,8 @@ pub enum RopeScaling {
         /// Context length of the pre-training, in tokens.
         original_context: u32,
     },
-    /// YaRN (<https://arxiv.org/abs/2309.00071>): interpolates the long wavelengths, keeps the short ones.
+    /// YaRN (<https://arxiv.org/abs/2309.00071>): interpolates the long wavelengths, keeps the
+    /// short ones.
     Yarn {
         /// Divisor of the long wavelengths.
         factor: f32,
@@ -49,8 +50,8 @@ pub enum RopeScaling {
         /// Factor on queries' and keys' rotated values; `None` for YaRN's `0.1 ln(factor) + 1`.
         attention_factor: Option<f32>,
     },
-    /// One divisor per frequency, `head_dim / 2` of them, from a GGUF's `rope_freqs` that no Llama 3
-    /// parameters reproduce.
+    /// One divisor per frequency, `head_dim / 2` of them, from a GGUF's `rope_freqs` that no Llama
+    /// 3 parameters reproduce.
     Divisors(Vec<f32>),
 }
 
@@ -105,9 +106,9 @@ impl Rope {
         }
     }
 
-    /// Finds the Llama 3 parameters that give `divisors`, to within their last bits. The original context and
-    /// the frequency factors are known only by their quotients: `original_context`, where the file
-    /// names one, decides, and otherwise what Llama models have used.
+    /// Finds the Llama 3 parameters that give `divisors`, to within their last bits. The original
+    /// context and the frequency factors are known only by their quotients: `original_context`,
+    /// where the file names one, decides, and otherwise what Llama models have used.
     pub fn recognise_llama3(
         theta: f32,
         head_dim: usize,

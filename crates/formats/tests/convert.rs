@@ -97,7 +97,8 @@ fn types_can_be_changed() {
     let source = open(&golden("llama3-gqa"));
     let narrow = ConvertOptions { float_type: FloatType::BF16, ..Default::default() };
     let gguf = converted(&source, Format::Gguf, &folder.path().join("m.gguf"), &narrow);
-    // Gains stay in 32 bits, as llama.cpp wants; they go back to the matrices' type where they fit it.
+    // Gains stay in 32 bits, as llama.cpp wants; they go back to the matrices' type where they fit
+    // it.
     let types: Vec<&str> = gguf.weights()[..3].iter().map(|info| info.dtype.name()).collect();
     assert_eq!(types, ["BF16", "F32", "BF16"]);
     let half = converted(&source, Format::HuggingFace, &folder.path().join("half"), &narrow);

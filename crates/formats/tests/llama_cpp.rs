@@ -1,5 +1,6 @@
-//! Agreement with llama.cpp: its converter's GGUF files open as the models they were made from, and this crate's
-//! conversion of the same models has the same tensors and metadata. `fixtures/make_llama_cpp.py` made both.
+//! Agreement with llama.cpp: its converter's GGUF files open as the models they were made from, and
+//! this crate's conversion of the same models has the same tensors and metadata.
+//! `fixtures/make_llama_cpp.py` made both.
 
 use alti_formats::gguf::{GgufFile, Value};
 use alti_formats::tokenizer::Vocabulary;

@@ -1,5 +1,5 @@
-//! Refusing a file takes no more memory than the file's size plus 64 MiB. One test, in a process of its own,
-//! because it measures the process.
+//! Refusing a file takes no more memory than the file's size plus 64 MiB. One test, in a process of
+//! its own, because it measures the process.
 
 #![cfg(target_os = "linux")]
 

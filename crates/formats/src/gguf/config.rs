@@ -1,6 +1,7 @@
-//! The model's configuration in GGUF metadata, as llama.cpp's converter writes it. What llama.cpp hard-codes for
-//! Llama 4 (chunk, temperature, which layers have rotary embedding) is the default where a file
-//! does not say; files written here do say, under llama.cpp's own key names where it has some.
+//! The model's configuration in GGUF metadata, as llama.cpp's converter writes it. What llama.cpp
+//! hard-codes for Llama 4 (chunk, temperature, which layers have rotary embedding) is the default
+//! where a file does not say; files written here do say, under llama.cpp's own key names where it
+//! has some.
 
 use super::metadata::{GgufMetadata, Value};
 use super::split::SplitGguf;
@@ -22,7 +23,8 @@ const LLAMA4_PATTERN: u64 = 4;
 /// The expert count of Llama 4 Maverick, the released model without QK norm.
 const MAVERICK_EXPERTS: usize = 128;
 
-/// Spellings of tokens that end an answer. A file names one or two of them by id; models end their turns with any.
+/// Spellings of tokens that end an answer. A file names one or two of them by id; models end their
+/// turns with any.
 pub(crate) const END_TOKENS: [&[u8]; 7] = [
     b"<|end_of_text|>",
     b"<|eot_id|>",

@@ -90,8 +90,8 @@ pub enum Value {
     I64(i64),
     /// Double precision.
     F64(f64),
-    /// Elements of one type, encoded as in the file: fixed-size little-endian values, or strings each after a
-    /// 64-bit length.
+    /// Elements of one type, encoded as in the file: fixed-size little-endian values, or strings
+    /// each after a 64-bit length.
     Array {
         /// The elements' type.
         element: ValueType,

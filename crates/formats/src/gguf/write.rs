@@ -36,11 +36,11 @@ impl TensorPlan {
     }
 }
 
-/// Writes a GGUF file, or a split set where the tensors exceed `split` bytes for one file; `data` gives tensor `i`'s
-/// bytes when its turn comes. Returns the paths written, in order.
+/// Writes a GGUF file, or a split set where the tensors exceed `split` bytes for one file; `data`
+/// gives tensor `i`'s bytes when its turn comes. Returns the paths written, in order.
 ///
-/// A split set is named after `path` as llama.cpp names it (`name-00001-of-00003.gguf`), with the metadata
-/// in the first file. Files are renamed into place when all are complete, the first last.
+/// A split set is named after `path` as llama.cpp names it (`name-00001-of-00003.gguf`), with the
+/// metadata in the first file. Files are renamed into place when all are complete, the first last.
 ///
 /// # Errors
 /// Those of `data`; a tensor that cannot be (odd rows, names that occur twice, other than the
@@ -103,7 +103,8 @@ fn plan_sizes(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u64>, FormatErr
     sizes.collect()
 }
 
-/// Runs of tensors that go into one file each; at least one run, none empty unless there is no tensor.
+/// Runs of tensors that go into one file each; at least one run, none empty unless there is no
+/// tensor.
 fn split_groups(sizes: &[u64], split: Option<u64>) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);

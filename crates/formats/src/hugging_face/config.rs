@@ -1,5 +1,5 @@
-//! `config.json`: of transformers before 5 (`rope_theta`, `rope_scaling`) and since (`rope_parameters`),
-//! for Llama and Llama 4, alone or as the `text_config` of a vision model.
+//! `config.json`: of transformers before 5 (`rope_theta`, `rope_scaling`) and since
+//! (`rope_parameters`), for Llama and Llama 4, alone or as the `text_config` of a vision model.
 
 use crate::FormatError;
 use crate::config::{Architecture, Experts, ModelConfig, Temperature, check_layers, layers_of_step};
@@ -248,7 +248,8 @@ fn read_end_tokens(
     Ok(())
 }
 
-/// `config.json` of a model, for transformers before 5 and since. `dtype` is torch's name of the weights' type.
+/// `config.json` of a model, for transformers before 5 and since. `dtype` is torch's name of the
+/// weights' type.
 ///
 /// # Errors
 /// What the format cannot say about the model.

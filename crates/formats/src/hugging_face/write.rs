@@ -22,8 +22,8 @@ impl SafetensorsPlan {
     }
 }
 
-/// Writes `model.safetensors` into `folder`, or several files of at most `shard` bytes and their index; `data` gives
-/// tensor `i`'s bytes when its turn comes.
+/// Writes `model.safetensors` into `folder`, or several files of at most `shard` bytes and their
+/// index; `data` gives tensor `i`'s bytes when its turn comes.
 pub(crate) fn write_safetensors(
     folder: &Path,
     tensors: &[SafetensorsPlan],

@@ -1,6 +1,7 @@
-//! `params.json`. It leaves much to Meta's model code: hidden widths follow from a formula, the context is
-//! not there at all. Where the weights themselves say something (widths, vocabulary, tied embeddings), they are believed;
-//! what remains has the defaults of Meta's code for the model's generation.
+//! `params.json`. It leaves much to Meta's model code: hidden widths follow from a formula, the
+//! context is not there at all. Where the weights themselves say something (widths, vocabulary,
+//! tied embeddings), they are believed; what remains has the defaults of Meta's code for the
+//! model's generation.
 
 use super::shards::MetaStore;
 use crate::FormatError;
@@ -280,15 +281,17 @@ impl Widths {
     }
 }
 
-/// The middle of the numbers that become `width` when cut to an integer and rounded up to `multiple_of`.
+/// The middle of the numbers that become `width` when cut to an integer and rounded up to
+/// `multiple_of`.
 fn before_rounding(width: usize, multiple_of: usize) -> f64 {
     width as f64 - (multiple_of as f64 - 1.0) / 2.0 + 0.25
 }
 
 /// `params.json` of a model.
 ///
-/// Fields that Meta's code does not know (`context_length`, parts of the RoPE scaling, token ids) are written only where a
-/// reader would assume something else, so that usual models get the usual file.
+/// Fields that Meta's code does not know (`context_length`, parts of the RoPE scaling, token ids)
+/// are written only where a reader would assume something else, so that usual models get the usual
+/// file.
 ///
 /// # Errors
 /// What the format cannot say about the model.

@@ -1,10 +1,11 @@
-//! A restricted unpickler. Pickle is a program for a stack machine that can name any Python function; this
-//! machine knows the instructions that `torch.save` emits for a dictionary of tensors and can build nothing but
-//! dictionaries, lists, tuples, numbers, strings and tensors. Any other global is refused by name.
+//! A restricted unpickler. Pickle is a program for a stack machine that can name any Python
+//! function; this machine knows the instructions that `torch.save` emits for a dictionary of
+//! tensors and can build nothing but dictionaries, lists, tuples, numbers, strings and tensors. Any
+//! other global is refused by name.
 //!
 //! Values live in one list and refer to each other by index: no recursion, so that neither cycles
-//! nor depth can harm. An instruction of one byte makes at most one small value, so that memory is bounded by the
-//! pickle's length, which is capped.
+//! nor depth can harm. An instruction of one byte makes at most one small value, so that memory is
+//! bounded by the pickle's length, which is capped.
 
 use crate::error::shown;
 use alti_tensor::DType;
@@ -113,8 +114,8 @@ struct Machine<'a> {
     objects: Vec<Object>,
 }
 
-/// Runs a pickle that makes a dictionary of tensors, and returns them by name, in its order. Entries that are
-/// no tensors (the extra state of some layers) are left out.
+/// Runs a pickle that makes a dictionary of tensors, and returns them by name, in its order.
+/// Entries that are no tensors (the extra state of some layers) are left out.
 pub(super) fn tensors(program: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
     if program.len() > MAX_PICKLE {
         let problem = format!("a pickle of {} bytes, longer than {MAX_PICKLE}", program.len());
@@ -494,8 +495,8 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Whether every element of the view is in the storage, and there are no more of them than the storage has
-/// (a stride of zero could make a huge tensor of one number).
+/// Whether every element of the view is in the storage, and there are no more of them than the
+/// storage has (a stride of zero could make a huge tensor of one number).
 fn fits(count: usize, offset: usize, shape: &[usize], strides: &[usize]) -> bool {
     let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
     let last = shape.iter().zip(strides).try_fold(offset, |last, (&size, &stride)| {

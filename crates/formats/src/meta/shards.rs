@@ -1,6 +1,6 @@
 //! The weights of a Meta checkpoint: `consolidated.NN.pth` of every model-parallel rank put
-//! together. Column-parallel matrices are cut by rows, row-parallel ones by columns, gains and routers are in every file;
-//! fused tensors are fused per rank.
+//! together. Column-parallel matrices are cut by rows, row-parallel ones by columns, gains and
+//! routers are in every file; fused tensors are fused per rank.
 
 use super::pth::{PthFile, PthTensor};
 use crate::FormatError;

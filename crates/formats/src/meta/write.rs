@@ -1,5 +1,6 @@
-//! Writing `consolidated.00.pth`: an archive as `torch.save` makes it, with a pickle of a dictionary of tensors that
-//! `torch.load(weights_only=True)` accepts. Tensors are streamed, so each entry's checksum follows its data.
+//! Writing `consolidated.00.pth`: an archive as `torch.save` makes it, with a pickle of a
+//! dictionary of tensors that `torch.load(weights_only=True)` accepts. Tensors are streamed, so
+//! each entry's checksum follows its data.
 
 use crate::FormatError;
 use crate::files::AtomicFile;
@@ -188,7 +189,8 @@ impl ArchiveWriter {
     }
 }
 
-/// The fields that local and central headers share: version to extra length, sizes in the extra field.
+/// The fields that local and central headers share: version to extra length, sizes in the extra
+/// field.
 fn push_common(out: &mut Vec<u8>, checksum: u32, name: usize, extra: usize) {
     out.extend(NEEDED.to_le_bytes());
     // Flags, method (stored), time; date 1 January 1980.

@@ -79,7 +79,8 @@ impl Archive<'_> {
         Ok((self.number(end64 + 32, 8)?, self.number(end64 + 48, 8)?))
     }
 
-    /// One entry of the central directory at `at`: its name, its data, and where the next one starts.
+    /// One entry of the central directory at `at`: its name, its data, and where the next one
+    /// starts.
     fn entry(&self, at: u64) -> Result<(String, Range<usize>, u64), FormatError> {
         if self.bytes(at, 4)? != CENTRAL {
             return self.fail(at, "no entry of the zip directory where one should be (damaged)");

@@ -1,5 +1,6 @@
-//! The printable letters that byte-level BPE writes for bytes (GPT-2's `bytes_to_unicode`): printable
-//! Latin-1 stands for itself, the other 68 bytes for the letters from U+0100 on, in order.
+//! The printable letters that byte-level BPE writes for bytes (GPT-2's `bytes_to_unicode`):
+//! printable Latin-1 stands for itself, the other 68 bytes for the letters from U+0100 on, in
+//! order.
 
 /// Whether a byte stands for itself.
 fn is_itself(byte: u8) -> bool {

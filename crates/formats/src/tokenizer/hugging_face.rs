@@ -58,7 +58,8 @@ enum Merge {
 }
 
 impl Merge {
-    /// Joined by a space; spaces within, which only SentencePiece-like vocabularies could have, as byte-level's letter.
+    /// Joined by a space; spaces within, which only SentencePiece-like vocabularies could have, as
+    /// byte-level's letter.
     fn joined(self) -> String {
         match self {
             Self::Joined(text) => text,
@@ -133,7 +134,8 @@ fn read_tokens(
     Ok(tokens)
 }
 
-/// SentencePiece's scores, as far as merging goes: the earlier the merge that makes a piece, the higher.
+/// SentencePiece's scores, as far as merging goes: the earlier the merge that makes a piece, the
+/// higher.
 fn score_by_merges(tokens: &mut [Token], merges: &[String]) {
     let mut ranks: HashMap<String, usize> = HashMap::with_capacity(merges.len());
     for (rank, merge) in merges.iter().enumerate() {
@@ -179,8 +181,8 @@ pub(super) fn add_tokenizer_config(folder: &Path, vocabulary: &mut Vocabulary) -
     Ok(())
 }
 
-/// Adds the tokens that a Hugging Face folder lists beside a SentencePiece model, as llama.cpp's converter does.
-/// Ids of `size` and above have no embedding and are left out.
+/// Adds the tokens that a Hugging Face folder lists beside a SentencePiece model, as llama.cpp's
+/// converter does. Ids of `size` and above have no embedding and are left out.
 pub(super) fn add_added_tokens(
     folder: &Path,
     vocabulary: &mut Vocabulary,

@@ -1,13 +1,14 @@
-//! Merge lists for vocabularies that come without one. A vocabulary ordered by rank or score determines them: every
-//! split of a token into two tokens is a merge, as strong as the token it makes. So do the
-//! converters of transformers.
+//! Merge lists for vocabularies that come without one. A vocabulary ordered by rank or score
+//! determines them: every split of a token into two tokens is a merge, as strong as the token it
+//! makes. So do the converters of transformers.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Every pair of tokens whose concatenation is a token, as (left, right, result): in the order `compare` puts the
-/// results in, and by (left id, right id) where one token can be made in several ways.
+/// Every pair of tokens whose concatenation is a token, as (left, right, result): in the order
+/// `compare` puts the results in, and by (left id, right id) where one token can be made in several
+/// ways.
 ///
 /// `splits` gives every way to cut a token in two.
 pub(super) fn derive<'a, T: Eq + Hash + Copy + 'a>(

@@ -58,8 +58,8 @@ impl TokenKind {
 /// One entry of a vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
-    /// Its spelling as files have it: byte-level BPE's letters for bytes, or SentencePiece's with "▁" for a
-    /// space.
+    /// Its spelling as files have it: byte-level BPE's letters for bytes, or SentencePiece's with
+    /// "▁" for a space.
     pub text: String,
     /// What it is for.
     pub kind: TokenKind,
@@ -120,7 +120,8 @@ impl Vocabulary {
         }
     }
 
-    /// The tokenizer of an opened model, from whichever of its files has one; `None` where none has.
+    /// The tokenizer of an opened model, from whichever of its files has one; `None` where none
+    /// has.
     ///
     /// # Errors
     /// When a tokenizer file is damaged or of a kind that is not known.
@@ -201,7 +202,8 @@ pub(crate) fn gguf_metadata(
             ids.into_iter().filter_map(|(name, id)| Some((gguf::id_key(name), Value::U32(id?)))).collect()
         }
     };
-    // The metadata has room for two more ends of text, for those that are not known by their spelling.
+    // The metadata has room for two more ends of text, for those that are not known by their
+    // spelling.
     let unknown = config.eos.iter().skip(1).filter(|&&id| {
         let token = vocabulary.as_ref().map(|vocabulary| &vocabulary.tokens[id as usize]);
         !token.is_some_and(|token| crate::gguf::END_TOKENS.contains(&token.text.as_bytes()))
@@ -236,7 +238,8 @@ fn copy_companions(from: &Path, to: &Path) -> Result<bool, FormatError> {
     Ok(found)
 }
 
-/// Gives a Hugging Face folder `to` the model's tokenizer: copied where the source has it in that form.
+/// Gives a Hugging Face folder `to` the model's tokenizer: copied where the source has it in that
+/// form.
 pub(crate) fn write_hugging_face(
     source: &Checkpoint,
     to: &Path,

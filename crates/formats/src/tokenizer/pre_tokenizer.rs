@@ -1,5 +1,5 @@
-//! How byte-level BPE cuts text before merging. GGUF names the kinds; `tokenizer.json` describes them by regular
-//! expression and structure. This is the one table between the two.
+//! How byte-level BPE cuts text before merging. GGUF names the kinds; `tokenizer.json` describes
+//! them by regular expression and structure. This is the one table between the two.
 
 use serde_json::{Value, json};
 

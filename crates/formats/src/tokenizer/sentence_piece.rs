@@ -1,5 +1,6 @@
-//! SentencePiece's `tokenizer.model` of Llama 2: a protobuf message (`sentencepiece_model.proto`), of which the pieces, their
-//! scores and kinds, and a few settings matter. Fields that are not known are skipped.
+//! SentencePiece's `tokenizer.model` of Llama 2: a protobuf message (`sentencepiece_model.proto`),
+//! of which the pieces, their scores and kinds, and a few settings matter. Fields that are not
+//! known are skipped.
 
 use super::{Token, TokenKind, TokenizerModel, Vocabulary};
 use crate::FormatError;

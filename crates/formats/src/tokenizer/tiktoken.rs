@@ -1,5 +1,5 @@
-//! Meta's `tokenizer.model` of Llama 3 and 4: tiktoken's ranks, one line of "base64 rank" each. The special tokens are not in the
-//! file but in Meta's code (`llama_models`), by the number of ranks.
+//! Meta's `tokenizer.model` of Llama 3 and 4: tiktoken's ranks, one line of "base64 rank" each. The
+//! special tokens are not in the file but in Meta's code (`llama_models`), by the number of ranks.
 
 use super::byte_level::ByteLetters;
 use super::merges::{byte_splits, derive};
@@ -17,7 +17,8 @@ const LLAMA4_RANKS: usize = 200_000;
 /// Most ranks that are believed.
 const MAX_RANKS: usize = 1 << 24;
 
-/// Special tokens of Llama 3.1 and later, from id 128000; reserved ones from number 2 fill up to 256.
+/// Special tokens of Llama 3.1 and later, from id 128000; reserved ones from number 2 fill up to
+/// 256.
 const LLAMA3_SPECIALS: [&str; 12] = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
