@@ -70,7 +70,24 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read, is damaged, or has as many ranks as no model of Meta's.
     pub fn from_meta_file(path: &Path) -> Result<Self> {
-        Self::new(meta::definition(path, &read(path)?)?)
+        Self::from_meta(path, &read(path)?)
+    }
+
+    /// As [`Tokenizer::from_meta_file`], from the file's content; `path` is for messages only.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_meta(path: &Path, file: &[u8]) -> Result<Self> {
+        Self::new(meta::definition(path, file)?)
+    }
+
+    /// A tokenizer of tiktoken `ranks` (a token's place is its rank and its id) with the control tokens that follow
+    /// them, which also tell Llama 4's way of splitting text (`<|header_start|>`) from Llama 3's.
+    ///
+    /// # Errors
+    /// A single byte without a rank.
+    pub fn from_ranks(ranks: &[Vec<u8>], control_tokens: &[String]) -> Result<Self> {
+        Self::new(meta::ranked(ranks, control_tokens)?)
     }
 
     /// The tokenizer a `tokenizer.json` describes; `config` is the text of its `tokenizer_config.json`, if any.

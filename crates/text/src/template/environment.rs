@@ -29,8 +29,10 @@ pub(super) fn new() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
-    // In Python a text can be iterated over and indexed.
-    environment.add_test("iterable", |value: &Value| value.as_str().is_some() || value.try_iter().is_ok());
+    // In Python a text can be iterated over and indexed, and nothing (None) cannot.
+    environment.add_test("iterable", |value: &Value| {
+        value.as_str().is_some() || (!value.is_none() && value.try_iter().is_ok())
+    });
     environment.add_test("sequence", |value: &Value| {
         value.as_str().is_some() || matches!(value.kind(), ValueKind::Seq | ValueKind::Map)
     });

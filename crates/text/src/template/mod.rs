@@ -61,11 +61,22 @@ impl ChatTemplate {
         let mut environment = environment::new();
         let prepared = environment::without_generation_blocks(source);
         environment.add_template_owned(NAME, prepared).map_err(|error| template_error(&error))?;
-        // Templates that can take content as a list of parts look at the type of a part or of the content.
-        let wants_parts = ["is string", "['type']", "[\"type\"]", ".type", "is not string", "is iterable"]
-            .iter()
-            .any(|sign| source.contains(sign));
-        Ok(Self { environment, tokenizer: tokenizer.clone(), source: source.to_owned(), wants_parts })
+        let mut template =
+            Self { environment, tokenizer: tokenizer.clone(), source: source.to_owned(), wants_parts: true };
+        template.wants_parts = template.reads_parts();
+        Ok(template)
+    }
+
+    /// Whether the template reads content given as a list of parts, found out by giving it one. Templates that do not
+    /// would print the list itself; for them [`ChatTemplate::render`] puts the parts' text together.
+    fn reads_parts(&self) -> bool {
+        const PROBE: &str = "probe7261";
+        let part = serde_json::json!({"type": "text", "text": PROBE});
+        let message = Message { content: Some(Content::Parts(vec![part])), ..Message::text("user", "") };
+        let rendered =
+            self.render(&Conversation::new(vec![message])).map(|prompt| prompt.text()).unwrap_or_default();
+        let quoted = ['"', '\''].iter().any(|quote| rendered.contains(&format!("{quote}{PROBE}")));
+        rendered.contains(PROBE) && !quoted
     }
 
     /// The Jinja source.
