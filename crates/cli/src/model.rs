@@ -11,7 +11,7 @@ use alti_formats::Checkpoint;
 use alti_hub::{HubError, Manifest};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, CacheLayout, KvDType, Reference};
-use alti_text::{ChatTemplate, Tokenizer};
+use alti_text::{ChatTemplate, Specials, Tokenizer};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +96,31 @@ impl<B: Backend> Loaded<B> {
     /// When it has none that can be used.
     pub fn template(&self, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
         Ok(ChatTemplate::for_checkpoint(&self.checkpoint, tokenizer)?)
+    }
+
+    /// A text in whole chunks of the context, at most `most`, as llama.cpp's tools cut it: the text as a whole
+    /// has the beginning-of-text token in front if the model wants it, and it then replaces each chunk's first.
+    ///
+    /// # Errors
+    /// When the text is shorter than one chunk, or chunks shorter than four tokens.
+    pub fn text_chunks(&self, text: &str, most: Option<u32>) -> anyhow::Result<Vec<Vec<u32>>> {
+        let tokenizer = self.tokenizer()?;
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let tokens: Vec<u32> = bos.into_iter().chain(tokenizer.encode(text, Specials::AsText)).collect();
+        let mut chunks: Vec<Vec<u32>> = tokens.chunks_exact(self.context).map(<[u32]>::to_vec).collect();
+        chunks.truncate(most.map_or(usize::MAX, |most| most as usize));
+        if chunks.is_empty() || self.context < 4 {
+            let message = format!(
+                "the text has {} tokens; a chunk of {} wants more text or a smaller --context",
+                tokens.len(),
+                self.context
+            );
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
+        if let Some(bos) = bos {
+            chunks.iter_mut().for_each(|chunk| chunk[0] = bos);
+        }
+        Ok(chunks)
     }
 
     /// A session with an empty context.

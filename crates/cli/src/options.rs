@@ -125,6 +125,22 @@ impl RopeOptions {
     }
 }
 
+/// A number of bytes, such as `500M` or `4G` (powers of 1000, as file managers and the Hub count).
+///
+/// # Errors
+/// When it is none.
+pub fn file_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(char, u64); 4] =
+        [('K', 1_000), ('M', 1_000_000), ('G', 1_000_000_000), ('T', 1_000_000_000_000)];
+    let unit = |letter: char| UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(&letter));
+    let (number, factor) = match text.chars().last().and_then(unit) {
+        Some((_, factor)) => (&text[..text.len() - 1], *factor),
+        None => (text, 1),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "must be a number of bytes, such as 500M or 4G".to_owned())
+}
+
 fn positive(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),

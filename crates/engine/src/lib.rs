@@ -6,10 +6,12 @@
 
 mod error;
 pub mod generate;
+pub mod importance;
 pub mod sampling;
 pub mod session;
 pub mod stop;
 
 pub use error::EngineError;
 pub use generate::{Answer, Event, Request, Timings, WhenFull, generate};
+pub use importance::measure_importance;
 pub use session::{Session, SessionSettings};

@@ -2,11 +2,12 @@
 //! time; what a format cannot say is refused before anything is written.
 
 use crate::FormatError;
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::{Checkpoint, Format, WeightInfo};
 use crate::config::ModelConfig;
 use crate::encode::encode;
 use crate::files::{AtomicFolder, write_whole};
-use crate::gguf::{self, ROPE_FREQS, TensorPlan, Value};
+use crate::gguf::{TensorPlan, Value};
+use crate::gguf_model::GgufModel;
 use crate::hugging_face::{self, SafetensorsPlan};
 use crate::layout::{FileTensor, hugging_face_tensors, meta_tensors};
 use crate::meta::{self, MetaPlan};
@@ -14,7 +15,6 @@ use crate::names::{Part, WeightName};
 use crate::progress::Progress;
 use crate::tokenizer;
 use alti_tensor::DType;
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// The type of the weights written.
@@ -104,68 +104,21 @@ impl Job<'_> {
     }
 
     fn to_gguf(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Converted, FormatError> {
-        let mut notes = Vec::new();
-        let mut weights = Vec::new();
-        let mut plans = Vec::new();
-        for info in self.source.weights() {
+        let wanted = self.options.float_type;
+        let dtype = |info: &WeightInfo| {
             // llama.cpp wants gains and routers in full precision.
             let full = info.shape.len() == 1 || info.name.part == Part::Router;
-            let wanted = self.options.float_type.dtype().unwrap_or(info.dtype);
-            let dtype = if full { DType::F32 } else { wanted };
-            plans.push(TensorPlan { name: info.name.gguf(), dtype, shape: info.shape.clone() });
-            weights.push(info.name);
-        }
-        let divisors = self.config().rope.divisors(self.config().head_dim);
-        if let Some(divisors) = &divisors {
-            let shape = vec![divisors.len()];
-            plans.push(TensorPlan { name: ROPE_FREQS.to_owned(), dtype: DType::F32, shape });
-        }
-        let metadata = self.gguf_metadata(&plans, &mut notes)?;
-        let data = |index: usize| match (weights.get(index), &divisors) {
-            (Some(name), _) => encode(self.source, name, plans[index].dtype),
-            (None, divisors) => {
-                let values = divisors.iter().flatten();
-                Ok(Cow::Owned(values.flat_map(|divisor| divisor.to_le_bytes()).collect()))
-            }
+            if full { DType::F32 } else { wanted.dtype().unwrap_or(info.dtype) }
         };
-        let paths =
-            gguf::write_gguf(self.out, &metadata, &plans, data, self.options.max_file_bytes, progress)?;
-        Ok(Converted { paths, notes })
-    }
-
-    fn gguf_metadata(
-        &self,
-        plans: &[TensorPlan],
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<(String, Value)>, FormatError> {
-        let text = |text: &str| Value::String(text.to_owned());
-        let mut own = vec![
-            ("general.architecture".to_owned(), text(self.config().architecture.gguf_name())),
-            ("general.type".to_owned(), text("model")),
-        ];
-        own.extend(
-            gguf::config_metadata(self.config()).map_err(|problem| self.refuse(Format::Gguf, problem))?,
-        );
-        if self.options.float_type != FloatType::Keep || self.source.gguf().is_none() {
-            own.push(("general.file_type".to_owned(), Value::U32(file_type(plans))));
-        }
-        match self.source.gguf() {
-            Some(metadata) => {
-                let kept = metadata.keys().filter(|key| !key.starts_with("split."));
-                let kept = kept.filter(|key| own.iter().all(|(own, _)| own != key));
-                let kept: Vec<_> =
-                    kept.filter_map(|key| Some((key.to_owned(), metadata.get(key)?))).collect();
-                own.extend(kept);
-            }
-            None => {
-                let folder = self.source.directory();
-                let name = std::path::absolute(folder).unwrap_or_default();
-                let name = name.file_name().map(|name| name.to_string_lossy().into_owned());
-                own.extend(name.map(|name| ("general.name".to_owned(), Value::String(name))));
-                own.extend(tokenizer::gguf_metadata(folder, self.config(), notes)?);
-            }
-        }
-        Ok(own)
+        let settings = |plans: &[TensorPlan]| match wanted == FloatType::Keep && self.source.gguf().is_some()
+        {
+            true => Vec::new(),
+            false => vec![("general.file_type".to_owned(), Value::U32(file_type(plans)))],
+        };
+        let model = GgufModel::plan(self.source, dtype, settings)?;
+        let data = |name: &WeightName, dtype| encode(self.source, name, dtype);
+        let paths = model.write(self.out, self.options.max_file_bytes, data, progress)?;
+        Ok(Converted { paths, notes: model.notes })
     }
 
     fn to_hugging_face(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Converted, FormatError> {

@@ -2,10 +2,12 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod list;
 mod logits;
 mod perplexity;
 mod pull;
+mod quantize;
 mod run;
 mod show;
 mod tokenize;
@@ -27,6 +29,8 @@ pub enum Command {
     Show(show::ShowCommand),
     #[command(name = "rm")]
     Remove(list::RemoveCommand),
+    Convert(convert::ConvertCommand),
+    Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
 }
 
@@ -46,6 +50,8 @@ impl Command {
             Command::List(command) => command.run(environment, json),
             Command::Show(command) => command.run(environment, json),
             Command::Remove(command) => command.run(environment, json),
+            Command::Convert(command) => command.run(environment, json),
+            Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
         }
     }

@@ -1,14 +1,12 @@
 //! `alti perplexity`: how well a model predicts a text.
 
 use crate::environment::Environment;
-use crate::exit::{Exit, Failure};
 use crate::model::{Loaded, Task, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output::{Unit, bar};
 use crate::{input, output};
 use alti_models::{Step, memory};
 use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
-use alti_text::Specials;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -28,8 +26,8 @@ pub struct PerplexityCommand {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// Most chunks to measure [default: all]
-    #[arg(long)]
-    chunks: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    chunks: Option<u32>,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -75,31 +73,14 @@ impl Task for PerplexityTask<'_> {
     type Output = PerplexityResult;
 
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<PerplexityResult> {
-        let tokenizer = loaded.tokenizer()?;
+        let chunks = loaded.text_chunks(&self.text, self.command.chunks)?;
         let Loaded { mut backend, model, context, .. } = loaded;
-        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        // As llama.cpp does: the text has the token in front as a whole, and each chunk's first token
-        // is replaced by it.
-        let tokens: Vec<u32> =
-            bos.into_iter().chain(tokenizer.encode(&self.text, Specials::AsText)).collect();
-        let count = (tokens.len() / context).min(self.command.chunks.unwrap_or(usize::MAX));
-        if count == 0 || context < 4 {
-            let message = format!(
-                "the text has {} tokens; a chunk of {context} wants more text or a smaller --context",
-                tokens.len()
-            );
-            return Err(Exit::new(Failure::Usage, message).into());
-        }
         let layout = memory::cache_layout(&model.config, context, self.command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
         let pages: Vec<u32> = (0..context.div_ceil(PAGE_TOKENS) as u32).collect();
-        let shown = bar(self.environment, count as u64, "measuring", Unit::Items);
+        let shown = bar(self.environment, chunks.len() as u64, "measuring", Unit::Items);
         let (mut losses, mut logits) = (Vec::new(), Vec::new());
-        for chunk in tokens.chunks_exact(context).take(count) {
-            let mut chunk = chunk.to_vec();
-            if let Some(bos) = bos {
-                chunk[0] = bos;
-            }
+        for chunk in &chunks {
             let first = context / 2;
             for begin in (0..context).step_by(self.command.run.prefill_chunk as usize) {
                 let end = context.min(begin + self.command.run.prefill_chunk as usize);
@@ -122,7 +103,7 @@ impl Task for PerplexityTask<'_> {
             shown.inc(1);
         }
         shown.finish_and_clear();
-        Ok(summary(&losses, count, context))
+        Ok(summary(&losses, chunks.len(), context))
     }
 }
 
