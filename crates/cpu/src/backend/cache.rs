@@ -10,6 +10,7 @@
 //! scales  64 tokens x head_dim/32  f16, q8_0 only
 //! ```
 
+use super::arena::Matrix;
 use crate::CpuError;
 use crate::memory::{AlignedBytes, CACHE_LINE};
 use crate::simd::LANES;
@@ -110,6 +111,11 @@ unsafe impl Send for CacheView {}
 unsafe impl Sync for CacheView {}
 
 impl CacheView {
+    /// The layer's pages as one piece of memory, to say that an operation touches them.
+    pub(crate) fn place(&self) -> Matrix {
+        Matrix { start: self.start.cast(), rows: self.pages, columns: self.page_bytes / size_of::<f32>() }
+    }
+
     /// The block of one head in the page that holds `position` of the span's sequence.
     ///
     /// # Panics

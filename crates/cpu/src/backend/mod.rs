@@ -7,10 +7,12 @@
 //! backend is dropped, and the list keeps what it names), and they are touched only while
 //! [`Backend::submit`](alti_tensor::Backend::submit) runs it, because the handles that safe code
 //! holds give no access and cannot leave the thread. Within a run, what an operation reads was
-//! written by the same thread, or before a barrier; each says so where it reads.
+//! written by the same thread, or before a barrier: [`fences`] derives the barriers from what
+//! operations say they touch.
 
 pub(crate) mod arena;
 pub(crate) mod cache;
+mod fences;
 mod ops;
 mod record;
 mod weight;

@@ -1,11 +1,11 @@
 //! [`Cpu`]: model code's calls become operations of a list.
 //!
 //! The recorder decides two things that operations cannot know by themselves: where a result lies,
-//! and whether the threads must wait before an operation begins. They need not where it reads only
-//! what the same thread wrote.
+//! and whether the threads must wait before an operation begins.
 
 use super::arena::{Arena, Matrix, Tensor};
 use super::cache::CpuCache;
+use super::fences::{Access, Fences};
 use super::ops::attention::{Attend, Store, scratch_len};
 use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
 use super::ops::gather::{CrossEntropy, Gather, Source};
@@ -33,6 +33,9 @@ pub struct Cpu {
     pool: Pool,
     arena: Arena,
     steps: Vec<Recorded>,
+    fences: Fences,
+    /// What the operation being appended touches; kept to be used again.
+    accesses: Vec<Access>,
     /// Pages that the list names: they must not be freed before it has run.
     pages: Vec<Rc<AlignedBytes>>,
     /// The first thing that went wrong while recording; `submit` reports it.
@@ -53,7 +56,16 @@ impl Cpu {
     /// When the system refuses a thread.
     pub fn new(isa: Isa, threads: usize) -> Result<Cpu, CpuError> {
         let pool = Pool::new(PoolOptions { threads, pin: true })?;
-        Ok(Cpu { isa, pool, arena: Arena::default(), steps: Vec::new(), pages: Vec::new(), failure: None })
+        Ok(Cpu {
+            isa,
+            pool,
+            arena: Arena::default(),
+            steps: Vec::new(),
+            fences: Fences::default(),
+            accesses: Vec::new(),
+            pages: Vec::new(),
+            failure: None,
+        })
     }
 
     /// The instruction set in use.
@@ -66,14 +78,12 @@ impl Cpu {
         self.pool.threads()
     }
 
-    /// Appends an operation that reads what other threads may have written.
-    fn after_all(&mut self, op: Op) {
-        self.steps.push(Recorded { fence: true, op });
-    }
-
-    /// Appends an operation that needs nothing of what other threads have done since the last fence.
-    fn at_once(&mut self, op: Op) {
-        self.steps.push(Recorded { fence: false, op });
+    /// Appends an operation, behind a barrier where it needs one.
+    fn append(&mut self, op: Op) {
+        self.accesses.clear();
+        op.accesses(&mut self.accesses);
+        let fence = self.fences.needs_barrier(&self.accesses);
+        self.steps.push(Recorded { fence, op });
     }
 
     fn tensor(&mut self, rows: usize, columns: usize) -> Tensor {
@@ -90,7 +100,7 @@ impl Cpu {
             return x;
         }
         let copy = self.tensor(x.rows(), x.columns());
-        self.after_all(Op::Rows(RowOp::Copy { from: x.view(), to: copy.view() }));
+        self.append(Op::Rows(RowOp::Copy { from: x.view(), to: copy.view() }));
         copy
     }
 
@@ -118,31 +128,24 @@ impl Cpu {
             rows: rows.view(),
         });
         let prepared = Prepared { memory: memory.view(), rows, kind, row_len, private };
-        self.after_all(Op::Prepare(Prepare { x: x.view(), norm, out: prepared }));
+        self.append(Op::Prepare(Prepare { x: x.view(), norm, out: prepared }));
         (prepared, [Some(memory), normed])
     }
 
-    /// Appends products of prepared activations, side by side.
-    fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix, first: bool) {
-        let op = Op::Matmul(Matmul { weight: weight.clone(), x, then, out });
-        // A private copy was made by the thread that reads it; the second of several products waits
-        // for nothing that the first did not wait for.
-        match first && !x.private {
-            true => self.after_all(op),
-            false => self.at_once(op),
-        }
+    fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix) {
+        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out }));
     }
 
     fn linear_with(&mut self, x: &Tensor, weight: &CpuWeight, then: Then, out: Matrix) {
         let weight = weight.matrix();
         let (prepared, _memory) = self.prepare(x, None, weight.activation_kind());
-        self.product(prepared, weight, then, out, true);
+        self.product(prepared, weight, then, out);
     }
 
     /// `silu(gate x) * up x` as one operation, where both have the same form.
     fn gated(&mut self, x: Prepared, gate: &Arc<PackedMatrix>, up: &Arc<PackedMatrix>) -> Tensor {
         let out = self.tensor(x.rows, gate.rows());
-        self.product(x, gate, Then::SwiGlu(up.clone()), out.view(), true);
+        self.product(x, gate, Then::SwiGlu(up.clone()), out.view());
         out
     }
 }
@@ -178,7 +181,7 @@ impl Backend for Cpu {
 
     fn input(&mut self, values: &[f32], columns: usize) -> Tensor {
         let out = self.tensor(values.len() / columns, columns);
-        self.after_all(Op::Gather(Gather { from: Source::Host(values.to_vec()), out: out.view() }));
+        self.append(Op::Gather(Gather { from: Source::Host(values.to_vec()), out: out.view() }));
         out
     }
 
@@ -186,7 +189,7 @@ impl Backend for Cpu {
         let table = table.matrix();
         let out = self.tensor(tokens.len(), table.columns());
         let from = Source::Table(table.clone(), tokens.to_vec());
-        self.after_all(Op::Gather(Gather { from, out: out.view() }));
+        self.append(Op::Gather(Gather { from, out: out.view() }));
         out
     }
 
@@ -199,25 +202,25 @@ impl Backend for Cpu {
     fn rms_norm(&mut self, x: &Tensor, gain: &CpuWeight, epsilon: f32) -> Tensor {
         let out = self.tensor(x.rows(), x.columns());
         let gain = gain.vector().clone();
-        self.after_all(Op::Rows(RowOp::RmsNorm { x: x.view(), gain, epsilon, out: out.view() }));
+        self.append(Op::Rows(RowOp::RmsNorm { x: x.view(), gain, epsilon, out: out.view() }));
         out
     }
 
     fn head_norm(&mut self, x: Tensor, head_dim: usize, epsilon: f32) -> Tensor {
         let x = self.owned(x);
-        self.after_all(Op::Rows(RowOp::HeadNorm { x: x.view(), head_dim, epsilon }));
+        self.append(Op::Rows(RowOp::HeadNorm { x: x.view(), head_dim, epsilon }));
         x
     }
 
     fn rope(&mut self, x: Tensor, rotation: &Tensor) -> Tensor {
         let x = self.owned(x);
-        self.after_all(Op::Rows(RowOp::Rope { x: x.view(), rotation: rotation.view() }));
+        self.append(Op::Rows(RowOp::Rope { x: x.view(), rotation: rotation.view() }));
         x
     }
 
     fn scale_rows(&mut self, x: Tensor, factors: &Tensor) -> Tensor {
         let x = self.owned(x);
-        self.after_all(Op::Rows(RowOp::Scale { x: x.view(), factors: factors.view() }));
+        self.append(Op::Rows(RowOp::Scale { x: x.view(), factors: factors.view() }));
         x
     }
 
@@ -242,7 +245,7 @@ impl Backend for Cpu {
     fn swiglu(&mut self, gate: &Tensor, up: &Tensor) -> Tensor {
         let out = self.tensor(gate.rows(), gate.columns());
         let op = RowOp::SwiGlu { gate: gate.view(), up: up.view(), out: out.view() };
-        self.after_all(Op::Rows(op));
+        self.append(Op::Rows(op));
         out
     }
 
@@ -252,7 +255,7 @@ impl Backend for Cpu {
         let listed = self.tensor(x.rows() * used, x.columns());
         let route =
             Route { x: x.view(), scores: scores.view(), used, routes: routes.clone(), out: listed.view() };
-        self.after_all(Op::Route(route));
+        self.append(Op::Route(route));
 
         let [gate, up, down] =
             [&experts.gate, &experts.up, &experts.down].map(|weight| weight.experts().clone());
@@ -262,27 +265,27 @@ impl Backend for Cpu {
         self.expert_product(&hidden, &down, None, &routes, &results);
 
         let out = self.tensor(x.rows(), x.columns());
-        self.after_all(Op::Combine(Combine { x: results.view(), used, routes, out: out.view() }));
+        self.append(Op::Combine(Combine { x: results.view(), used, routes, out: out.view() }));
         out
     }
 
     fn add(&mut self, x: Tensor, y: &Tensor) -> Tensor {
         let x = self.owned(x);
-        self.after_all(Op::Rows(RowOp::Add { x: x.view(), y: y.view() }));
+        self.append(Op::Rows(RowOp::Add { x: x.view(), y: y.view() }));
         x
     }
 
     fn select_rows(&mut self, x: &Tensor, rows: &[usize]) -> Tensor {
         let out = self.tensor(rows.len(), x.columns());
         let from = Source::Rows(x.view(), rows.to_vec());
-        self.after_all(Op::Gather(Gather { from, out: out.view() }));
+        self.append(Op::Gather(Gather { from, out: out.view() }));
         out
     }
 
     fn cross_entropy(&mut self, logits: &Tensor, targets: &[u32]) -> Tensor {
         let out = self.tensor(1, 1);
         let op = CrossEntropy { logits: logits.view(), targets: targets.to_vec(), out: out.view() };
-        self.after_all(Op::CrossEntropy(op));
+        self.append(Op::CrossEntropy(op));
         out
     }
 
@@ -295,6 +298,7 @@ impl Backend for Cpu {
         self.steps = steps;
         self.steps.clear();
         self.pages.clear();
+        self.fences.reset();
         Ok(result?)
     }
 
@@ -319,10 +323,9 @@ impl Backend for Cpu {
             return weights.map(|weight| self.linear(&normed, weight, rows));
         }
         let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), kind);
-        let mut first = true;
         weights.map(|weight| {
             let out = self.tensor(x.rows(), weight.matrix().rows());
-            self.product(prepared, weight.matrix(), Then::Store, out.view(), std::mem::take(&mut first));
+            self.product(prepared, weight.matrix(), Then::Store, out.view());
             out
         })
     }
@@ -392,9 +395,9 @@ impl Cpu {
         let out = self.tensor(query.rows(), query.columns());
         let scratch = self.tensor(self.pool.threads(), scratch_len(cache.head.width)).view();
         let store = Store { key: key.view(), value: value.view(), cache, rows: rows.clone() };
-        self.after_all(Op::Store(store));
+        self.append(Op::Store(store));
         let (query, shape, rows) = (query.view(), *shape, rows.clone());
-        self.after_all(Op::Attend(Attend { query, out: out.view(), cache, shape, rows, fresh, scratch }));
+        self.append(Op::Attend(Attend { query, out: out.view(), cache, shape, rows, fresh, scratch }));
         out
     }
 
@@ -434,6 +437,6 @@ impl Cpu {
             routes: routes.clone(),
             out: out.view(),
         };
-        self.after_all(Op::ExpertMatmul(op));
+        self.append(Op::ExpertMatmul(op));
     }
 }

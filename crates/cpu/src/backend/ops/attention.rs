@@ -3,6 +3,7 @@
 use super::Worker;
 use crate::backend::arena::Matrix;
 use crate::backend::cache::{CacheView, SCALE_GROUP};
+use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
 use crate::kernels::attention::{Block, Brain, Running, Scaled, Single, Stored, attend_page};
 use crate::simd::Simd;
@@ -27,6 +28,12 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        let heads = Sharing::Units(self.rows.len() * (self.key.columns / self.cache.head.head_dim));
+        list.extend([Access::read(self.key, heads), Access::read(self.value, heads)]);
+        list.push(Access::write(self.cache.place(), Sharing::Any));
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         let head_dim = self.cache.head.head_dim;
         let kv_heads = self.key.columns / head_dim;
@@ -126,6 +133,11 @@ pub(crate) fn scratch_len(width: usize) -> usize {
 }
 
 impl Attend {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.extend([self.query, self.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)));
+        list.extend([Access::write(self.out, Sharing::Any), Access::write(self.scratch, Sharing::Own)]);
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         match self.cache.head.dtype {
             KvDType::F32 => self.run_stored::<Single>(worker),

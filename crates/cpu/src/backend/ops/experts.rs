@@ -5,6 +5,7 @@
 use super::Worker;
 use super::linear::{Prepared, Then, product};
 use crate::backend::arena::Matrix;
+use crate::backend::fences::{Access, Sharing};
 use crate::pack::PackedMatrix;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +34,12 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        let reads = [self.x, self.scores].map(|matrix| Access::read(matrix, Sharing::Any));
+        list.extend(reads);
+        list.push(Access::write(self.out, Sharing::Any));
+    }
+
     /// On the first thread: the work is a few comparisons and one copy of the rows.
     pub(crate) fn run(&self, worker: &Worker) {
         if worker.index > 0 {
@@ -77,6 +84,10 @@ pub(crate) struct ExpertMatmul {
 }
 
 impl ExpertMatmul {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.extend([self.x.read(), Access::write(self.out, Sharing::Any)]);
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         // Only `Route` changes the table, behind a barrier.
         let starts = self.routes.0.lock().unwrap_or_else(PoisonError::into_inner).starts.clone();
@@ -105,6 +116,11 @@ pub(crate) struct Combine {
 }
 
 impl Combine {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        let out = Access::write(self.out, Sharing::Units(self.out.rows));
+        list.extend([Access::read(self.x, Sharing::Any), out]);
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         let places = self.routes.0.lock().unwrap_or_else(PoisonError::into_inner).places.clone();
         for row in worker.share(self.out.rows) {

@@ -3,6 +3,7 @@
 
 use super::Worker;
 use crate::backend::arena::Matrix;
+use crate::backend::fences::{Access, Sharing};
 use crate::pack::PackedMatrix;
 use std::sync::Arc;
 
@@ -25,6 +26,13 @@ pub(crate) enum Source {
 }
 
 impl Gather {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.push(Access::write(self.out, Sharing::Units(self.out.rows)));
+        if let Source::Rows(x, _) = &self.from {
+            list.push(Access::read(*x, Sharing::Any));
+        }
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         for row in worker.share(self.out.rows) {
             // SAFETY: this thread alone writes the row; what is read was written behind a barrier.
@@ -54,6 +62,10 @@ pub(crate) struct CrossEntropy {
 }
 
 impl CrossEntropy {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.extend([Access::read(self.logits, Sharing::Any), Access::write(self.out, Sharing::Any)]);
+    }
+
     /// On the first thread, in row order: one sum, in f64.
     pub(crate) fn run(&self, worker: &Worker) {
         if worker.index > 0 {

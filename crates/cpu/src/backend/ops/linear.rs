@@ -2,6 +2,7 @@
 
 use super::Worker;
 use crate::backend::arena::Matrix;
+use crate::backend::fences::{Access, Sharing};
 use crate::kernels::{self, ActivationBlock, Activations, Epilogue, OutputMatrix, prepared_len};
 use crate::pack::{ActivationKind, PackedMatrix};
 use std::ops::Range;
@@ -29,6 +30,11 @@ impl Prepared {
     fn start(&self, worker: &Worker) -> *mut f32 {
         let copy = if self.private { worker.index } else { 0 };
         self.memory.start.wrapping_add(copy * self.rows * self.memory.columns)
+    }
+
+    /// As a product's operand.
+    pub(crate) fn read(&self) -> Access {
+        Access::read(self.memory, if self.private { Sharing::Own } else { Sharing::Any })
     }
 
     /// All rows, as a matrix product wants them.
@@ -68,6 +74,15 @@ pub(crate) struct Prepare {
 }
 
 impl Prepare {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        let (from, to) = match self.out.private {
+            true => (Sharing::Any, Sharing::Own),
+            false => (Sharing::Units(self.out.rows), Sharing::Units(self.out.rows)),
+        };
+        list.extend([Access::read(self.x, from), Access::write(self.out.memory, to)]);
+        list.extend(self.norm.as_ref().map(|norm| Access::write(norm.rows, to)));
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         let rows = if self.out.private { 0..self.out.rows } else { worker.share(self.out.rows) };
         let copy = if self.out.private { worker.index * self.out.rows } else { 0 };
@@ -131,6 +146,10 @@ pub(crate) struct Matmul {
 }
 
 impl Matmul {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.extend([self.x.read(), Access::write(self.out, Sharing::Panels(self.weight.panels()))]);
+    }
+
     pub(crate) fn run(&self, worker: &Worker) {
         let panels = worker.share(self.weight.panels());
         // SAFETY: the activations were prepared by this thread or behind a barrier; threads write

@@ -6,6 +6,7 @@ pub(crate) mod gather;
 pub(crate) mod linear;
 pub(crate) mod rows;
 
+use super::fences::Access;
 use crate::Isa;
 use std::ops::Range;
 
@@ -53,6 +54,22 @@ pub(crate) enum Op {
 }
 
 impl Op {
+    /// The memory of tensors and caches that it touches.
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        match self {
+            Op::Rows(op) => op.accesses(list),
+            Op::Gather(op) => op.accesses(list),
+            Op::Prepare(op) => op.accesses(list),
+            Op::Matmul(op) => op.accesses(list),
+            Op::Store(op) => op.accesses(list),
+            Op::Attend(op) => op.accesses(list),
+            Op::Route(op) => op.accesses(list),
+            Op::ExpertMatmul(op) => op.accesses(list),
+            Op::Combine(op) => op.accesses(list),
+            Op::CrossEntropy(op) => op.accesses(list),
+        }
+    }
+
     /// Does this thread's share.
     pub(crate) fn run(&self, worker: &Worker) {
         match self {

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use crate::backend::arena::Matrix;
+use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
 use crate::kernels::rows;
 use crate::simd::Simd;
@@ -38,6 +39,24 @@ impl RowOp {
             | RowOp::Add { x, .. }
             | RowOp::SwiGlu { gate: x, .. }
             | RowOp::Copy { from: x, .. } => (x.rows, 1),
+        }
+    }
+
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        let (rows, parts) = self.units();
+        let units = Sharing::Units(rows * parts);
+        match *self {
+            RowOp::RmsNorm { x, out, .. } | RowOp::Copy { from: x, to: out } => {
+                list.extend([Access::read(x, units), Access::write(out, units)]);
+            }
+            RowOp::HeadNorm { x, .. } => list.push(Access::write(x, units)),
+            RowOp::Rope { x, rotation: other } | RowOp::Scale { x, factors: other } => {
+                list.extend([Access::write(x, units), Access::read(other, Sharing::Any)]);
+            }
+            RowOp::Add { x, y } => list.extend([Access::write(x, units), Access::read(y, units)]),
+            RowOp::SwiGlu { gate, up, out } => {
+                list.extend([Access::read(gate, units), Access::read(up, units), Access::write(out, units)]);
+            }
         }
     }
 
