@@ -97,6 +97,7 @@ impl Task for ChatTask<'_> {
             sampling: self.command.sampling.settings.clone(),
             shift: !self.command.no_context_shift,
             messages: system,
+            forgotten: 0,
             last: None,
             color: self.environment.color && !self.json,
             json: self.json,
@@ -138,6 +139,8 @@ struct Chat<B: Backend> {
     sampling: SamplerSettings,
     shift: bool,
     messages: Vec<Message>,
+    /// Turns at the beginning that the model is not told of any more.
+    forgotten: usize,
     last: Option<Answer>,
     color: bool,
     json: bool,
@@ -157,8 +160,7 @@ impl<B: Backend<Element = f32>> Chat<B> {
 
     /// Answers the last message.
     fn answer(&mut self) -> anyhow::Result<()> {
-        let conversation = Conversation { now: Some(now()), ..Conversation::new(self.messages.clone()) };
-        let prompt = self.template.render(&conversation)?.tokens(&self.tokenizer);
+        let prompt = self.prompt()?;
         let keep = self.kept()?;
         let when_full = if self.shift { WhenFull::Shift { keep } } else { WhenFull::Stop };
         let sampling = self.sampling.clone();
@@ -195,9 +197,40 @@ impl<B: Backend<Element = f32>> Chat<B> {
         Ok(())
     }
 
+    /// The conversation as tokens. Of one that leaves little room for an answer the oldest turns are
+    /// left out, so many that half of the context is free again.
+    fn prompt(&mut self) -> anyhow::Result<Vec<u32>> {
+        let context = self.session.context();
+        let mut prompt = self.render()?;
+        if !self.shift || prompt.len() + context / 8 <= context {
+            return Ok(prompt);
+        }
+        while prompt.len() > context / 2 && self.forget_turn() {
+            prompt = self.render()?;
+        }
+        eprintln!("{}", self.dim("(the oldest turns are forgotten: the context was full)"));
+        Ok(prompt)
+    }
+
+    fn render(&self) -> anyhow::Result<Vec<u32>> {
+        let (system, turns): (Vec<_>, Vec<_>) = self.messages.iter().cloned().partition(is_system);
+        let messages = system.into_iter().chain(turns.into_iter().skip(self.forgotten)).collect();
+        let conversation = Conversation { now: Some(now()), ..Conversation::new(messages) };
+        Ok(self.template.render(&conversation)?.tokens(&self.tokenizer))
+    }
+
+    /// Leaves out one more turn, up to the next message of the user; false when it is the last.
+    fn forget_turn(&mut self) -> bool {
+        let turns = self.messages.iter().filter(|message| !is_system(message)).skip(self.forgotten + 1);
+        let next = turns.enumerate().find(|(_, message)| message.role == "user");
+        self.forgotten += next.as_ref().map_or(0, |(index, _)| index + 1);
+        next.is_some()
+    }
+
     /// Tokens at the beginning that a context shift must keep: the instructions'.
     fn kept(&self) -> anyhow::Result<usize> {
-        let system: Vec<Message> = self.messages.iter().filter(|m| m.role == "system").cloned().collect();
+        let system: Vec<Message> =
+            self.messages.iter().filter(|message| is_system(message)).cloned().collect();
         if system.is_empty() {
             return Ok(usize::from(self.tokenizer.adds_bos()));
         }
@@ -220,8 +253,10 @@ impl<B: Backend<Element = f32>> Chat<B> {
                 eprintln!("  A line that ends in \\ goes on; \"\"\" begins and ends several lines.");
             }
             "/system" if argument.is_empty() => eprintln!("{}", self.system().unwrap_or("(none)")),
-            "/system" => self.messages = vec![Message::text("system", argument)],
-            "/clear" => self.messages.retain(|message| message.role == "system"),
+            "/system" => self.restart(vec![Message::text("system", argument)]),
+            "/clear" => {
+                self.restart(self.messages.iter().filter(|message| is_system(message)).cloned().collect())
+            }
             "/regenerate" => self.regenerate()?,
             "/stats" => self.stats(),
             "/save" => self.save(Path::new(required(argument, "/save FILE")?))?,
@@ -238,8 +273,13 @@ impl<B: Backend<Element = f32>> Chat<B> {
         Ok(true)
     }
 
+    fn restart(&mut self, messages: Vec<Message>) {
+        self.messages = messages;
+        self.forgotten = 0;
+    }
+
     fn system(&self) -> Option<&str> {
-        self.messages.iter().find(|message| message.role == "system").map(text_of)
+        self.messages.iter().find(|message| is_system(message)).map(text_of)
     }
 
     fn regenerate(&mut self) -> anyhow::Result<()> {
@@ -283,7 +323,7 @@ impl<B: Backend<Element = f32>> Chat<B> {
         let text = std::fs::read(file).map_err(|error| failure(Failure::NotFound, &error))?;
         let saved: Saved =
             serde_json::from_slice(&text).map_err(|error| failure(Failure::BadFile, &error))?;
-        self.messages = saved.messages;
+        self.restart(saved.messages);
         eprintln!("loaded {} messages from {}", self.messages.len(), file.display());
         Ok(())
     }
@@ -291,6 +331,10 @@ impl<B: Backend<Element = f32>> Chat<B> {
     fn dim(&self, text: &str) -> String {
         if self.color { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+fn is_system(message: &Message) -> bool {
+    message.role == "system"
 }
 
 fn required<'a>(argument: &'a str, usage: &str) -> anyhow::Result<&'a str> {
