@@ -11,6 +11,8 @@
 //! Pages are at fixed absolute positions, so that a row has the same bits whether it comes in a
 //! prefill or alone. `R` rows of one head go together only to share the loads; none sees another.
 
+#![expect(clippy::needless_range_loop, reason = "indices are rows, vectors and tokens, as in the formulas")]
+
 use crate::backend::cache::{HeadLayout, SCALE_GROUP};
 use crate::kernels::math::exp;
 use crate::simd::{LANES, Simd};
