@@ -1,13 +1,14 @@
 //! The Jinja environment that templates written for Python's expect: the settings `transformers` uses, Python's
 //! string methods, and Python's way of printing values.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 
 use super::json::{self, Style};
-use super::no_more;
+use super::{limits, no_more};
 
 /// The variable that holds the mark of untrusted characters, for `tojson` to leave alone.
 pub(super) const MARK_VARIABLE: &str = "__alti_mark";
@@ -22,10 +23,12 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_lstrip_blocks(true);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, _, value| write_value(out, value));
+    environment.set_formatter(write_value);
+    limits::install(&mut environment);
     environment.add_filter("tojson", to_json);
-    environment.add_filter("string", |value: &Value| python_text(value));
+    environment.add_filter("string", |state: &State, value: &Value| {
+        limits::spend(state, limits::size(value)).map(|()| python_text(value))
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -87,21 +90,23 @@ fn to_json(state: &State, value: &Value, indent: Option<usize>, arguments: Kwarg
         mark: state.lookup(MARK_VARIABLE).and_then(|mark| mark.as_str().and_then(|mark| mark.chars().next())),
     };
     no_more(&arguments)?;
+    limits::spend(state, limits::size(value))?;
     let value = serde_json::to_value(value)
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}")))?;
     Ok(Value::from_safe_string(json::write(&value, &style)))
 }
 
-fn write_value(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
-    match value.as_str() {
-        Some(text) => out.write_str(text),
-        None => out.write_str(&python_text(value)),
-    }
-    .map_err(Error::from)
+fn write_value(out: &mut Output<'_>, state: &State, value: &Value) -> Result<(), Error> {
+    limits::spend(state, limits::size(value))?;
+    let text = match value.as_str() {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(python_text(value)),
+    };
+    out.write_str(&text).map_err(Error::from)
 }
 
 /// Python's `str(value)`.
-fn python_text(value: &Value) -> String {
+pub(super) fn python_text(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
         None => {

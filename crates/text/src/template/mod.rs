@@ -9,6 +9,7 @@ pub(crate) mod builtin;
 mod conversation;
 mod environment;
 mod json;
+mod limits;
 mod mark;
 mod prompt;
 mod time;
@@ -26,10 +27,7 @@ use crate::tokenizer::Tokenizer;
 use mark::Marker;
 
 /// No template is longer, in bytes (the longest in use have some 20 KB).
-const MAX_SOURCE_BYTES: usize = 1 << 20;
-/// Instructions one rendering may take, for each message and in all.
-const FUEL_PER_MESSAGE: u64 = 100_000;
-const FUEL: u64 = 2_000_000;
+const MAX_SOURCE_BYTES: usize = 1 << 18;
 /// Name the one template has inside its environment.
 const NAME: &str = "chat";
 
@@ -39,6 +37,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     tokenizer: Tokenizer,
     source: String,
+    /// The source as it is run.
+    prepared: String,
     wants_parts: bool,
 }
 
@@ -58,11 +58,16 @@ impl ChatTemplate {
             let problem = format!("{} bytes long (limit {MAX_SOURCE_BYTES})", source.len());
             return Err(TextError::TemplateSyntax { line: 1, problem });
         }
-        let mut environment = environment::new();
+        let environment = environment::new();
         let prepared = environment::without_generation_blocks(source);
-        environment.add_template_owned(NAME, prepared).map_err(|error| template_error(&error))?;
-        let mut template =
-            Self { environment, tokenizer: tokenizer.clone(), source: source.to_owned(), wants_parts: true };
+        environment.template_from_named_str(NAME, &prepared).map_err(|error| template_error(&error))?;
+        let mut template = Self {
+            environment,
+            tokenizer: tokenizer.clone(),
+            source: source.to_owned(),
+            prepared,
+            wants_parts: true,
+        };
         template.wants_parts = template.reads_parts();
         Ok(template)
     }
@@ -95,11 +100,9 @@ impl ChatTemplate {
             marker.mark_value(value);
         }
         let context = self.context(values, conversation, &marker);
-        let mut environment = self.environment.clone();
-        let messages = conversation.messages.len() as u64;
-        environment.set_fuel(Some(FUEL + messages.saturating_mul(FUEL_PER_MESSAGE)));
-        let template = environment.get_template(NAME).map_err(|error| template_error(&error))?;
-        let rendered = template.render(context).map_err(|error| template_error(&error))?;
+        let rendered =
+            limits::render(&self.environment, NAME, &self.prepared, context, conversation.messages.len())
+                .map_err(|error| template_error(&error))?;
         Ok(Prompt::from_marked(&rendered, marker.character()))
     }
 

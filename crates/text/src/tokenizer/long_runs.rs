@@ -45,12 +45,11 @@ mod tests {
 
     #[test]
     fn long_runs_and_long_texts_are_cut() {
-        assert_eq!(cuts("short"), [0..5]);
-        assert_eq!(cuts(&"a".repeat(25_000)), [0..25_000]);
-        assert_eq!(cuts(&"é".repeat(25_001)), [0..50_000, 50_000..50_002]);
-        let spaces = "x".repeat(20_000) + &" ".repeat(25_001) + "y";
-        assert_eq!(cuts(&spaces), [0..45_000, 45_000..45_002]);
-        let words = "ab ".repeat(150_000);
-        assert_eq!(cuts(&words), [0..400_000, 400_000..450_000]);
+        let ends = |text: &str| cuts(text).into_iter().map(|cut| cut.end).collect::<Vec<_>>();
+        assert_eq!(ends("short"), [5]);
+        assert_eq!(ends(&"a".repeat(25_000)), [25_000]);
+        assert_eq!(ends(&"é".repeat(25_001)), [50_000, 50_002]);
+        assert_eq!(ends(&("x".repeat(20_000) + &" ".repeat(25_001) + "y")), [45_000, 45_002]);
+        assert_eq!(ends(&"ab ".repeat(150_000)), [400_000, 450_000]);
     }
 }

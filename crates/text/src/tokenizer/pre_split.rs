@@ -1,7 +1,7 @@
 //! Pre-tokenizers: cutting text into the pieces inside which byte pairs may merge. Each model family was trained
 //! with one regex; a piece border in the wrong place gives tokens the model has rarely seen. The regexes need
 //! look-ahead and Unicode classes, which makes regex engines slow or backtracking, so the splitters here are written
-//! by hand, linear in the text, and tested differentially against the regexes (`tests/pre_split.rs`).
+//! by hand, linear in the text, and tested differentially against the regexes (`tests/behaviour/differential.rs`).
 
 use super::unicode::{LETTER, LOWER, NUMBER, PUNCTUATION, SPACE, UPPER, is};
 

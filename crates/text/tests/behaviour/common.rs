@@ -1,6 +1,5 @@
 //! The committed vocabularies and vectors (`fixtures/vectors.zip`; `fixtures/make_vectors.py` made them from the
 //! official libraries), and a source of difficult text.
-#![allow(dead_code, reason = "each test file uses a part of this module")]
 
 use std::io::{Cursor, Read};
 use std::path::Path;

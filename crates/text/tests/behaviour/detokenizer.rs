@@ -1,9 +1,7 @@
 //! Streaming: characters come whole, and the stream is the text.
 
-mod common;
-
+use crate::common::{llama2, meta, smollm2, soup};
 use alti_text::{Specials, Tokenizer};
-use common::{llama2, meta, smollm2, soup};
 use proptest::prelude::*;
 
 fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<String> {

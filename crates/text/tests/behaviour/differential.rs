@@ -1,14 +1,12 @@
 //! Differential tests: on any text the engine gives the tokens the `tokenizers` crate gives, and its splitters the
 //! pieces a regex engine gives. Zero differences are what allows an engine of our own.
 
-mod common;
-
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
+use crate::common::{meta, ranks, smollm2, soup, specials, text};
 use alti_text::{PreTokenizer, Specials, Tokenizer};
-use common::{meta, ranks, smollm2, soup, specials, text};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -103,7 +101,7 @@ fn smollm2_json() -> String {
     let tokens: HashMap<String, u32> =
         text("smollm2.tokens").split('\n').map(str::to_owned).zip(0..).collect();
     let merges: Vec<String> = text("smollm2.merges").split('\n').map(str::to_owned).collect();
-    let kinds: Vec<i32> = common::json("smollm2.kinds.json");
+    let kinds: Vec<i32> = crate::common::json("smollm2.kinds.json");
     let added: Vec<String> = text("smollm2.tokens")
         .split('\n')
         .zip(kinds)
@@ -188,7 +186,7 @@ impl Pair {
 
 #[track_caller]
 fn check_against_reference(pair: &Pair, cases: u32) {
-    for text in common::json::<Vec<String>>("texts.json") {
+    for text in crate::common::json::<Vec<String>>("texts.json") {
         pair.check(&text);
     }
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
@@ -212,7 +210,7 @@ fn llama4_agrees_with_the_reference() {
 
 #[test]
 fn llama2_agrees_with_the_reference_in_every_way_of_placing_its_space() {
-    let json: Value = common::json("llama2.tokenizer.json");
+    let json: Value = crate::common::json("llama2.tokenizer.json");
     check_against_reference(&Pair::new(&json.to_string(), None), 400);
     for scheme in ["first", "always", "never"] {
         let mut json = json.clone();

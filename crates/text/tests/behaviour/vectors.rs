@@ -2,10 +2,8 @@
 //! `sentencepiece`), over multilingual text, code, white space, digits, contractions, marks, emoji, control
 //! characters, long runs and spellings of special tokens.
 
-mod common;
-
+use crate::common::{file, json, llama2, meta, smollm2, text};
 use alti_text::{Specials, Tokenizer};
-use common::{file, json, llama2, meta, smollm2, text};
 
 #[track_caller]
 fn check(tokenizer: &Tokenizer, specials: Specials, texts: &[String], expected: &str) {

@@ -1,12 +1,12 @@
 //! Chat templates: prompts equal to what `transformers` renders (goldens in `fixtures/templates.json`), built-in
 //! templates, and the promise that nobody's words become control tokens.
 
-mod common;
+use std::time::{Duration, Instant};
 
+use crate::common::{llama2, meta, smollm2, soup};
 use alti_text::{
     BuiltinTemplate, ChatTemplate, Conversation, DateTime, Message, Specials, TextError, Tokenizer,
 };
-use common::{llama2, meta, smollm2, soup};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -42,7 +42,7 @@ impl Golden {
 }
 
 fn goldens() -> Vec<Golden> {
-    serde_json::from_str(include_str!("fixtures/templates.json")).unwrap()
+    serde_json::from_str(include_str!("../fixtures/templates.json")).unwrap()
 }
 
 fn source(name: &str) -> String {
@@ -212,16 +212,43 @@ fn hostile_templates_end() {
         "{{ 'x' * 999999999999 }}",
         "{{ range(999999999) }}",
         "{% include 'chat' %}",
+        "{% set n = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x * 9 %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x | replace('x', 'xxx') %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x.replace('x', 'xxx') %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = [n.x, n.x, n.x] | join(n.x) %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x={}) %}{% for i in range(99999) %}{% set n.x = {'a': n.x} %}{% endfor %}",
+        "{% set n = namespace(x={}) %}{% for i in range(99999) %}{% set n.x = namespace(x=n.x) %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(99999) %}{% set n.x = n.x | batch(2) %}{% endfor %}",
+        "{% set n = namespace() %}{% set n.x = n %}{{ n }}",
+        "{% set n = namespace() %}{% set n.x = n %}{{ n | tojson }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}long text that the template prints again and again{% endfor %}{% endfor %}",
+        "{{ [0] * 1000000000000 | length }}",
+        "{{ ([0] * 100000000000) | list }}",
+        "{{ 'x' | indent(1000000000000, true) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{{ [1] | slice(100000000000) | list }}",
         &"{% if true %}".repeat(5_000),
         &format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)),
         &"{".repeat(2 << 20),
+        &format!("{{% for i in range(99999) %}}{}{{% endfor %}}", "x".repeat(200_000)),
     ];
     for source in hostile {
+        let started = Instant::now();
         let error = match ChatTemplate::new(source, &llama2()) {
             Ok(template) => template.render(&user("x")).unwrap_err(),
             Err(error) => error,
         };
         assert!(!error.to_string().contains('\n'), "{error}");
+        let shown: String = source.chars().take(120).collect();
+        println!("{:?} {shown}: {error}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(20), "{shown} took {:?}", started.elapsed());
     }
 }
 

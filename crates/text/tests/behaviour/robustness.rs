@@ -1,12 +1,10 @@
 //! Damaged files are refused in a line, and no text takes more than a moment.
 
-mod common;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::{file, llama2, meta, smollm2, smollm2_fields, text};
 use alti_text::{GgufTokenizer, Specials, Tokenizer};
-use common::{file, llama2, meta, smollm2, smollm2_fields, text};
 use proptest::prelude::*;
 
 #[track_caller]

@@ -1,0 +1,8 @@
+//! What a user of this crate can rely on, in one test binary that shares the committed vocabularies.
+
+mod common;
+mod detokenizer;
+mod differential;
+mod robustness;
+mod templates;
+mod vectors;
