@@ -2,7 +2,7 @@
 
 use crate::sampling::{Sampler, SamplerSettings, SequenceBreakers, Workspace};
 use crate::stop::{FinishReason, StopMatcher};
-use crate::{EngineError, Session};
+use crate::{EngineError, Session, Shift};
 use alti_tensor::Backend;
 use alti_text::{Detokenizer, Specials, Tokenizer};
 use serde::Serialize;
@@ -121,11 +121,12 @@ pub fn generate<B: Backend<Element = f32>>(
         observe(Event::Prefill { done, total });
         !cancel.load(Ordering::Relaxed)
     })?;
+    timings.prefill_seconds = started.elapsed().as_secs_f64();
     let Some(mut logits) = prefilled else {
+        timings.prefill_tokens = session.tokens().len() - timings.cached_tokens;
         return Ok(answer.finish(FinishReason::Cancelled, seed, timings, &mut observe));
     };
     timings.prefill_tokens = total - timings.cached_tokens;
-    timings.prefill_seconds = started.elapsed().as_secs_f64();
     observe(Event::Prefill { done: total, total });
 
     let decoding = Instant::now();
@@ -153,8 +154,12 @@ pub fn generate<B: Backend<Element = f32>>(
         if answer.tokens.len() as i64 == settings.max_tokens {
             break FinishReason::Length;
         }
-        if session.tokens().len() == session.context() && !session.shift(request.when_full)? {
-            break FinishReason::ContextFull;
+        if session.tokens().len() == session.context() {
+            match session.shift(request.when_full, |_| !cancel.load(Ordering::Relaxed))? {
+                Shift::Made => (),
+                Shift::Refused => break FinishReason::ContextFull,
+                Shift::Cancelled => break FinishReason::Cancelled,
+            }
         }
         logits = session.step(token)?;
     };

@@ -14,4 +14,4 @@ pub mod stop;
 pub use error::EngineError;
 pub use generate::{Answer, Event, Request, Timings, WhenFull, generate};
 pub use importance::measure_importance;
-pub use session::{Session, SessionSettings};
+pub use session::{Session, SessionSettings, Shift};

@@ -6,7 +6,7 @@
 use crate::EngineError;
 use crate::generate::WhenFull;
 use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, KvDType, PAGE_TOKENS, RowPlan, Span};
+use alti_tensor::{Backend, CacheLayout, KvDType, RowPlan, Span};
 use std::sync::Arc;
 
 /// How a session uses memory.
@@ -20,13 +20,24 @@ pub struct SessionSettings {
     pub kv_dtype: KvDType,
 }
 
+/// What came of making room in a full context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shift {
+    /// Tokens were forgotten: there is room.
+    Made,
+    /// The context stays full: it is to, or all of it is to be kept.
+    Refused,
+    /// It was ended while the rest was computed again; the context holds what was computed.
+    Cancelled,
+}
+
 /// A model in use by one sequence.
 pub struct Session<B: Backend> {
     backend: B,
     model: Arc<Llama<B::Weight>>,
     cache: B::Cache,
     settings: SessionSettings,
-    groups: usize,
+    layout: CacheLayout,
     /// The tokens whose keys and values are in the cache, by position.
     tokens: Vec<u32>,
     logits: Vec<B::Element>,
@@ -44,8 +55,7 @@ impl<B: Backend> Session<B> {
     ) -> Result<Session<B>, EngineError> {
         let layout = memory::cache_layout(&model.config, settings.context, settings.kv_dtype);
         let cache = backend.cache(&layout)?;
-        let groups = layout.groups.len();
-        Ok(Session { backend, model, cache, settings, groups, tokens: Vec::new(), logits: Vec::new() })
+        Ok(Session { backend, model, cache, settings, layout, tokens: Vec::new(), logits: Vec::new() })
     }
 
     /// The model.
@@ -104,25 +114,32 @@ impl<B: Backend> Session<B> {
         Ok(&self.logits)
     }
 
-    /// Makes room in a full context as `when_full` says; false when it is to stay full.
+    /// Makes room in a full context as `when_full` says. What remains is computed again at its new
+    /// positions, which costs a prefill: `progress` hears of it and may end it, as there.
     ///
     /// # Errors
     /// As [`Session::prefill`].
-    pub fn shift(&mut self, when_full: WhenFull) -> Result<bool, EngineError> {
-        let WhenFull::Shift { keep } = when_full else { return Ok(false) };
+    pub fn shift(
+        &mut self,
+        when_full: WhenFull,
+        progress: impl FnMut(usize) -> bool,
+    ) -> Result<Shift, EngineError> {
+        let WhenFull::Shift { keep } = when_full else { return Ok(Shift::Refused) };
         let keep = keep.min(self.tokens.len());
         let forgotten = (self.tokens.len() - keep).div_ceil(2);
         if forgotten == 0 {
-            return Ok(false);
+            return Ok(Shift::Refused);
         }
         let mut tokens = self.tokens.clone();
         tokens.drain(keep..keep + forgotten);
         if tokens.is_empty() {
             self.tokens.clear();
-        } else {
-            self.prefill(&tokens, |_| true)?;
+            return Ok(Shift::Made);
         }
-        Ok(true)
+        Ok(match self.prefill(&tokens, progress)? {
+            Some(_) => Shift::Made,
+            None => Shift::Cancelled,
+        })
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
@@ -141,10 +158,8 @@ impl<B: Backend> Session<B> {
 
     /// Computes tokens behind those in the context; the last one's logits only where wanted.
     fn run(&mut self, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
-        let first_position = self.tokens.len();
-        let pages: Vec<u32> = (0..self.settings.context.div_ceil(PAGE_TOKENS) as u32).collect();
-        let span = Span { first_position, rows: tokens.len(), pages: vec![pages; self.groups] };
-        let rows = RowPlan::new(vec![span]);
+        let first = self.tokens.len();
+        let rows = RowPlan::new(vec![Span::in_order(&self.layout, 0, first..first + tokens.len())]);
         let step = Step { tokens, rows: &rows, cache: Some(&self.cache) };
         if wants_logits {
             let logits = self.model.logits(&mut self.backend, &step, &[tokens.len() - 1]);

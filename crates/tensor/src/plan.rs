@@ -5,6 +5,8 @@
 //! mixture of both differ only in the [`RowPlan`] that goes with the rows, so every operation that
 //! could care takes one.
 
+use crate::{CacheLayout, PAGE_TOKENS};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Consecutive positions of one sequence, as consecutive rows of the step.
@@ -17,6 +19,21 @@ pub struct Span {
     /// One block table per layer group of the cache: entry `n` is the page that holds positions
     /// `n * page_tokens ..`. Empty when keys and values are not cached (training).
     pub pages: Vec<Vec<u32>>,
+}
+
+impl Span {
+    /// Positions of a sequence that owns the pages from `first_page` on, in order, in every group of
+    /// a cache of this layout: what a program with one sequence, or with equal shares of the cache,
+    /// needs of paging. The block tables reach as far as the positions and no further.
+    pub fn in_order(layout: &CacheLayout, first_page: usize, positions: Range<usize>) -> Span {
+        let pages = positions.end.div_ceil(PAGE_TOKENS);
+        let table: Vec<u32> = (first_page..first_page + pages).map(|page| page as u32).collect();
+        Span {
+            first_position: positions.start,
+            rows: positions.len(),
+            pages: vec![table; layout.groups.len()],
+        }
+    }
 }
 
 /// Where one row of a step stands.
