@@ -6,11 +6,11 @@ use crate::options::{BackendName, RunOptions};
 use crate::output::{Unit, bar, bytes};
 use crate::pulling;
 use alti_cpu::{Cpu, Isa};
-use alti_engine::{Session, SessionSettings};
+use alti_engine::{EngineError, Session, SessionSettings};
 use alti_formats::Checkpoint;
 use alti_hub::{HubError, Manifest};
 use alti_models::{Llama, memory};
-use alti_tensor::{Backend, CacheLayout, KvDType, Reference};
+use alti_tensor::{Backend, DType, KvDType, Reference};
 use alti_text::{ChatTemplate, Specials, Tokenizer};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,8 @@ impl<B: Backend> Loaded<B> {
     /// has the beginning-of-text token in front if the model wants it, and it then replaces each chunk's first.
     ///
     /// # Errors
-    /// When the text is shorter than one chunk, or chunks shorter than four tokens.
+    /// When the text is shorter than one chunk, chunks are shorter than four tokens, or the tokenizer is another
+    /// model's.
     pub fn text_chunks(&self, text: &str, most: Option<u32>) -> anyhow::Result<Vec<Vec<u32>>> {
         let tokenizer = self.tokenizer()?;
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
@@ -119,6 +120,10 @@ impl<B: Backend> Loaded<B> {
         }
         if let Some(bos) = bos {
             chunks.iter_mut().for_each(|chunk| chunk[0] = bos);
+        }
+        let vocabulary = self.model.config.vocabulary_size;
+        if let Some(&token) = chunks.iter().flatten().find(|&&token| token as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { token, vocabulary }.into());
         }
         Ok(chunks)
     }
@@ -137,10 +142,31 @@ impl<B: Backend> Loaded<B> {
     }
 }
 
+/// The size of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRows {
+    /// Its rows.
+    pub rows: usize,
+    /// Those of them whose logits are wanted.
+    pub logits: usize,
+}
+
+impl StepRows {
+    /// A step that wants the logits of all its rows.
+    pub fn all(rows: usize) -> StepRows {
+        StepRows { rows, logits: rows }
+    }
+}
+
 /// What a command does with a model, whatever computes.
 pub trait Task {
     /// What comes of it.
     type Output;
+    /// The largest step it takes, in a context of `context` tokens: one of prefill, with the logits
+    /// of its last row, if it does not say.
+    fn step_rows(&self, options: &RunOptions, context: usize) -> StepRows {
+        StepRows { rows: context.min(options.prefill_chunk as usize), logits: 1 }
+    }
     /// Does it.
     ///
     /// # Errors
@@ -158,10 +184,20 @@ pub fn with_model<T: Task>(
     options: &RunOptions,
     task: T,
 ) -> anyhow::Result<T::Output> {
+    options.rope.check()?;
     let checkpoint = open(environment, name)?;
+    let (_, longest) = options.rope.apply(checkpoint.config());
+    let context = options.context.map_or(default_context(longest), |tokens| tokens as usize);
+    let step = task.step_rows(options, context);
+    let workload = Workload { backend: options.backend, context, kv_dtype: options.kv_dtype(), step };
+    check_memory(&checkpoint, workload)?;
     match options.backend {
-        BackendName::Cpu => task.run(load(environment, cpu(environment, options)?, checkpoint, options)?),
-        BackendName::Reference => task.run(load(environment, Reference::<f32>::new(), checkpoint, options)?),
+        BackendName::Cpu => {
+            task.run(load(environment, cpu(environment, options)?, checkpoint, options, context)?)
+        }
+        BackendName::Reference => {
+            task.run(load(environment, Reference::<f32>::new(), checkpoint, options, context)?)
+        }
     }
 }
 
@@ -212,10 +248,9 @@ fn load<B: Backend>(
     backend: B,
     checkpoint: Checkpoint,
     options: &RunOptions,
+    context: usize,
 ) -> anyhow::Result<Loaded<B>> {
-    let (rope, longest) = options.rope.apply(checkpoint.config());
-    let context = options.context.map_or(default_context(longest), |tokens| tokens as usize);
-    check_memory(&checkpoint, context, options.kv_dtype(), options.backend)?;
+    let (rope, _) = options.rope.apply(checkpoint.config());
     let shown = bar(environment, checkpoint.weights().len() as u64, "loading", Unit::Items);
     let model = Llama::load(&backend, &checkpoint, |done, _| shown.set_position(done as u64));
     shown.finish_and_clear();
@@ -223,58 +258,70 @@ fn load<B: Backend>(
     Ok(Loaded { backend, model: Arc::new(model), checkpoint, context })
 }
 
-/// What a model takes of memory.
+/// What decides how much memory a model takes, besides itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// What computes.
+    pub backend: BackendName,
+    /// Tokens of context.
+    pub context: usize,
+    /// How keys and values are to be stored.
+    pub kv_dtype: KvDType,
+    /// The largest step.
+    pub step: StepRows,
+}
+
+/// What a model takes of memory, as far as that is known before it is loaded: the CPU backend's
+/// panels of Q2_K and Q3_K are up to a quarter larger than the file's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Need {
     /// Bytes of weights.
     pub weights: u64,
     /// Bytes of keys and values at the context length asked for.
     pub keys_and_values: u64,
+    /// Bytes of the values of a step, and of the program beside.
+    pub working: u64,
 }
 
 impl Need {
-    /// The need of a checkpoint's weights as they are stored, and of a context.
-    pub fn of(checkpoint: &Checkpoint, context: usize, dtype: KvDType) -> Need {
+    /// The need of a checkpoint under a workload.
+    pub fn of(checkpoint: &Checkpoint, workload: Workload) -> Need {
+        // The program itself, its threads' stacks and the tokenizer.
+        const PROGRAM: u64 = 32 << 20;
+        let Workload { backend, context, kv_dtype, step } = workload;
+        let config = checkpoint.config();
+        // The reference backend keeps every value in four bytes.
+        let reference = backend == BackendName::Reference;
         let bytes = |weight: &alti_formats::WeightInfo| {
-            weight.dtype.bytes_for(weight.shape.iter().product()).unwrap_or(0) as u64
+            let values = weight.shape.iter().product();
+            let dtype = if reference { DType::F32 } else { weight.dtype };
+            dtype.bytes_for(values).unwrap_or(0) as u64
         };
-        let weights = checkpoint.weights().iter().map(bytes).sum();
-        Need { weights, keys_and_values: Need::of_context(checkpoint, context, dtype) }
+        let kv_dtype = if reference { KvDType::F32 } else { kv_dtype };
+        let values = memory::step_bytes(config, step.rows.min(context.max(step.logits)), step.logits);
+        Need {
+            weights: checkpoint.weights().iter().map(bytes).sum(),
+            keys_and_values: memory::cache_layout(config, context, kv_dtype).bytes() as u64,
+            working: (values as u64).saturating_add(PROGRAM),
+        }
     }
 
-    fn of_context(checkpoint: &Checkpoint, context: usize, dtype: KvDType) -> u64 {
-        let layout: CacheLayout = memory::cache_layout(checkpoint.config(), context, dtype);
-        layout.bytes() as u64
-    }
-
-    /// All of it, with what a step needs beside.
+    /// All of it.
     pub fn total(self) -> u64 {
-        const WORKING: u64 = 64 << 20;
-        self.weights + self.keys_and_values + WORKING
+        self.weights.saturating_add(self.keys_and_values).saturating_add(self.working)
     }
 }
 
 /// Refuses a model that is larger than the memory there is, and says what would fit.
-fn check_memory(
-    checkpoint: &Checkpoint,
-    context: usize,
-    dtype: KvDType,
-    backend: BackendName,
-) -> anyhow::Result<()> {
-    let mut need = Need::of(checkpoint, context, dtype);
-    if backend == BackendName::Reference {
-        // It keeps every weight in four bytes.
-        need.weights =
-            checkpoint.weights().iter().map(|w| 4 * w.shape.iter().product::<usize>() as u64).sum();
-    }
+fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<()> {
+    let need = Need::of(checkpoint, workload);
     let available = available_memory();
     if need.total() <= available {
         return Ok(());
     }
-    let fitting = |context: &usize| {
-        let keys_and_values = Need::of_context(checkpoint, *context, dtype);
-        Need { keys_and_values, ..need }.total() <= available
-    };
+    let context = workload.context;
+    let fitting =
+        |&context: &usize| Need::of(checkpoint, Workload { context, ..workload }).total() <= available;
     let shorter = std::iter::successors(Some(context / 2), |tokens| Some(tokens / 2))
         .take_while(|&tokens| tokens >= 256)
         .find(fitting);
@@ -291,10 +338,11 @@ fn check_memory(
     Err(Exit::new(
         Failure::Resources,
         format!(
-            "{} needs {} for weights and {} for {context} tokens of context; {} are free. {remedy}",
+            "{} needs {} for weights, {} for {context} tokens of context and {} to work with; {} are free. {remedy}",
             checkpoint.path().display(),
             bytes(need.weights),
             bytes(need.keys_and_values),
+            bytes(need.working),
             bytes(available),
         ),
     )

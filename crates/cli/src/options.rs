@@ -1,5 +1,6 @@
 //! Flags that several commands share. Sampling flags come from the engine's table of settings.
 
+use crate::exit::{Exit, Failure};
 use alti_engine::sampling::{PRESETS, SETTINGS, SamplerSettings};
 use alti_formats::{Rope, RopeScaling};
 use alti_tensor::KvDType;
@@ -15,6 +16,9 @@ pub enum BackendName {
     /// Plain scalar code: slow, and the definition of right
     Reference,
 }
+
+/// Tokens computed in one step of prefill, where nothing else is asked for.
+pub const DEFAULT_PREFILL_CHUNK: u32 = 512;
 
 /// How a model is run.
 #[derive(Clone, Debug, Args)]
@@ -32,7 +36,7 @@ pub struct RunOptions {
     #[command(flatten)]
     pub kv: KvOptions,
     /// Tokens computed in one step of prefill
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_PREFILL_CHUNK, value_parser = clap::value_parser!(u32).range(1..))]
     pub prefill_chunk: u32,
     /// Override of the rotary embedding, which the model's file names otherwise
     #[command(flatten)]
@@ -67,25 +71,25 @@ impl KvOptions {
 #[command(next_help_heading = "Rotary embedding")]
 pub struct RopeOptions {
     /// Base of the frequencies
-    #[arg(long, value_name = "THETA", value_parser = positive)]
+    #[arg(long, value_name = "THETA", value_parser = above_one)]
     pub rope_theta: Option<f32>,
     /// Context extension instead of the model's own
     #[arg(long, value_enum)]
     pub rope_scaling: Option<ScalingName>,
-    /// Factor by which the context is extended
-    #[arg(long, value_name = "FACTOR", value_parser = positive, default_value_t = 1.0)]
-    pub rope_factor: f32,
+    /// Factor by which the context is extended [default: 1]
+    #[arg(long, value_name = "FACTOR", value_parser = positive, requires = "rope_scaling")]
+    pub rope_factor: Option<f32>,
     /// YaRN: tokens of context the model was trained with [default: the model's]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), requires = "rope_scaling")]
     pub yarn_original_context: Option<u32>,
-    /// YaRN: rotations above which a frequency is kept
-    #[arg(long, value_name = "ROTATIONS", value_parser = positive, default_value_t = 32.0)]
-    pub yarn_beta_fast: f32,
-    /// YaRN: rotations below which it is interpolated
-    #[arg(long, value_name = "ROTATIONS", value_parser = positive, default_value_t = 1.0)]
-    pub yarn_beta_slow: f32,
+    /// YaRN: rotations above which a frequency is kept [default: 32]
+    #[arg(long, value_name = "ROTATIONS", value_parser = positive, requires = "rope_scaling")]
+    pub yarn_beta_fast: Option<f32>,
+    /// YaRN: rotations below which it is interpolated [default: 1]
+    #[arg(long, value_name = "ROTATIONS", value_parser = positive, requires = "rope_scaling")]
+    pub yarn_beta_slow: Option<f32>,
     /// YaRN: factor on queries and keys [default: 0.1 ln(factor) + 1]
-    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", value_parser = positive, requires = "rope_scaling")]
     pub yarn_attention_factor: Option<f32>,
 }
 
@@ -101,6 +105,25 @@ pub enum ScalingName {
 }
 
 impl RopeOptions {
+    /// Refuses flags that the scaling asked for has no use for.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn check(&self) -> Result<(), Exit> {
+        let scaling = self.rope_scaling;
+        let yarn = [self.yarn_beta_fast, self.yarn_beta_slow, self.yarn_attention_factor];
+        let message = if scaling == Some(ScalingName::None) && self.rope_factor.is_some() {
+            "--rope-factor does nothing with --rope-scaling none"
+        } else if scaling != Some(ScalingName::Yarn)
+            && (self.yarn_original_context.is_some() || yarn.iter().any(Option::is_some))
+        {
+            "the --yarn flags do nothing without --rope-scaling yarn"
+        } else {
+            return Ok(());
+        };
+        Err(Exit::new(Failure::Usage, message))
+    }
+
     /// The model's rotary embedding, changed as the flags say, and the tokens of context it is good
     /// for.
     pub fn apply(&self, config: &alti_formats::ModelConfig) -> (Rope, usize) {
@@ -108,7 +131,7 @@ impl RopeOptions {
         if let Some(theta) = self.rope_theta {
             rope.theta = theta;
         }
-        let factor = self.rope_factor;
+        let factor = self.rope_factor.unwrap_or(1.0);
         rope.scaling = match self.rope_scaling {
             None => return (rope, config.context_length),
             Some(ScalingName::None) => RopeScaling::None,
@@ -116,8 +139,8 @@ impl RopeOptions {
             Some(ScalingName::Yarn) => RopeScaling::Yarn {
                 factor,
                 original_context: self.yarn_original_context.unwrap_or(config.context_length as u32),
-                beta_fast: self.yarn_beta_fast,
-                beta_slow: self.yarn_beta_slow,
+                beta_fast: self.yarn_beta_fast.unwrap_or(32.0),
+                beta_slow: self.yarn_beta_slow.unwrap_or(1.0),
                 attention_factor: self.yarn_attention_factor,
             },
         };
@@ -145,6 +168,14 @@ fn positive(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("must be a positive number".to_owned()),
+    }
+}
+
+/// A base of frequencies: they fall with the index only above 1.
+fn above_one(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value > 1.0 => Ok(value),
+        _ => Err("must be a number above 1".to_owned()),
     }
 }
 

@@ -103,10 +103,13 @@ pub struct CacheLayout {
 }
 
 impl CacheLayout {
-    /// Bytes of keys and values together, over all groups.
+    /// Bytes of keys and values together, over all groups; the largest number where they are more.
     pub fn bytes(&self) -> usize {
-        let row = self.kv_heads * self.dtype.bytes_for(self.head_dim);
-        self.groups.iter().map(|g| 2 * g.layers * g.pages * PAGE_TOKENS * row).sum()
+        let token = 2 * self.kv_heads * self.dtype.bytes_for(self.head_dim);
+        let group = |g: &CacheGroup| {
+            g.pages.saturating_mul(PAGE_TOKENS).saturating_mul(g.layers).saturating_mul(token)
+        };
+        self.groups.iter().map(group).fold(0, usize::saturating_add)
     }
 }
 

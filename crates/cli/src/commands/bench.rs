@@ -1,11 +1,12 @@
 //! `alti bench`: how fast a model runs on this machine.
 
 use crate::environment::Environment;
-use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::exit::{Exit, Failure};
+use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output;
 use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
+use alti_tensor::{Backend, CacheLayout, PAGE_TOKENS, RowPlan, Span};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -24,13 +25,13 @@ pub struct BenchCommand {
     model: Option<String>,
     /// Tokens of prefill; 0 for none
     #[arg(short, long, default_value_t = 512)]
-    prefill: usize,
+    prefill: u32,
     /// Tokens to decode; 0 for none
     #[arg(short = 'n', long, default_value_t = 128)]
-    decode: usize,
+    decode: u32,
     /// Tokens in the context before the measurement
     #[arg(short, long, default_value_t = 0)]
-    depth: usize,
+    depth: u32,
     /// Sequences decoded together
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: u32,
@@ -48,7 +49,7 @@ struct BenchResult {
     isa: Option<String>,
     threads: usize,
     batch: u32,
-    depth: usize,
+    depth: u32,
     results: Vec<Measurement>,
 }
 
@@ -85,8 +86,7 @@ impl BenchCommand {
         let name = name_or_default(environment, self.model.as_deref()).to_owned();
         let mut options = self.run.clone();
         // The memory check is for what the rounds need.
-        let one = (self.depth + self.prefill.max(self.decode)).next_multiple_of(PAGE_TOKENS);
-        options.context = Some((one * self.batch as usize).max(1) as u32);
+        options.context = Some(self.context()?);
         let results = with_model(environment, &name, &options, BenchTask { command: self })?;
         let result = BenchResult {
             model: name,
@@ -108,6 +108,24 @@ impl BenchCommand {
                 + &r.results.iter().map(row).collect::<String>()
         })
     }
+
+    /// Tokens of context of all sequences together, each in pages of its own.
+    fn context(&self) -> anyhow::Result<u32> {
+        let one = self.depth.checked_add(self.prefill.max(self.decode));
+        let pages = one.map(|one| one.max(1).div_ceil(PAGE_TOKENS as u32));
+        let all = pages.and_then(|pages| pages.checked_mul(PAGE_TOKENS as u32)?.checked_mul(self.batch));
+        all.ok_or_else(|| {
+            let message = format!(
+                "--depth {}, --prefill {}, --decode {} and --batch {} make a context of more than {} tokens",
+                self.depth,
+                self.prefill,
+                self.decode,
+                self.batch,
+                u32::MAX
+            );
+            Exit::new(Failure::Usage, message).into()
+        })
+    }
 }
 
 struct BenchTask<'a> {
@@ -117,44 +135,50 @@ struct BenchTask<'a> {
 impl Task for BenchTask<'_> {
     type Output = Vec<Measurement>;
 
+    fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
+        let batch = self.command.batch as usize;
+        StepRows { rows: batch.max(options.prefill_chunk as usize), logits: batch }
+    }
+
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Vec<Measurement>> {
         let command = self.command;
         let batch = command.batch as usize;
+        let [prefill, decode, depth] =
+            [command.prefill, command.decode, command.depth].map(|tokens| tokens as usize);
         let Loaded { mut backend, model, context, .. } = loaded;
         let layout = memory::cache_layout(&model.config, context, command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
         let each = context.div_ceil(PAGE_TOKENS) / batch;
-        let groups = layout.groups.len();
         let mut runner =
-            Runner { backend: &mut backend, model: &model, cache: &cache, each, groups, seed: 1 };
+            Runner { backend: &mut backend, model: &model, cache: &cache, layout: &layout, each, seed: 1 };
         let chunk = command.run.prefill_chunk as usize;
         let mut results = Vec::new();
-        let suffix = if command.depth > 0 { format!("@d{}", command.depth) } else { String::new() };
-        if command.prefill > 0 {
-            let test = format!("pp{}{suffix}", command.prefill);
+        let suffix = if depth > 0 { format!("@d{depth}") } else { String::new() };
+        if prefill > 0 {
+            let test = format!("pp{prefill}{suffix}");
             let mut rounds = Vec::new();
             for round in 0..=command.repetitions {
-                runner.prefill(0, 0, command.depth, chunk)?;
+                runner.prefill(0, 0, depth, chunk)?;
                 let started = Instant::now();
-                runner.prefill(0, command.depth, command.prefill, chunk)?;
+                runner.prefill(0, depth, prefill, chunk)?;
                 let seconds = started.elapsed().as_secs_f64();
-                rounds.extend((round > 0).then(|| command.prefill as f64 / seconds));
+                rounds.extend((round > 0).then(|| prefill as f64 / seconds));
             }
             results.push(Measurement { test, tokens_per_second: rounds });
         }
-        if command.decode > 0 {
-            let test = format!("tg{}{suffix}", command.decode);
+        if decode > 0 {
+            let test = format!("tg{decode}{suffix}");
             let mut rounds = Vec::new();
             for round in 0..=command.repetitions {
                 for sequence in 0..batch {
-                    runner.prefill(sequence, 0, command.depth, chunk)?;
+                    runner.prefill(sequence, 0, depth, chunk)?;
                 }
                 let started = Instant::now();
-                for position in command.depth..command.depth + command.decode {
+                for position in depth..depth + decode {
                     runner.decode(batch, position)?;
                 }
                 let seconds = started.elapsed().as_secs_f64();
-                rounds.extend((round > 0).then(|| (batch * command.decode) as f64 / seconds));
+                rounds.extend((round > 0).then(|| (batch * decode) as f64 / seconds));
             }
             results.push(Measurement { test, tokens_per_second: rounds });
         }
@@ -169,7 +193,7 @@ struct Runner<'a, B: Backend> {
     cache: &'a B::Cache,
     /// Pages of each sequence.
     each: usize,
-    groups: usize,
+    layout: &'a CacheLayout,
     seed: u64,
 }
 
@@ -197,9 +221,7 @@ impl<B: Backend<Element = f32>> Runner<'_, B> {
     }
 
     fn span(&self, sequence: usize, first_position: usize, rows: usize) -> Span {
-        let pages: Vec<u32> =
-            (sequence * self.each..(sequence + 1) * self.each).map(|page| page as u32).collect();
-        Span { first_position, rows, pages: vec![pages; self.groups] }
+        Span::in_order(self.layout, sequence * self.each, first_position..first_position + rows)
     }
 
     /// A token at random (xorshift64, Marsaglia 2003).

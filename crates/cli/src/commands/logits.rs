@@ -2,12 +2,12 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{self, Loaded, Task, with_model};
+use crate::model::{self, Loaded, StepRows, Task, with_model};
 use crate::options::{BackendName, RunOptions};
 use crate::output;
 use alti_formats::layout::hugging_face_tensors;
 use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, PAGE_TOKENS, Reference, RowPlan, Span, Tape, Trainable};
+use alti_tensor::{Backend, Reference, RowPlan, Span, Tape, Trainable};
 use anyhow::Context;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -58,7 +58,10 @@ impl LogitsCommand {
             return Err(Exit::new(Failure::Usage, message).into());
         }
         let task = LogitsTask { command: self, sequences: &sequences };
-        let mut tensors = with_model(environment, &self.model, &self.run, task)?;
+        let mut options = self.run.clone();
+        // The memory check is for what the sequences need.
+        options.context = Some(u32::try_from(sequences[0].len())?);
+        let mut tensors = with_model(environment, &self.model, &options, task)?;
         if self.grad {
             self.add_gradients(environment, &sequences, &mut tensors)?;
         }
@@ -101,6 +104,10 @@ struct LogitsTask<'a> {
 impl Task for LogitsTask<'_> {
     type Output = Tensors;
 
+    fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
+        StepRows::all(options.prefill_chunk as usize)
+    }
+
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Tensors> {
         let Loaded { mut backend, model, .. } = loaded;
         let config = &model.config;
@@ -116,17 +123,11 @@ impl Task for LogitsTask<'_> {
         };
         let layout = memory::cache_layout(config, length, self.command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
-        let pages: Vec<u32> = (0..length.div_ceil(PAGE_TOKENS) as u32).collect();
         let mut values = Vec::new();
         for sequence in self.sequences {
             for (index, tokens) in sequence.chunks(self.command.run.prefill_chunk as usize).enumerate() {
-                let first_position = index * self.command.run.prefill_chunk as usize;
-                let span = Span {
-                    first_position,
-                    rows: tokens.len(),
-                    pages: vec![pages.clone(); layout.groups.len()],
-                };
-                let rows = RowPlan::new(vec![span]);
+                let first = index * self.command.run.prefill_chunk as usize;
+                let rows = RowPlan::new(vec![Span::in_order(&layout, 0, first..first + tokens.len())]);
                 let step = Step { tokens, rows: &rows, cache: Some(&cache) };
                 let mut hidden = Vec::new();
                 let keep = self.command.hidden;

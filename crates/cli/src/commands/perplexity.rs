@@ -1,12 +1,13 @@
 //! `alti perplexity`: how well a model predicts a text.
 
 use crate::environment::Environment;
-use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output::{Unit, bar};
 use crate::{input, output};
+use alti_engine::sampling::LogProbabilities;
 use alti_models::{Step, memory};
-use alti_tensor::{Backend, PAGE_TOKENS, RowPlan, Span};
+use alti_tensor::{Backend, RowPlan, Span};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -72,20 +73,22 @@ struct PerplexityTask<'a> {
 impl Task for PerplexityTask<'_> {
     type Output = PerplexityResult;
 
+    fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
+        StepRows::all(options.prefill_chunk as usize)
+    }
+
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<PerplexityResult> {
         let chunks = loaded.text_chunks(&self.text, self.command.chunks)?;
         let Loaded { mut backend, model, context, .. } = loaded;
         let layout = memory::cache_layout(&model.config, context, self.command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
-        let pages: Vec<u32> = (0..context.div_ceil(PAGE_TOKENS) as u32).collect();
         let shown = bar(self.environment, chunks.len() as u64, "measuring", Unit::Items);
         let (mut losses, mut logits) = (Vec::new(), Vec::new());
         for chunk in &chunks {
             let first = context / 2;
             for begin in (0..context).step_by(self.command.run.prefill_chunk as usize) {
                 let end = context.min(begin + self.command.run.prefill_chunk as usize);
-                let pages = vec![pages.clone(); layout.groups.len()];
-                let rows = RowPlan::new(vec![Span { first_position: begin, rows: end - begin, pages }]);
+                let rows = RowPlan::new(vec![Span::in_order(&layout, 0, begin..end)]);
                 let step = Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache) };
                 // Position `p` predicts token `p + 1`.
                 let predicting: Vec<usize> = (begin.max(first)..end.min(context - 1)).collect();
@@ -107,11 +110,10 @@ impl Task for PerplexityTask<'_> {
     }
 }
 
-/// `-ln softmax(logits)[target]`, in f64.
+/// `-ln softmax(logits)[target]`.
 fn loss(logits: &[f32], target: u32) -> f64 {
-    let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - maximum).exp()).sum();
-    sum.ln() - f64::from(logits[target as usize] - maximum)
+    let likelihood = LogProbabilities::new(logits).of(target);
+    -f64::from(likelihood.expect("chunks hold tokens of the model's vocabulary only"))
 }
 
 fn summary(losses: &[f64], chunks: usize, context: usize) -> PerplexityResult {

@@ -1,8 +1,8 @@
 //! `alti show`: what a model is, under which licence, and what it will need.
 
 use crate::environment::Environment;
-use crate::model::{Need, available_memory, default_context, name_or_default, present};
-use crate::options::KvOptions;
+use crate::model::{Need, StepRows, Workload, available_memory, default_context, name_or_default, present};
+use crate::options::{BackendName, DEFAULT_PREFILL_CHUNK, KvOptions};
 use crate::output::{self, bytes};
 use alti_formats::gguf::{ArrayView, GgufMetadata, Value, ValueType};
 use alti_formats::tokenizer::{TokenizerModel, Vocabulary};
@@ -145,7 +145,9 @@ impl ShowCommand {
     fn memory(&self, checkpoint: &Checkpoint) -> Memory {
         let longest = checkpoint.config().context_length;
         let context = self.context.map_or(default_context(longest), |tokens| tokens as usize);
-        let need = Need::of(checkpoint, context, self.kv.dtype());
+        let step = StepRows { rows: DEFAULT_PREFILL_CHUNK as usize, logits: 1 };
+        let workload = Workload { backend: BackendName::Cpu, context, kv_dtype: self.kv.dtype(), step };
+        let need = Need::of(checkpoint, workload);
         let (total, available) = (need.total(), available_memory());
         let kv_type = self.kv.dtype().name();
         Memory { context, kv_type, need, total, available, fits: total <= available }
@@ -349,12 +351,13 @@ impl Memory {
         row(
             "memory",
             format!(
-                "{} at {} tokens of context: weights {}, keys and values ({}) {}",
+                "{} at {} tokens of context: weights {}, keys and values ({}) {}, working memory {}",
                 bytes(self.total),
                 self.context,
                 bytes(self.need.weights),
                 self.kv_type,
                 bytes(self.need.keys_and_values),
+                bytes(self.need.working),
             ),
         );
         let fits = if self.fits { "it fits" } else { "it does not fit" };
