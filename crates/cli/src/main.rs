@@ -8,6 +8,7 @@ mod environment;
 mod exit;
 mod input;
 mod interrupt;
+mod machine;
 mod model;
 mod options;
 mod output;

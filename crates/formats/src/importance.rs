@@ -64,6 +64,13 @@ impl Importance {
         }
     }
 
+    /// The rows that each matrix of a weight met; empty where nothing is known of it.
+    pub fn rows(&self, weight: &str) -> Vec<u64> {
+        self.entries
+            .get(weight)
+            .map_or_else(Vec::new, |entry| entry.counts.iter().map(|&n| n as u64).collect())
+    }
+
     /// The mean squares of a weight, `[matrices, columns]`; `None` where nothing is known of it. A
     /// matrix that met no row (an expert that no token went to) has 1 throughout.
     ///

@@ -24,6 +24,10 @@ pub struct Entry {
     pub gguf_repo: Option<&'static str>,
     /// Number of parameters, all experts and the vision part counted.
     pub parameters: u64,
+    /// Parameters that compute one token: fewer than all in mixtures of experts.
+    pub active_parameters: u64,
+    /// Whether it is a vision model, with a network for images beside the text model.
+    pub vision: bool,
     /// Longest context it was trained for, in tokens.
     pub context: u32,
     /// The licence's identifier.
@@ -86,12 +90,33 @@ const fn entry(
     context: u32,
     license: &'static str,
 ) -> Entry {
-    Entry { name, title, repo, gguf_repo: None, parameters, context, license, pinned: None }
+    Entry {
+        name,
+        title,
+        repo,
+        gguf_repo: None,
+        parameters,
+        active_parameters: parameters,
+        vision: false,
+        context,
+        license,
+        pinned: None,
+    }
 }
 
 impl Entry {
     const fn gguf(mut self, repo: &'static str) -> Self {
         self.gguf_repo = Some(repo);
+        self
+    }
+
+    const fn vision(mut self) -> Self {
+        self.vision = true;
+        self
+    }
+
+    const fn active(mut self, parameters: u64) -> Self {
+        self.active_parameters = parameters;
         self
     }
 
@@ -113,6 +138,7 @@ const L32_11B_VISION: u64 = 10_700_000_000;
 const L32_90B_VISION: u64 = 88_600_000_000;
 const L4_SCOUT: u64 = 108_600_000_000;
 const L4_MAVERICK: u64 = 401_600_000_000;
+const L4_ACTIVE: u64 = 17_000_000_000;
 const GUARD_4: u64 = 12_000_000_000;
 const SMOL_135M: u64 = 134_515_008;
 const SMOL_360M: u64 = 361_821_120;
@@ -161,23 +187,23 @@ pub const CATALOGUE: [Entry; 41] = [
     entry("llama3.2-3b", "Llama 3.2 3B", "meta-llama/Llama-3.2-3B", L32_3B, 128 * K, "llama3.2"),
     entry("llama3.2-3b-instruct", "Llama 3.2 3B Instruct", "meta-llama/Llama-3.2-3B-Instruct", L32_3B, 128 * K, "llama3.2")
         .gguf("bartowski/Llama-3.2-3B-Instruct-GGUF"),
-    entry("llama3.2-11b-vision", "Llama 3.2 Vision 11B", "meta-llama/Llama-3.2-11B-Vision", L32_11B_VISION, 128 * K, "llama3.2"),
-    entry("llama3.2-11b-vision-instruct", "Llama 3.2 Vision 11B Instruct", "meta-llama/Llama-3.2-11B-Vision-Instruct", L32_11B_VISION, 128 * K, "llama3.2"),
-    entry("llama3.2-90b-vision", "Llama 3.2 Vision 90B", "meta-llama/Llama-3.2-90B-Vision", L32_90B_VISION, 128 * K, "llama3.2"),
-    entry("llama3.2-90b-vision-instruct", "Llama 3.2 Vision 90B Instruct", "meta-llama/Llama-3.2-90B-Vision-Instruct", L32_90B_VISION, 128 * K, "llama3.2"),
+    entry("llama3.2-11b-vision", "Llama 3.2 Vision 11B", "meta-llama/Llama-3.2-11B-Vision", L32_11B_VISION, 128 * K, "llama3.2").vision(),
+    entry("llama3.2-11b-vision-instruct", "Llama 3.2 Vision 11B Instruct", "meta-llama/Llama-3.2-11B-Vision-Instruct", L32_11B_VISION, 128 * K, "llama3.2").vision(),
+    entry("llama3.2-90b-vision", "Llama 3.2 Vision 90B", "meta-llama/Llama-3.2-90B-Vision", L32_90B_VISION, 128 * K, "llama3.2").vision(),
+    entry("llama3.2-90b-vision-instruct", "Llama 3.2 Vision 90B Instruct", "meta-llama/Llama-3.2-90B-Vision-Instruct", L32_90B_VISION, 128 * K, "llama3.2").vision(),
     entry("llama3.3-70b-instruct", "Llama 3.3 70B Instruct", "meta-llama/Llama-3.3-70B-Instruct", L3_70B, 128 * K, "llama3.3")
         .gguf("bartowski/Llama-3.3-70B-Instruct-GGUF"),
 
-    entry("llama4-scout-17b-16e", "Llama 4 Scout (16 experts)", "meta-llama/Llama-4-Scout-17B-16E", L4_SCOUT, 256 * K, "llama4"),
-    entry("llama4-scout-17b-16e-instruct", "Llama 4 Scout Instruct (16 experts)", "meta-llama/Llama-4-Scout-17B-16E-Instruct", L4_SCOUT, 10240 * K, "llama4"),
-    entry("llama4-maverick-17b-128e", "Llama 4 Maverick (128 experts)", "meta-llama/Llama-4-Maverick-17B-128E", L4_MAVERICK, 256 * K, "llama4"),
-    entry("llama4-maverick-17b-128e-instruct", "Llama 4 Maverick Instruct (128 experts)", "meta-llama/Llama-4-Maverick-17B-128E-Instruct", L4_MAVERICK, 1024 * K, "llama4"),
+    entry("llama4-scout-17b-16e", "Llama 4 Scout (16 experts)", "meta-llama/Llama-4-Scout-17B-16E", L4_SCOUT, 256 * K, "llama4").active(L4_ACTIVE),
+    entry("llama4-scout-17b-16e-instruct", "Llama 4 Scout Instruct (16 experts)", "meta-llama/Llama-4-Scout-17B-16E-Instruct", L4_SCOUT, 10240 * K, "llama4").active(L4_ACTIVE),
+    entry("llama4-maverick-17b-128e", "Llama 4 Maverick (128 experts)", "meta-llama/Llama-4-Maverick-17B-128E", L4_MAVERICK, 256 * K, "llama4").active(L4_ACTIVE),
+    entry("llama4-maverick-17b-128e-instruct", "Llama 4 Maverick Instruct (128 experts)", "meta-llama/Llama-4-Maverick-17B-128E-Instruct", L4_MAVERICK, 1024 * K, "llama4").active(L4_ACTIVE),
 
     entry("llama-guard-7b", "Llama Guard (Llama 2 7B)", "meta-llama/LlamaGuard-7b", L2_7B, 4 * K, "llama2"),
     entry("llama-guard2-8b", "Llama Guard 2 (Llama 3 8B)", "meta-llama/Meta-Llama-Guard-2-8B", L3_8B, 8 * K, "llama3"),
     entry("llama-guard3-1b", "Llama Guard 3 (Llama 3.2 1B)", "meta-llama/Llama-Guard-3-1B", L32_1B, 128 * K, "llama3.2"),
     entry("llama-guard3-8b", "Llama Guard 3 (Llama 3.1 8B)", "meta-llama/Llama-Guard-3-8B", L3_8B, 128 * K, "llama3.1"),
-    entry("llama-guard3-11b-vision", "Llama Guard 3 Vision (Llama 3.2 11B)", "meta-llama/Llama-Guard-3-11B-Vision", L32_11B_VISION, 128 * K, "llama3.2"),
+    entry("llama-guard3-11b-vision", "Llama Guard 3 Vision (Llama 3.2 11B)", "meta-llama/Llama-Guard-3-11B-Vision", L32_11B_VISION, 128 * K, "llama3.2").vision(),
     entry("llama-guard4-12b", "Llama Guard 4 (from Llama 4 Scout)", "meta-llama/Llama-Guard-4-12B", GUARD_4, 8 * K, "llama4"),
 ];
 

@@ -2,7 +2,9 @@
 
 mod bench;
 mod chat;
+mod completions;
 mod convert;
+mod doctor;
 mod list;
 mod logits;
 mod perplexity;
@@ -32,6 +34,9 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Doctor(doctor::DoctorCommand),
+    Completions(completions::CompletionsCommand),
+    Man(completions::ManCommand),
 }
 
 impl Command {
@@ -53,6 +58,9 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Doctor(command) => command.run(environment, json),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::settings::HubSettings;
 use crate::spec::ModelSpec;
 use crate::store::{FORMAT, FileEntry, Manifest, Source, Store, lock};
 pub use local::ImportMode;
+pub use python::pip_command;
 
 /// What to pull, and how.
 #[derive(Debug, Clone)]

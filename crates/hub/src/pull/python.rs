@@ -282,6 +282,11 @@ impl Pip {
     }
 }
 
+/// How pip would be called to fetch Python packages, if there is one.
+pub fn pip_command(settings: &HubSettings) -> Option<String> {
+    find_pip(settings).map(|pip| pip.describe())
+}
+
 /// The first pip that answers, in the order in which a person would try.
 fn find_pip(settings: &HubSettings) -> Option<Pip> {
     const CANDIDATES: [(&str, &[&str]); 5] = [

@@ -1,0 +1,194 @@
+//! Commands over model files: pull, show, tokenize, convert, quantize, list, rm.
+
+mod common;
+
+use alti_formats::gguf::Value;
+use alti_testkit::golden;
+use common::{Done, END, HELLO, User, text, tokenizer_metadata, write_metadata};
+use serde_json::json;
+use std::io::Write;
+use std::process::Stdio;
+
+/// The golden model as a GGUF file, converted by the binary itself.
+fn gguf(user: &User, name: &str) -> String {
+    let target = user.path(&format!("{name}.gguf"));
+    user.json(&["convert", text(&golden(name)), text(&target), "--to", "gguf", "--json"]);
+    text(&target).to_owned()
+}
+
+#[test]
+fn tokenize_reads_texts_files_and_stdin() {
+    let user = User::new();
+    let model = user.path("tokenizer.gguf");
+    write_metadata(&model, &tokenizer_metadata());
+    let model = text(&model);
+    let tokenize = |arguments: &[&str]| user.json(&[&["tokenize", "--model", model], arguments].concat());
+
+    let plain = user.run(&["tokenize", "--model", model, "hello!"]);
+    assert_eq!(plain.stdout, "      99  \"hello\"\n       0  \"!\"\n");
+    user.write("texts.json", r#"["hello", "<|end|>", ""]"#);
+    user.write("text.txt", "hellohello");
+    let spelled: Vec<u32> = "<|end|>".bytes().map(|byte| u32::from(byte - b'!')).collect();
+    assert_eq!(tokenize(&["--json", "texts.json"]), json!([[HELLO], spelled, []]));
+    assert_eq!(tokenize(&["--json", "texts.json", "--specials"]), json!([[HELLO], [END], []]));
+    assert_eq!(
+        tokenize(&["--json", "texts.json", "--bos", "--specials"]),
+        json!([[END, HELLO], [END, END], [END]])
+    );
+    assert_eq!(tokenize(&["--file", "text.txt", "--json"]), json!([HELLO, HELLO]));
+
+    let mut piped = user.command(&["tokenize", "--model", model, "--json", "-"]);
+    let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
+    child.stdin.take().expect("stdin").write_all(b"[\"hello\"]").expect("it reads");
+    assert_eq!(Done::of(child.wait_with_output().expect("it ends")).stdout, "[[99]]\n");
+}
+
+#[test]
+fn tokenize_says_what_is_wrong() {
+    let user = User::new();
+    let model = user.path("tokenizer.gguf");
+    write_metadata(&model, &tokenizer_metadata());
+    let model = text(&model);
+    user.write("texts.json", "{}");
+    user.fails(
+        &["tokenize", "--model", model, "--json", "texts.json"],
+        5,
+        &["texts.json", "array of strings"],
+    );
+    user.fails(&["tokenize", "--model", model, "--file", "absent"], 3, &["absent"]);
+    user.fails(&["tokenize", "--model", "absent", "x"], 3, &["no model `absent`"]);
+    user.fails(&["tokenize", "--model", text(&golden("llama3-gqa")), "x"], 5, &["no tokenizer"]);
+    assert_eq!(user.run(&["tokenize"]).code, 2);
+}
+
+#[test]
+fn show_tells_shape_and_need() {
+    let user = User::new();
+    let shown =
+        user.json(&["show", text(&golden("llama31-scaled")), "--json", "--context", "128", "--tensors"]);
+    assert_eq!(shown["architecture"], "llama");
+    assert_eq!(shown["format"], "Hugging Face");
+    assert!(shown["shape"]["rope"].as_str().expect("rope").contains("llama3 scaling by"));
+    let weights: u64 =
+        shown["dtypes"].as_array().expect("dtypes").iter().filter_map(|d| d["bytes"].as_u64()).sum();
+    assert_eq!(shown["memory"]["weights"], weights);
+    assert_eq!(shown["memory"]["context"], 128);
+    assert_eq!(shown["memory"]["fits"], true);
+    assert_eq!(shown["tensors"][0]["name"], "token_embd.weight");
+    let bf16 = shown["memory"]["keys_and_values"].as_u64().expect("bytes");
+    let f32 = user.json(&[
+        "show",
+        text(&golden("llama31-scaled")),
+        "--json",
+        "--context",
+        "128",
+        "--kv-type",
+        "f32",
+    ]);
+    assert_eq!(f32["memory"]["keys_and_values"], 2 * bf16);
+
+    let moe = user.run(&["show", text(&golden("llama4-scout"))]);
+    assert_eq!(moe.code, 0, "{}", moe.stderr);
+    for label in ["experts", "chunks", "free memory", "licence        not named", "tokenizer      none"] {
+        assert!(moe.stdout.contains(label), "{label}: {}", moe.stdout);
+    }
+    user.fails(&["show", "no-such-model"], 3, &["no model `no-such-model`"]);
+    user.fails(&["show"], 3, &["smollm2-135m-instruct"]);
+}
+
+#[test]
+fn convert_there_and_back() {
+    let user = User::new();
+    let source = golden("llama32-tied");
+    let file = gguf(&user, "llama32-tied");
+    let shown = user.json(&["show", &file, "--json", "--metadata"]);
+    assert_eq!(shown["metadata"]["general.architecture"], "llama");
+    let back = user.path("back");
+    let done = user.json(&["convert", &file, text(&back), "--to", "hf", "--json"]);
+    assert_eq!(done["from"], "GGUF");
+    let weights =
+        |folder: &std::path::Path| std::fs::read(folder.join("model.safetensors")).expect("weights");
+    let (original, back) = (weights(&source), weights(&back));
+    let parse = |bytes: &[u8]| safetensors_sum(bytes);
+    assert_eq!(parse(&original), parse(&back));
+
+    user.fails(&["convert", &file, text(&user.path("back")), "--to", "hf"], 5, &["not empty"]);
+    user.fails(&["convert", &file, "x.gguf", "--to", "gguf", "--split-size", "0"], 2, &["--help"]);
+    let whole = std::fs::read(&file).expect("the file");
+    let cut = user.write("cut.gguf", &whole[..whole.len() / 2]);
+    user.fails(&["convert", text(&cut), "x.gguf", "--to", "gguf"], 5, &["cut.gguf"]);
+    assert!(!user.path("x.gguf").exists());
+}
+
+/// Names and bytes of all tensors, in name order.
+fn safetensors_sum(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let file = safetensors::SafeTensors::deserialize(bytes).expect("safetensors");
+    let mut tensors: Vec<_> =
+        file.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect();
+    tensors.sort();
+    tensors
+}
+
+#[test]
+fn quantize_reports_each_tensor() {
+    let user = User::new();
+    let source = golden("llama3-gqa");
+    for (recipe, most) in [("Q8_0", 0.01), ("Q4_K_M", 0.1), ("bf16", 0.005)] {
+        let target = user.path("quantised.gguf");
+        let done = user.json(&["quantize", text(&source), text(&target), recipe, "--json", "--threads", "2"]);
+        let error = done["relative_error"].as_f64().expect("an error");
+        assert!(error > 0.0 && error < most, "{recipe}: {error}");
+        let shown = user.json(&["show", text(&target), "--json", "--tensors"]);
+        let written = done["tensors"].as_array().expect("tensors");
+        assert_eq!(written.len(), shown["tensors"].as_array().expect("tensors").len());
+        for (written, shown) in written.iter().zip(shown["tensors"].as_array().expect("tensors")) {
+            assert_eq!((&written["name"], &written["to"]), (&shown["name"], &shown["dtype"]));
+        }
+    }
+    let one = user.path("one.gguf");
+    user.json(&["quantize", text(&source), text(&one), "Q4_0", "--json", "--threads", "1"]);
+    let three = user.path("three.gguf");
+    let done = user.run(&["quantize", text(&source), text(&three), "Q4_0", "--threads", "3"]);
+    assert!(done.stderr.contains("blk.0.attn_q.weight"), "{}", done.stderr);
+    let bytes = |path| std::fs::read(path).expect("the file");
+    assert!(bytes(&one) == bytes(&three), "the file depends on the number of threads");
+
+    user.fails(&["quantize", text(&source), "x.gguf", "Q9"], 2, &["--help"]);
+    user.fails(&["quantize", text(&source), "x.gguf", "Q4_0", "--imatrix", text(&one)], 5, &["importance"]);
+    assert!(!user.path("x.gguf").exists());
+}
+
+#[test]
+fn pull_list_show_and_remove_a_local_model() {
+    let user = User::new();
+    let file = gguf(&user, "llama3-gqa");
+    let pulled = user.json(&["pull", &file, "--name", "mine", "--json"]);
+    assert_eq!((&pulled["name"], &pulled["already_present"]), (&json!("mine"), &json!(false)));
+    let stored = pulled["path"].as_str().expect("a path");
+    assert_eq!(std::fs::read(stored).expect("stored"), std::fs::read(&file).expect("original"));
+    assert_eq!(user.json(&["list", "--json"])[0]["name"], "mine");
+    assert_eq!(user.json(&["show", "mine", "--json"])["source"], file);
+    assert_eq!(user.run(&["rm", "mine"]).code, 0);
+    user.fails(&["show", "mine"], 3, &["no model `mine`"]);
+    user.fails(&["pull", "./absent.gguf"], 3, &["absent.gguf"]);
+    user.fails(&["pull", "lama3.2-1b"], 3, &["did you mean", "llama3.2-1b"]);
+    user.fails(&["pull", "hf:only-an-owner"], 2, &["only-an-owner"]);
+}
+
+#[test]
+fn a_licence_with_terms_is_accepted_once() {
+    let user = User::new();
+    let model = user.path("licensed.gguf");
+    let license = ("general.license".to_owned(), Value::String("llama3.2".to_owned()));
+    write_metadata(&model, &[tokenizer_metadata(), vec![license]].concat());
+    let pull = ["pull", text(&model), "--name", "licensed"];
+    let refused = user.run(&pull);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    for words in ["Built with Llama", "700 million", "--accept-license"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert_eq!(user.json(&["list", "--json"]), json!([]));
+    assert_eq!(user.run(&[&pull[..], &["--accept-license"]].concat()).code, 0);
+    assert_eq!(user.run(&["rm", "licensed"]).code, 0);
+    assert_eq!(user.run(&pull).code, 0, "the store remembers");
+}
