@@ -92,6 +92,8 @@ fn entry(contents: &[u8]) -> &'static Entry {
         repo: "owner/original",
         gguf_repo: None,
         parameters: 12,
+        active_parameters: 12,
+        vision: false,
         context: 34,
         license: "apache-2.0",
         pinned: Some(pinned),
