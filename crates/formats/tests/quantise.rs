@@ -89,8 +89,10 @@ fn check_refused(folder: &Path, bytes: &[u8], says: &str) {
 #[test]
 fn importance_files_of_both_kinds_are_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut importance =
-        Importance { datasets: vec!["text".to_owned()], chunks: 3, chunk_size: 512, ..Default::default() };
+    let mut importance = Importance::default();
+    importance.datasets.push("text".to_owned());
+    importance.chunks = 3;
+    importance.chunk_size = 512;
     importance.add("blk.0.attn_q.weight", [0, 1], 2, &[1.0, 2.0, 3.0, 4.0]);
     importance.add("blk.0.ffn_up_exps.weight", [1, 2], 2, &[1.0, 2.0]);
     let path = folder.path().join("importance.gguf");
