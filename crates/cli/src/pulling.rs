@@ -72,11 +72,7 @@ impl Progress for Display {
             }
             Event::Waiting { what } => eprintln!("waiting for another process that fetches {what}"),
             Event::Bytes { done, .. } => shown.set_position(done),
-            Event::Verifying { file, done, size } => {
-                if done == 0 || done == size {
-                    shown.set_message(format!("verifying {file}"));
-                }
-            }
+            Event::Verifying { file, .. } => shown.set_message(format!("verifying {file}")),
             Event::FileDone { .. } => (),
             Event::Retrying { what, reason, pause, .. } => {
                 shown.suspend(|| eprintln!("{what}: {reason}; again in {:.0} s", pause.as_secs_f64()));

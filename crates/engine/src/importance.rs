@@ -1,7 +1,7 @@
 //! Which columns of a model's matrices matter: the mean squares of the inputs they meet on a text,
 //! for quantisation to spend its precision where it counts.
 //!
-//! The model runs unchanged over a [`Recorder`], a backend that forwards every operation to another and
+//! The model runs unchanged over a `Recorder`, a backend that forwards every operation to another and
 //! looks at the inputs of matrices on the way. It knows which matrix is which by where it is in memory.
 
 use crate::EngineError;

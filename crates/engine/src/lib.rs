@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! One running model: from a request's tokens to the answer's.
 //!
-//! [`generate`] makes one answer: a [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
+//! [`mod@generate`] makes one answer: a [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
 //! answer. What the model computes is `alti-models`, what text is `alti-text`.
 
 mod error;

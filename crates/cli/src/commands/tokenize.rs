@@ -6,7 +6,7 @@ use crate::exit::{Exit, Failure};
 use crate::model::{find, name_or_default};
 use crate::{input, output};
 use alti_text::{Specials, Tokenizer};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Show the tokens of a text
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ impl TokenizeCommand {
         let tokenizer = Tokenizer::open(&find(environment, name)?)?;
         match (&self.file, &self.text) {
             (Some(file), _) => self.print(&tokenizer, &input::text(file)?, json),
-            (None, Some(file)) if json => self.print_all(&tokenizer, &file.into()),
+            (None, Some(file)) if json => self.print_all(&tokenizer, Path::new(file)),
             (None, text) => self.print(&tokenizer, text.as_deref().unwrap_or_default(), json),
         }
     }
@@ -68,7 +68,7 @@ impl TokenizeCommand {
         })
     }
 
-    fn print_all(&self, tokenizer: &Tokenizer, file: &PathBuf) -> anyhow::Result<()> {
+    fn print_all(&self, tokenizer: &Tokenizer, file: &Path) -> anyhow::Result<()> {
         let texts: Vec<String> = serde_json::from_str(&input::text(file)?).map_err(|error| {
             let message = format!("{}: not a JSON array of strings: {error}", file.display());
             Exit::new(Failure::BadFile, message)

@@ -1,6 +1,6 @@
 //! From logits to the next token: a chain of samplers in an order that the user sets, each in a
 //! file of its own. Meanings, names and defaults are llama.cpp's, so that known values behave as
-//! known; the random numbers are not, see [`random`].
+//! known; the random numbers are not, see `random`.
 //!
 //! A [`Sampler`] belongs to one answer (a choice of a request). What it remembers changes only in
 //! [`Sampler::accept`], and the random number of a token depends on nothing but the seed, the
