@@ -39,7 +39,7 @@ const EXAMPLES: &str = "Examples:
   alti help environment                       which variables are read";
 
 fn main() -> ExitCode {
-    if let Some(topic) = commands::help_topic(std::env::args().skip(1)) {
+    if let Some(topic) = commands::help_topic(std::env::args_os().skip(1)) {
         return output::text(&topic).map_or_else(|error| report(&error), |()| ExitCode::SUCCESS);
     }
     let matches = Cli::command().get_matches();

@@ -53,16 +53,21 @@ impl RunOptions {
 /// The cache of keys and values.
 #[derive(Clone, Debug, Args)]
 pub struct KvOptions {
-    /// How keys and values are stored
-    #[arg(long, value_name = "TYPE", default_value = "bf16",
-          value_parser = PossibleValuesParser::new(KvDType::TABLE.map(|row| row.1)))]
-    kv_type: String,
+    /// How keys and values are stored [default: bf16; f32 for `logits`]
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(KvDType::TABLE.map(|row| row.1)))]
+    kv_type: Option<String>,
 }
 
 impl KvOptions {
     /// How keys and values are stored.
     pub fn dtype(&self) -> KvDType {
-        KvDType::from_name(&self.kv_type).expect("clap has checked the name")
+        let name = self.kv_type.as_deref();
+        name.map_or(KvDType::BF16, |name| KvDType::from_name(name).expect("clap has checked the name"))
+    }
+
+    /// Stores them in this way where the user does not say.
+    pub fn default_to(&mut self, dtype: KvDType) {
+        self.kv_type.get_or_insert_with(|| dtype.name().to_owned());
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One binary must run on any machine and use all of the one it runs on, so nothing here is decided
 //! at compile time: an [`Isa`] is a proof, made once at start, that this machine has certain
-//! instructions. A [`Kernel`] is generic over [`Simd`] and [`Isa::run`] instantiates it inside a
+//! instructions. A `Kernel` is generic over `Simd` and `Isa::run` instantiates it inside a
 //! function compiled for these instructions.
 
 use crate::CpuError;

@@ -109,14 +109,11 @@ impl Task for ChatTask<'_> {
         if input.is_terminal() {
             eprintln!("{} · {} tokens of context · /help lists commands", self.name, chat.session.context());
         }
-        while let Some(line) = input.read()? {
-            let line = line.trim();
-            if line.is_empty() {
-                continue;
-            }
-            let done = match line.starts_with('/') {
-                true => chat.command(line),
-                false => chat.say(line).map(|()| true),
+        while let Some(entered) = input.read()? {
+            let done = match &entered {
+                Entered::Line(line) if line.trim().is_empty() => continue,
+                Entered::Line(line) if line.starts_with('/') => chat.command(line.trim()),
+                Entered::Line(text) | Entered::Block(text) => chat.say(text).map(|()| true),
             };
             match done {
                 Ok(true) => (),
@@ -149,13 +146,13 @@ struct Chat<B: Backend> {
 impl<B: Backend<Element = f32>> Chat<B> {
     /// Sends a message and shows the answer.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        let forgotten = self.forgotten;
         self.messages.push(Message::text("user", text));
-        if let Err(error) = self.answer() {
+        self.answer().inspect_err(|_| {
             // The message was not answered: it is as if it had not been said.
             self.messages.pop();
-            return Err(error);
-        }
-        Ok(())
+            self.forgotten = forgotten;
+        })
     }
 
     /// Answers the last message.
@@ -205,10 +202,13 @@ impl<B: Backend<Element = f32>> Chat<B> {
         if !self.shift || prompt.len() + context / 8 <= context {
             return Ok(prompt);
         }
+        let forgotten = self.forgotten;
         while prompt.len() > context / 2 && self.forget_turn() {
             prompt = self.render()?;
         }
-        eprintln!("{}", self.dim("(the oldest turns are forgotten: the context was full)"));
+        if self.forgotten > forgotten {
+            eprintln!("{}", self.dim("(the oldest turns are forgotten: the context was full)"));
+        }
         Ok(prompt)
     }
 
@@ -227,18 +227,19 @@ impl<B: Backend<Element = f32>> Chat<B> {
         next.is_some()
     }
 
-    /// Tokens at the beginning that a context shift must keep: the instructions'.
+    /// Tokens at the beginning that a context shift must keep: what the template puts before the
+    /// first message of the user, whatever that is.
     fn kept(&self) -> anyhow::Result<usize> {
         let system: Vec<Message> =
             self.messages.iter().filter(|message| is_system(message)).cloned().collect();
-        if system.is_empty() {
-            return Ok(usize::from(self.tokenizer.adds_bos()));
-        }
-        let conversation =
-            Conversation { add_generation_prompt: false, now: Some(now()), ..Conversation::new(system) };
-        // Some templates want a user's message; then the beginning of the text alone is kept.
-        let kept = self.template.render(&conversation).map(|prompt| prompt.tokens(&self.tokenizer).len());
-        Ok(kept.unwrap_or(0).min(self.session.context() / 2))
+        let beginning = |text: &str| {
+            let messages = system.iter().cloned().chain([Message::text("user", text)]).collect();
+            let conversation = Conversation { now: Some(now()), ..Conversation::new(messages) };
+            anyhow::Ok(self.template.render(&conversation)?.tokens(&self.tokenizer))
+        };
+        let (one, other) = (beginning("1")?, beginning("a")?);
+        let kept = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+        Ok(kept.min(self.session.context() / 2))
     }
 
     /// Runs a command; false when it ends the chat.
@@ -362,6 +363,19 @@ fn note(finish: &FinishReason) -> Option<&'static str> {
     }
 }
 
+/// What came of asking for a line.
+enum Typed {
+    Line(String),
+    Abandoned,
+    End,
+}
+
+/// What a user has entered: only a line can be a command.
+enum Entered {
+    Line(String),
+    Block(String),
+}
+
 /// Where messages come from: a terminal with line editing, or a pipe.
 enum Input {
     Terminal { editor: Box<Editor<(), FileHistory>>, history: PathBuf },
@@ -385,39 +399,57 @@ impl Input {
         matches!(self, Input::Terminal { .. })
     }
 
-    /// The next message; several lines where it says so. `None` at the end of the input.
-    fn read(&mut self) -> anyhow::Result<Option<String>> {
-        let Some(mut text) = self.line("> ")? else { return Ok(None) };
-        if let Some(rest) = text.trim_start().strip_prefix("\"\"\"") {
-            text = rest.to_owned();
-            while !text.trim_end().ends_with("\"\"\"") {
-                let Some(line) = self.line("| ")? else { break };
-                text.push('\n');
-                text.push_str(&line);
+    /// What is entered next, several lines where it says so. `None` at the end of the input.
+    fn read(&mut self) -> anyhow::Result<Option<Entered>> {
+        loop {
+            match self.line("> ")? {
+                Typed::End => return Ok(None),
+                Typed::Abandoned => eprintln!("(Ctrl-D or /quit ends the chat)"),
+                Typed::Line(line) => {
+                    if let Some(entered) = self.rest_of(line)? {
+                        return Ok(Some(entered));
+                    }
+                }
             }
-            let end = text.trim_end().trim_end_matches("\"\"\"").len();
-            text.truncate(end);
-            return Ok(Some(text));
         }
-        while let Some(line) = text.strip_suffix('\\') {
-            let line = line.to_owned();
-            let next = self.line("| ")?.unwrap_or_default();
-            text = format!("{line}\n{next}");
-        }
-        Ok(Some(text))
     }
 
-    fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
-        match self {
-            Input::Pipe(lines) => Ok(lines.next().transpose()?),
-            Input::Terminal { editor, .. } => loop {
-                match editor.readline(prompt) {
-                    Ok(line) => return Ok(Some(line)),
-                    // Ctrl-C at the prompt clears the line.
-                    Err(ReadlineError::Interrupted) => eprintln!("(Ctrl-D or /quit ends the chat)"),
-                    Err(ReadlineError::Eof) => return Ok(None),
-                    Err(error) => return Err(error.into()),
+    /// The whole of what begins with this line; `None` when it is abandoned.
+    fn rest_of(&mut self, first: String) -> anyhow::Result<Option<Entered>> {
+        const FENCE: &str = "\"\"\"";
+        let fenced = first.trim_start().strip_prefix(FENCE).map(str::to_owned);
+        let is_fenced = fenced.is_some();
+        let mut text = fenced.unwrap_or(first);
+        while if is_fenced { !text.trim_end().ends_with(FENCE) } else { text.ends_with('\\') } {
+            if !is_fenced {
+                text.pop();
+            }
+            match self.line("| ")? {
+                Typed::Line(line) => {
+                    text.push('\n');
+                    text.push_str(&line);
                 }
+                Typed::Abandoned => return Ok(None),
+                Typed::End => break,
+            }
+        }
+        if is_fenced {
+            let end = text.trim_end().strip_suffix(FENCE).map_or(text.len(), str::len);
+            text.truncate(end);
+        }
+        let several = is_fenced || text.contains('\n');
+        Ok(Some(if several { Entered::Block(text) } else { Entered::Line(text) }))
+    }
+
+    fn line(&mut self, prompt: &str) -> anyhow::Result<Typed> {
+        match self {
+            Input::Pipe(lines) => Ok(lines.next().transpose()?.map_or(Typed::End, Typed::Line)),
+            Input::Terminal { editor, .. } => match editor.readline(prompt) {
+                Ok(line) => Ok(Typed::Line(line)),
+                // Ctrl-C abandons what is being typed.
+                Err(ReadlineError::Interrupted) => Ok(Typed::Abandoned),
+                Err(ReadlineError::Eof) => Ok(Typed::End),
+                Err(error) => Err(error.into()),
             },
         }
     }

@@ -7,7 +7,7 @@ use crate::options::{BackendName, RunOptions};
 use crate::output;
 use alti_formats::layout::hugging_face_tensors;
 use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, Reference, RowPlan, Span, Tape, Trainable};
+use alti_tensor::{Backend, KvDType, Reference, RowPlan, Span, Tape, Trainable};
 use anyhow::Context;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -57,10 +57,11 @@ impl LogitsCommand {
             let message = "--grad is computed by the reference backend: add --backend reference";
             return Err(Exit::new(Failure::Usage, message).into());
         }
-        let task = LogitsTask { command: self, sequences: &sequences };
         let mut options = self.run.clone();
-        // The memory check is for what the sequences need.
+        // Exact unless asked otherwise: the result is for comparing.
+        options.kv.default_to(KvDType::F32);
         options.context = Some(u32::try_from(sequences[0].len())?);
+        let task = LogitsTask { options: &options, hidden: self.hidden, sequences: &sequences };
         let mut tensors = with_model(environment, &self.model, &options, task)?;
         if self.grad {
             self.add_gradients(environment, &sequences, &mut tensors)?;
@@ -97,7 +98,8 @@ impl LogitsCommand {
 }
 
 struct LogitsTask<'a> {
-    command: &'a LogitsCommand,
+    options: &'a RunOptions,
+    hidden: bool,
     sequences: &'a [Vec<u32>],
 }
 
@@ -121,16 +123,16 @@ impl Task for LogitsTask<'_> {
         let mut append = |name: String, shape: Vec<usize>, values: &[f32]| {
             tensors.entry(name).or_insert_with(|| (shape, Vec::new())).1.extend_from_slice(values);
         };
-        let layout = memory::cache_layout(config, length, self.command.run.kv_dtype());
+        let layout = memory::cache_layout(config, length, self.options.kv_dtype());
         let cache = backend.cache(&layout)?;
         let mut values = Vec::new();
         for sequence in self.sequences {
-            for (index, tokens) in sequence.chunks(self.command.run.prefill_chunk as usize).enumerate() {
-                let first = index * self.command.run.prefill_chunk as usize;
+            for (index, tokens) in sequence.chunks(self.options.prefill_chunk as usize).enumerate() {
+                let first = index * self.options.prefill_chunk as usize;
                 let rows = RowPlan::new(vec![Span::in_order(&layout, 0, first..first + tokens.len())]);
                 let step = Step { tokens, rows: &rows, cache: Some(&cache) };
                 let mut hidden = Vec::new();
-                let keep = self.command.hidden;
+                let keep = self.hidden;
                 let x = model.hidden(&mut backend, &step, |_, x| hidden.extend(keep.then(|| x.clone())));
                 if keep {
                     hidden.push(backend.rms_norm(&x, &model.norm, config.norm_epsilon));

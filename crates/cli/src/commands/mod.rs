@@ -66,11 +66,11 @@ impl Command {
 }
 
 /// The text of `alti help <topic>`, for topics that are no commands.
-pub fn help_topic(mut arguments: impl Iterator<Item = String>) -> Option<String> {
+pub fn help_topic(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<String> {
     if arguments.next()? != "help" {
         return None;
     }
-    match arguments.next()?.as_str() {
+    match arguments.next()?.to_str()? {
         "exit-codes" => {
             let rows = Failure::TABLE.map(|(_, code, meaning)| format!("{code:>4}  {meaning}\n"));
             Some(format!("   0  the command did what it was asked\n{}", rows.concat()))

@@ -60,6 +60,17 @@ impl Matrix {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.columns), self.columns) }
     }
 
+    /// Some columns of row `row`.
+    ///
+    /// # Safety
+    /// As for `row`, of these columns alone.
+    pub(crate) unsafe fn columns<'a>(self, row: usize, columns: Range<usize>) -> &'a [f32] {
+        debug_assert!(row < self.rows && columns.end <= self.columns);
+        let start = row * self.columns + columns.start;
+        // SAFETY: the caller's promise; the columns are within the row.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), columns.len()) }
+    }
+
     /// Some columns of row `row`, to write.
     ///
     /// # Safety
@@ -73,8 +84,12 @@ impl Matrix {
 }
 
 impl Tensor {
-    /// Where its values are.
-    pub(crate) fn view(&self) -> Matrix {
+    /// Where its values are, for an operation of the backend whose arena this is.
+    ///
+    /// # Panics
+    /// When the tensor is another backend's: its memory may not live as long as the list.
+    pub(crate) fn view_in(&self, arena: &Arena) -> Matrix {
+        assert!(Rc::ptr_eq(&self.0.home.0, &arena.0), "a tensor belongs to the backend that made it");
         self.0.view
     }
 
@@ -88,16 +103,11 @@ impl Tensor {
         self.0.view.columns
     }
 
-    /// A tensor without memory, for a step that has failed already.
-    pub(crate) fn nowhere(rows: usize, columns: usize) -> Tensor {
-        let view = Matrix { start: std::ptr::null_mut(), rows, columns };
-        Tensor(Rc::new(Slot { buffer: None, view, home: Arena::default() }))
-    }
-
-    /// Its values, row-major; none where it has no memory. Called while no step runs.
-    pub(crate) fn values(&self) -> &[f32] {
-        let values = self.0.buffer.as_ref().map(|buffer| bytemuck::cast_slice(buffer.as_slice()));
-        &values.unwrap_or(&[])[..self.rows() * self.columns()]
+    /// Its values, row-major; `None` where it has no memory, because the step failed. Called while
+    /// no step runs.
+    pub(crate) fn values(&self) -> Option<&[f32]> {
+        let values = bytemuck::cast_slice(self.0.buffer.as_ref()?.as_slice());
+        Some(&values[..self.rows() * self.columns()])
     }
 
     /// Whether this is the only handle, so that the value may be changed in place.
@@ -119,6 +129,12 @@ impl Drop for Slot {
 pub(crate) struct Arena(Rc<RefCell<Vec<AlignedBytes>>>);
 
 impl Arena {
+    /// A tensor without memory, for a step that has failed already.
+    pub(crate) fn nowhere(&self, rows: usize, columns: usize) -> Tensor {
+        let view = Matrix { start: std::ptr::null_mut(), rows, columns };
+        Tensor(Rc::new(Slot { buffer: None, view, home: self.clone() }))
+    }
+
     /// A tensor with undefined values: in the smallest free buffer that holds it without much
     /// waste, or else in a new one.
     ///
@@ -150,14 +166,14 @@ mod tests {
         let arena = Arena::default();
         let tensor = || arena.tensor(2, 576).expect("memory");
         let first = tensor();
-        let address = first.view().start;
+        let address = first.0.view.start;
         let second = tensor();
-        assert_ne!(second.view().start, address);
+        assert_ne!(second.0.view.start, address);
         let clone = first.clone();
         drop(first);
-        assert_ne!(tensor().view().start, address, "a clone still holds it");
+        assert_ne!(tensor().0.view.start, address, "a clone still holds it");
         drop(clone);
-        let starts = [tensor(), tensor(), tensor()].map(|tensor| tensor.view().start);
+        let starts = [tensor(), tensor(), tensor()].map(|tensor| tensor.0.view.start);
         assert!(starts.contains(&address));
     }
 }

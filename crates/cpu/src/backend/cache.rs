@@ -14,7 +14,7 @@ use super::arena::Matrix;
 use crate::CpuError;
 use crate::memory::{AlignedBytes, CACHE_LINE};
 use crate::simd::LANES;
-use alti_tensor::{CacheLayout, KvDType, PAGE_TOKENS, Span};
+use alti_tensor::{AttentionShape, CacheLayout, KvDType, PAGE_TOKENS, Span};
 use std::rc::Rc;
 
 /// Values that share a scale in q8_0.
@@ -58,7 +58,7 @@ impl HeadLayout {
 }
 
 /// A pool of pages of keys and values. The operations of a step read and write it through
-/// [`CacheView`]s.
+/// views.
 #[derive(Debug)]
 pub struct CpuCache {
     layout: CacheLayout,
@@ -85,7 +85,13 @@ impl CpuCache {
     }
 
     /// One layer's pages.
-    pub(crate) fn view(&self, group: usize, layer: usize) -> CacheView {
+    ///
+    /// # Panics
+    /// When there is no such layer, or its heads are not the attention's.
+    pub(crate) fn view(&self, group: usize, layer: usize, shape: &AttentionShape) -> CacheView {
+        let heads = (self.layout.kv_heads, self.layout.head_dim);
+        assert_eq!(heads, (shape.kv_heads, shape.head_dim), "the cache is for other heads");
+        assert!(layer < self.layout.groups[group].layers, "there is no layer {layer} in the cache's group");
         let pages = self.layout.groups[group].pages;
         let page_bytes = self.layout.kv_heads * self.head.bytes;
         let start = self.groups[group].start().wrapping_add(layer * pages * page_bytes);

@@ -90,7 +90,7 @@ impl Cpu {
         self.arena.tensor(rows, columns).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
             // The step will fail before anything of it runs: its shape is all that matters.
-            Tensor::nowhere(rows, columns)
+            self.arena.nowhere(rows, columns)
         })
     }
 
@@ -100,7 +100,7 @@ impl Cpu {
             return x;
         }
         let copy = self.tensor(x.rows(), x.columns());
-        self.append(Op::Rows(RowOp::Copy { from: x.view(), to: copy.view() }));
+        self.append(Op::Rows(RowOp::Copy { from: x.view_in(&self.arena), to: copy.view_in(&self.arena) }));
         copy
     }
 
@@ -113,9 +113,10 @@ impl Cpu {
         kind: ActivationKind,
     ) -> (Prepared, [Option<Tensor>; 2]) {
         let (rows, columns) = (x.rows(), x.columns());
+        assert!(norm.is_none_or(|(gain, _)| gain.vector().len() == columns), "a gain for each column");
         let (row_len, width) = prepared_shape(kind, columns);
         if norm.is_none() && kind == ActivationKind::F32 {
-            let memory = x.view();
+            let memory = x.view_in(&self.arena);
             return (Prepared { memory, rows, kind, row_len, private: false }, [Some(x.clone()), None]);
         }
         let private = rows * columns <= PRIVATE_VALUES;
@@ -125,19 +126,21 @@ impl Cpu {
         let norm = norm.zip(normed.as_ref()).map(|((gain, epsilon), rows)| Norm {
             gain: gain.vector().clone(),
             epsilon,
-            rows: rows.view(),
+            rows: rows.view_in(&self.arena),
         });
-        let prepared = Prepared { memory: memory.view(), rows, kind, row_len, private };
-        self.append(Op::Prepare(Prepare { x: x.view(), norm, out: prepared }));
+        let prepared = Prepared { memory: memory.view_in(&self.arena), rows, kind, row_len, private };
+        self.append(Op::Prepare(Prepare { x: x.view_in(&self.arena), norm, out: prepared }));
         (prepared, [Some(memory), normed])
     }
 
     fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix) {
+        assert_eq!((x.rows, weight.rows()), (out.rows, out.columns), "the result has the product's shape");
         self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out }));
     }
 
     fn linear_with(&mut self, x: &Tensor, weight: &CpuWeight, then: Then, out: Matrix) {
         let weight = weight.matrix();
+        assert_eq!(x.columns(), weight.columns(), "a row is as long as the matrix wants");
         let (prepared, _memory) = self.prepare(x, None, weight.activation_kind());
         self.product(prepared, weight, then, out);
     }
@@ -145,9 +148,13 @@ impl Cpu {
     /// `silu(gate x) * up x` as one operation, where both have the same form.
     fn gated(&mut self, x: Prepared, gate: &Arc<PackedMatrix>, up: &Arc<PackedMatrix>) -> Tensor {
         let out = self.tensor(x.rows, gate.rows());
-        self.product(x, gate, Then::SwiGlu(up.clone()), out.view());
+        self.product(x, gate, Then::SwiGlu(up.clone()), out.view_in(&self.arena));
         out
     }
+}
+
+fn same_shape(x: &Tensor, y: &Tensor) {
+    assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "the operands have one shape");
 }
 
 /// Whether a pair of matrices can go through one gated product.
@@ -181,46 +188,69 @@ impl Backend for Cpu {
 
     fn input(&mut self, values: &[f32], columns: usize) -> Tensor {
         let out = self.tensor(values.len() / columns, columns);
-        self.append(Op::Gather(Gather { from: Source::Host(values.to_vec()), out: out.view() }));
+        self.append(Op::Gather(Gather {
+            from: Source::Host(values.to_vec()),
+            out: out.view_in(&self.arena),
+        }));
         out
     }
 
     fn embed(&mut self, table: &CpuWeight, tokens: &[u32]) -> Tensor {
         let table = table.matrix();
+        assert!(
+            tokens.iter().all(|&token| (token as usize) < table.rows()),
+            "every token is a row of the table"
+        );
         let out = self.tensor(tokens.len(), table.columns());
         let from = Source::Table(table.clone(), tokens.to_vec());
-        self.append(Op::Gather(Gather { from, out: out.view() }));
+        self.append(Op::Gather(Gather { from, out: out.view_in(&self.arena) }));
         out
     }
 
     fn linear(&mut self, x: &Tensor, weight: &CpuWeight, _rows: &RowPlan) -> Tensor {
         let out = self.tensor(x.rows(), weight.matrix().rows());
-        self.linear_with(x, weight, Then::Store, out.view());
+        self.linear_with(x, weight, Then::Store, out.view_in(&self.arena));
         out
     }
 
     fn rms_norm(&mut self, x: &Tensor, gain: &CpuWeight, epsilon: f32) -> Tensor {
         let out = self.tensor(x.rows(), x.columns());
         let gain = gain.vector().clone();
-        self.append(Op::Rows(RowOp::RmsNorm { x: x.view(), gain, epsilon, out: out.view() }));
+        assert_eq!(gain.len(), x.columns(), "a gain for each column");
+        self.append(Op::Rows(RowOp::RmsNorm {
+            x: x.view_in(&self.arena),
+            gain,
+            epsilon,
+            out: out.view_in(&self.arena),
+        }));
         out
     }
 
     fn head_norm(&mut self, x: Tensor, head_dim: usize, epsilon: f32) -> Tensor {
+        assert!(head_dim > 0 && x.columns().is_multiple_of(head_dim), "a row is whole heads");
         let x = self.owned(x);
-        self.append(Op::Rows(RowOp::HeadNorm { x: x.view(), head_dim, epsilon }));
+        self.append(Op::Rows(RowOp::HeadNorm { x: x.view_in(&self.arena), head_dim, epsilon }));
         x
     }
 
     fn rope(&mut self, x: Tensor, rotation: &Tensor) -> Tensor {
+        assert_eq!(x.rows(), rotation.rows(), "a rotation for each row");
+        assert!(x.columns().is_multiple_of(rotation.columns()), "a row is whole heads");
         let x = self.owned(x);
-        self.append(Op::Rows(RowOp::Rope { x: x.view(), rotation: rotation.view() }));
+        self.append(Op::Rows(RowOp::Rope {
+            x: x.view_in(&self.arena),
+            rotation: rotation.view_in(&self.arena),
+        }));
         x
     }
 
     fn scale_rows(&mut self, x: Tensor, factors: &Tensor) -> Tensor {
+        assert_eq!((x.rows(), 1), (factors.rows(), factors.columns()), "a factor for each row");
         let x = self.owned(x);
-        self.append(Op::Rows(RowOp::Scale { x: x.view(), factors: factors.view() }));
+        self.append(Op::Rows(RowOp::Scale {
+            x: x.view_in(&self.arena),
+            factors: factors.view_in(&self.arena),
+        }));
         x
     }
 
@@ -243,8 +273,13 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&mut self, gate: &Tensor, up: &Tensor) -> Tensor {
+        same_shape(gate, up);
         let out = self.tensor(gate.rows(), gate.columns());
-        let op = RowOp::SwiGlu { gate: gate.view(), up: up.view(), out: out.view() };
+        let op = RowOp::SwiGlu {
+            gate: gate.view_in(&self.arena),
+            up: up.view_in(&self.arena),
+            out: out.view_in(&self.arena),
+        };
         self.append(Op::Rows(op));
         out
     }
@@ -253,38 +288,72 @@ impl Backend for Cpu {
         let scores = self.linear(x, &experts.router, rows);
         let (used, routes) = (experts.used, Routes::default());
         let listed = self.tensor(x.rows() * used, x.columns());
-        let route =
-            Route { x: x.view(), scores: scores.view(), used, routes: routes.clone(), out: listed.view() };
+        let route = Route {
+            x: x.view_in(&self.arena),
+            scores: scores.view_in(&self.arena),
+            used,
+            routes: routes.clone(),
+            out: listed.view_in(&self.arena),
+        };
         self.append(Op::Route(route));
 
         let [gate, up, down] =
             [&experts.gate, &experts.up, &experts.down].map(|weight| weight.experts().clone());
+        assert!(
+            [&gate, &up, &down].iter().all(|all| all.len() == scores.columns()),
+            "a score for each expert"
+        );
+        assert!((1..=gate.len()).contains(&used), "as many experts are used as there are");
         let hidden = self.tensor(listed.rows(), gate[0].rows());
-        self.expert_product(&listed, &gate, Some(up), &routes, &hidden);
+        let hidden = match same_form(&gate[0], &up[0]) {
+            true => {
+                self.expert_product(&listed, &gate, Some(up), &routes, &hidden);
+                hidden
+            }
+            false => {
+                let other = self.tensor(listed.rows(), up[0].rows());
+                self.expert_product(&listed, &gate, None, &routes, &hidden);
+                self.expert_product(&listed, &up, None, &routes, &other);
+                self.swiglu(&hidden, &other)
+            }
+        };
         let results = self.tensor(listed.rows(), x.columns());
         self.expert_product(&hidden, &down, None, &routes, &results);
 
         let out = self.tensor(x.rows(), x.columns());
-        self.append(Op::Combine(Combine { x: results.view(), used, routes, out: out.view() }));
+        self.append(Op::Combine(Combine {
+            x: results.view_in(&self.arena),
+            used,
+            routes,
+            out: out.view_in(&self.arena),
+        }));
         out
     }
 
     fn add(&mut self, x: Tensor, y: &Tensor) -> Tensor {
+        same_shape(&x, y);
         let x = self.owned(x);
-        self.append(Op::Rows(RowOp::Add { x: x.view(), y: y.view() }));
+        self.append(Op::Rows(RowOp::Add { x: x.view_in(&self.arena), y: y.view_in(&self.arena) }));
         x
     }
 
     fn select_rows(&mut self, x: &Tensor, rows: &[usize]) -> Tensor {
+        assert!(rows.iter().all(|&row| row < x.rows()), "the rows are the tensor's");
         let out = self.tensor(rows.len(), x.columns());
-        let from = Source::Rows(x.view(), rows.to_vec());
-        self.append(Op::Gather(Gather { from, out: out.view() }));
+        let from = Source::Rows(x.view_in(&self.arena), rows.to_vec());
+        self.append(Op::Gather(Gather { from, out: out.view_in(&self.arena) }));
         out
     }
 
     fn cross_entropy(&mut self, logits: &Tensor, targets: &[u32]) -> Tensor {
+        assert_eq!(logits.rows(), targets.len(), "a target for each row");
+        assert!(targets.iter().all(|&target| (target as usize) < logits.columns()), "targets have logits");
         let out = self.tensor(1, 1);
-        let op = CrossEntropy { logits: logits.view(), targets: targets.to_vec(), out: out.view() };
+        let op = CrossEntropy {
+            logits: logits.view_in(&self.arena),
+            targets: targets.to_vec(),
+            out: out.view_in(&self.arena),
+        };
         self.append(Op::CrossEntropy(op));
         out
     }
@@ -305,7 +374,10 @@ impl Backend for Cpu {
     fn fetch(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         self.submit()?;
         out.clear();
-        out.extend_from_slice(x.values());
+        let values = x
+            .values()
+            .ok_or_else(|| BackendError::Step { what: "the tensor is of a step that failed".to_owned() })?;
+        out.extend_from_slice(values);
         Ok(())
     }
 
@@ -322,10 +394,14 @@ impl Backend for Cpu {
             let normed = self.rms_norm(x, gain, epsilon);
             return weights.map(|weight| self.linear(&normed, weight, rows));
         }
+        assert!(
+            weights.iter().all(|weight| weight.matrix().columns() == x.columns()),
+            "a row fits the matrices"
+        );
         let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), kind);
         weights.map(|weight| {
             let out = self.tensor(x.rows(), weight.matrix().rows());
-            self.product(prepared, weight.matrix(), Then::Store, out.view());
+            self.product(prepared, weight.matrix(), Then::Store, out.view_in(&self.arena));
             out
         })
     }
@@ -359,7 +435,7 @@ impl Backend for Cpu {
 
     fn linear_add(&mut self, residual: Tensor, x: &Tensor, weight: &CpuWeight, _rows: &RowPlan) -> Tensor {
         let residual = self.owned(residual);
-        self.linear_with(x, weight, Then::Add, residual.view());
+        self.linear_with(x, weight, Then::Add, residual.view_in(&self.arena));
         residual
     }
 }
@@ -390,14 +466,31 @@ impl Cpu {
         rows: &RowPlan,
         fresh: bool,
     ) -> Tensor {
+        let [wide, narrow] = [shape.heads, shape.kv_heads].map(|heads| (rows.len(), heads * shape.head_dim));
+        let shapes = [query, key, value].map(|x| (x.rows(), x.columns()));
+        assert_eq!(shapes, [wide, narrow, narrow], "queries, keys and values are heads of the plan's rows");
+        assert!(shape.heads.is_multiple_of(shape.kv_heads), "key/value heads are shared evenly");
         self.pages.push(cache.memory(group));
-        let cache = cache.view(group, layer);
+        let cache = cache.view(group, layer, shape);
         let out = self.tensor(query.rows(), query.columns());
-        let scratch = self.tensor(self.pool.threads(), scratch_len(cache.head.width)).view();
-        let store = Store { key: key.view(), value: value.view(), cache, rows: rows.clone() };
+        let scratch = self.tensor(self.pool.threads(), scratch_len(cache.head.width)).view_in(&self.arena);
+        let store = Store {
+            key: key.view_in(&self.arena),
+            value: value.view_in(&self.arena),
+            cache,
+            rows: rows.clone(),
+        };
         self.append(Op::Store(store));
-        let (query, shape, rows) = (query.view(), *shape, rows.clone());
-        self.append(Op::Attend(Attend { query, out: out.view(), cache, shape, rows, fresh, scratch }));
+        let (query, shape, rows) = (query.view_in(&self.arena), *shape, rows.clone());
+        self.append(Op::Attend(Attend {
+            query,
+            out: out.view_in(&self.arena),
+            cache,
+            shape,
+            rows,
+            fresh,
+            scratch,
+        }));
         out
     }
 
@@ -416,7 +509,7 @@ impl Cpu {
             Ok(cache) => self.attend(operands, shape, (&cache, 0, 0), &plan, true),
             Err(error) => {
                 self.failure.get_or_insert(error);
-                Tensor::nowhere(operands[0].rows(), operands[0].columns())
+                self.arena.nowhere(operands[0].rows(), operands[0].columns())
             }
         }
     }
@@ -435,7 +528,7 @@ impl Cpu {
             up,
             x: prepared,
             routes: routes.clone(),
-            out: out.view(),
+            out: out.view_in(&self.arena),
         };
         self.append(Op::ExpertMatmul(op));
     }

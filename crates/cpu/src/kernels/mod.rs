@@ -1,6 +1,6 @@
 //! The kernels: matrix products, attention and what goes row by row.
 //!
-//! Each is written once over [`Simd`](crate::simd::Simd). They are safe functions on slices that a
+//! Each is written once over `Simd`. They are safe functions on slices that a
 //! thread calls for its own share of the work; who calls them with what is the executor's matter.
 //! An output is one sum in one order, so no result depends on how work is shared or batched.
 

@@ -42,11 +42,13 @@ impl Store {
             let row = self.rows.rows()[r];
             let block = self.cache.block(&self.rows.spans()[row.span], row.position, kv_head);
             let token = row.position % PAGE_TOKENS;
-            // SAFETY: the operations that wrote these tensors are behind a barrier.
-            let (key, value) = unsafe { (self.key.row(r), self.value.row(r)) };
             let columns = kv_head * head_dim..(kv_head + 1) * head_dim;
+            // SAFETY: these heads of this row were written by this thread, which deals them out in the
+            // same way, or behind a barrier.
+            let (key, value) =
+                unsafe { (self.key.columns(r, columns.clone()), self.value.columns(r, columns)) };
             // SAFETY: each (token, head) has one unit, and no two write the same bytes.
-            unsafe { self.store_head(block, token, &key[columns.clone()], &value[columns]) };
+            unsafe { self.store_head(block, token, key, value) };
         }
     }
 
@@ -214,7 +216,7 @@ impl Attend {
         for (slot, row) in rows.enumerate() {
             scratch.running[slot].reset();
             // SAFETY: the operation that wrote the queries is behind a barrier.
-            let query = unsafe { &self.query.row(row)[columns.clone()] };
+            let query = unsafe { self.query.columns(row, columns.clone()) };
             for (scaled, value) in scratch.queries[slot].iter_mut().zip(query) {
                 *scaled = value * self.shape.scale;
             }
