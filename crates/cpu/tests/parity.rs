@@ -1,13 +1,31 @@
-//! The models on the CPU backend, against PyTorch's goldens: on every instruction set of this
+//! The CPU backend beside the reference and PyTorch's goldens, on every instruction set of this
 //! machine, with one thread and with more than there are cores.
 
 use alti_cpu::{Cpu, Isa};
+use alti_testkit::{conformance, parity};
+
+/// Backends that must compute the same: the fastest with few and with many threads, and the others.
+fn backends() -> impl Iterator<Item = (Isa, usize)> {
+    let best = Isa::detect();
+    let others = Isa::available().into_iter().filter(move |isa| *isa != best);
+    [(best, 1), (best, 3)].into_iter().chain(others.map(|isa| (isa, 2)))
+}
+
+fn cpu(isa: Isa, threads: usize) -> Cpu {
+    Cpu::new(isa, threads).expect("threads")
+}
 
 #[test]
 fn the_cpu_reproduces_the_goldens() {
-    for isa in Isa::available() {
-        for threads in [1, 2, 5] {
-            alti_testkit::parity::check_all(|| Cpu::new(isa, threads).expect("threads"));
-        }
-    }
+    backends().for_each(|(isa, threads)| parity::check_all(|| cpu(isa, threads)));
+}
+
+#[test]
+fn rows_keep_their_bits_in_any_encoding_and_company() {
+    backends().for_each(|(isa, threads)| parity::check_encodings(|| cpu(isa, threads)));
+}
+
+#[test]
+fn operations_compute_what_the_reference_does() {
+    backends().for_each(|(isa, threads)| conformance::check_operations(|| cpu(isa, threads)));
 }

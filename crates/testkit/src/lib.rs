@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! What tests of several crates share: tiny models with golden outputs.
 
+pub mod conformance;
 pub mod parity;
 
 use std::path::PathBuf;

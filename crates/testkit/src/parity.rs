@@ -1,10 +1,11 @@
 //! What every backend must reproduce of the golden models: logits, hidden states, greedy texts, and
 //! the same bits however the tokens arrive. A new backend is right when [`check_all`] passes.
 
+use crate::conformance::weight;
 use crate::{GOLDENS, golden};
 use alti_formats::Checkpoint;
 use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, KvDType, PAGE_TOKENS, RowPlan, Span};
+use alti_tensor::{Backend, DType, KvDType, PAGE_TOKENS, RowPlan, Span};
 use safetensors::SafeTensors;
 
 /// A golden model's recorded inputs and outputs.
@@ -65,15 +66,47 @@ struct Loaded<B: Backend> {
 }
 
 impl<B: Backend<Element = f32>> Loaded<B> {
-    fn new(backend: B, name: &str) -> Loaded<B> {
+    /// The model as it is, or its matrices in another encoding (rows must be whole blocks of it).
+    fn new(backend: B, name: &str, dtype: Option<DType>) -> Loaded<B> {
         let checkpoint = Checkpoint::open(&golden(name)).expect("the golden model opens");
-        let model = Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads");
+        let model = Llama::build(checkpoint.config(), |name| {
+            let stored = checkpoint.load(&name).expect("the golden model reads");
+            let Some(dtype) = dtype.filter(|_| stored.shape.len() > 1) else { return backend.load(stored) };
+            let values: Vec<f32> =
+                stored.bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect();
+            backend.load(weight(dtype, &stored.shape, &values))
+        });
+        let model = model.expect("the golden model loads");
         Loaded { backend, model, golden: Golden::read(name) }
     }
 
     fn cache(&self, dtype: KvDType) -> B::Cache {
         let layout = memory::cache_layout(&self.model.config, 2 * PAGE_TOKENS, dtype);
         self.backend.cache(&layout).expect("memory for a small cache")
+    }
+
+    /// The logits of the tokens' last row when they come in one step with another sequence, which has
+    /// a few tokens of its own in the cache already.
+    fn with_mate(&mut self, tokens: &[u32]) -> Vec<f32> {
+        let cache = self.cache(KvDType::BF16);
+        let groups = memory::cache_layout(&self.model.config, 1, KvDType::BF16).groups.len();
+        let span =
+            |first_position, rows, page| Span { first_position, rows, pages: vec![vec![page]; groups] };
+        let steps = [vec![span(0, 3, 0)], vec![span(3, 4, 0), span(0, tokens.len(), 1), span(7, 1, 0)]];
+        let mut values = Vec::new();
+        for spans in steps {
+            let rows = RowPlan::new(spans);
+            let mates = rows.rows().iter().map(|row| match row.span {
+                1 => tokens[row.position],
+                _ => (5 * row.position + 1) as u32,
+            });
+            let mates: Vec<u32> = mates.collect();
+            let step = Step { tokens: &mates, rows: &rows, cache: Some(&cache) };
+            let wanted = [(3 + tokens.len()).min(rows.len() - 1)];
+            let logits = self.model.logits(&mut self.backend, &step, &wanted);
+            self.backend.fetch(&logits, &mut values).expect("the step runs");
+        }
+        values
     }
 
     /// The logits of the tokens, which arrive in steps of the given lengths.
@@ -102,11 +135,31 @@ impl<B: Backend<Element = f32>> Loaded<B> {
 /// When the backend does not reproduce one.
 pub fn check_all<B: Backend<Element = f32>>(backend: impl Fn() -> B) {
     for name in GOLDENS {
-        let mut loaded = Loaded::new(backend(), name);
+        let mut loaded = Loaded::new(backend(), name, None);
         check_fresh(&mut loaded, name);
         check_greedy(&mut loaded, name);
         for dtype in [KvDType::F32, KvDType::BF16, KvDType::Q8_0] {
             check_arrival(&mut loaded, name, dtype);
+        }
+    }
+}
+
+/// The same bits however the tokens arrive and whoever else is in the step, with weights in encodings
+/// for which a machine has kernels of their own.
+///
+/// # Panics
+/// When they differ.
+pub fn check_encodings<B: Backend<Element = f32>>(backend: impl Fn() -> B) {
+    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::BF16, DType::F16] {
+        for name in ["llama3-gqa", "llama4-scout"] {
+            let mut loaded = Loaded::new(backend(), name, Some(dtype));
+            let what = format!("{name} in {dtype}");
+            check_arrival(&mut loaded, &what, KvDType::BF16);
+            let tokens: Vec<u32> = loaded.golden.tokens("greedy")[..40].to_vec();
+            let alone = loaded.in_steps(&tokens, &[40], KvDType::BF16);
+            let last = &alone[alone.len() - loaded.model.config.vocabulary_size..];
+            let same = last.iter().zip(loaded.with_mate(&tokens)).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{what}: another sequence in the step changes the result");
         }
     }
 }
