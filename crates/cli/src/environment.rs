@@ -48,7 +48,7 @@ pub struct Environment {
     pub search_path: Option<OsString>,
     /// The user's name.
     pub user: Option<String>,
-    /// Whether stdout may be coloured.
+    /// Whether notes on stderr may be coloured.
     pub color: bool,
     /// Whether a person reads stderr: progress bars are drawn.
     pub progress: bool,
@@ -65,7 +65,15 @@ impl Environment {
                 VARIABLES.iter().any(|variable| variable.name == name),
                 "{name} is not in the table"
             );
-            std::env::var(name).ok().filter(|value| !value.is_empty())
+            std::env::var_os(name).filter(|value| !value.is_empty())
+        };
+        // What is no text cannot be an address, a name or a token.
+        let text = |name: &str| match variable(name).map(OsString::into_string) {
+            Some(Err(value)) => {
+                Err(anyhow::anyhow!("the environment variable {name} is not text: {}", value.display()))
+            }
+            Some(Ok(value)) => Ok(Some(value)),
+            None => Ok(None),
         };
         let home = match variable("ALTI_HOME") {
             Some(home) => PathBuf::from(home),
@@ -75,15 +83,15 @@ impl Environment {
         };
         Ok(Environment {
             home,
-            isa: variable("ALTI_ISA"),
-            model: variable("ALTI_MODEL"),
-            hub_token: variable("HF_TOKEN"),
-            hub_endpoint: variable("HF_ENDPOINT"),
-            proxy: variable("HTTPS_PROXY").or_else(|| std::env::var("https_proxy").ok()),
+            isa: text("ALTI_ISA")?,
+            model: text("ALTI_MODEL")?,
+            hub_token: text("HF_TOKEN")?,
+            hub_endpoint: text("HF_ENDPOINT")?,
+            proxy: text("HTTPS_PROXY")?,
             certificate_bundle: variable("SSL_CERT_FILE").map(PathBuf::from),
-            search_path: std::env::var_os("PATH"),
-            user: variable("USER"),
-            color: std::io::stdout().is_terminal() && variable("NO_COLOR").is_none(),
+            search_path: variable("PATH"),
+            user: text("USER")?,
+            color: std::io::stderr().is_terminal() && variable("NO_COLOR").is_none(),
             progress: std::io::stderr().is_terminal(),
         })
     }

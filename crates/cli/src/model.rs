@@ -8,7 +8,7 @@ use crate::pulling;
 use alti_cpu::{Cpu, Isa};
 use alti_engine::{EngineError, Session, SessionSettings};
 use alti_formats::Checkpoint;
-use alti_hub::{HubError, Manifest};
+use alti_hub::{HubError, Manifest, ModelSpec};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, DType, KvDType, Reference};
 use alti_text::{ChatTemplate, Specials, Tokenizer};
@@ -52,7 +52,9 @@ pub fn find(environment: &Environment, name: &str) -> anyhow::Result<PathBuf> {
     match present(environment, name) {
         Ok((path, _)) => Ok(path),
         Err(error) => match error.downcast_ref() {
-            Some(HubError::NotInStore { .. }) if alti_hub::catalogue::find(name).is_some() => {
+            Some(HubError::NotInStore { .. })
+                if matches!(ModelSpec::parse(name), Ok(ModelSpec::Catalogue { .. })) =>
+            {
                 Ok(pulling::pull_named(environment, name)?.path)
             }
             _ => Err(error),

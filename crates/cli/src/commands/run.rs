@@ -149,8 +149,8 @@ impl Task for RunTask<'_> {
     }
 }
 
-/// The time, for templates that print the date.
+/// The local time, for templates that print the date.
 pub fn now() -> DateTime {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    DateTime::from_unix_seconds(since_epoch.map_or(0, |time| time.as_secs() as i64))
+    let here = chrono::Local::now();
+    DateTime::from_unix_seconds(here.timestamp() + i64::from(here.offset().local_minus_utc()))
 }
