@@ -242,3 +242,54 @@ impl FromArgMatches for SamplingOptions {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        rope: RopeOptions,
+    }
+
+    fn parse(flags: &str) -> Result<RopeOptions, String> {
+        let found = Flags::try_parse_from(["alti"].into_iter().chain(flags.split_whitespace()));
+        let rope = found.map_err(|error| error.to_string())?.rope;
+        rope.check().map_err(|error| error.to_string())?;
+        Ok(rope)
+    }
+
+    #[test]
+    fn rope_flags_that_would_do_nothing_are_refused() {
+        for useless in [
+            "--rope-factor 2",
+            "--yarn-original-context 4096",
+            "--yarn-beta-fast 16",
+            "--yarn-beta-slow 2",
+            "--yarn-attention-factor 1",
+            "--rope-scaling none --rope-factor 2",
+            "--rope-scaling linear --rope-factor 2 --yarn-beta-fast 16",
+        ] {
+            let message = parse(useless).expect_err(useless);
+            assert!(message.contains("--rope-scaling"), "{useless}: {message}");
+        }
+        for useful in [
+            "",
+            "--rope-theta 1000000",
+            "--rope-scaling none",
+            "--rope-scaling linear --rope-factor 2",
+            "--rope-scaling yarn --rope-factor 4 --yarn-original-context 4096 --yarn-beta-fast 16",
+        ] {
+            assert!(parse(useful).is_ok(), "{useful}");
+        }
+    }
+
+    #[test]
+    fn the_base_of_the_frequencies_is_above_one() {
+        for theta in ["1", "0.5", "0", "-5", "inf", "nan", "much"] {
+            assert!(parse(&format!("--rope-theta={theta}")).is_err(), "{theta}");
+        }
+    }
+}

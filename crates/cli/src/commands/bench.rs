@@ -232,3 +232,33 @@ impl<B: Backend<Element = f32>> Runner<'_, B> {
         (self.seed % self.model.config.vocabulary_size as u64) as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        bench: BenchCommand,
+    }
+
+    fn context(flags: &str) -> anyhow::Result<u32> {
+        Flags::try_parse_from(["bench"].into_iter().chain(flags.split_whitespace()))?.bench.context()
+    }
+
+    #[test]
+    fn the_context_is_whole_pages_for_each_sequence() {
+        assert_eq!(context("").unwrap(), 512);
+        assert_eq!(context("-p 0 -n 0").unwrap(), 64);
+        assert_eq!(context("-p 100 -n 130 -d 63 -b 3").unwrap(), 3 * 256);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        for flags in ["-p 4294967296", "-p 4294967295", "-p 4294967295 -d 1", "-p 16777216 -b 1024"] {
+            assert!(context(flags).is_err(), "{flags}");
+        }
+    }
+}
