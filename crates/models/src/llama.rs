@@ -114,7 +114,8 @@ impl<W> Llama<W> {
         wanted: &[usize],
     ) -> B::Tensor {
         let x = self.hidden(b, step, |_, _| ());
-        let x = if wanted.len() == step.rows.len() { x } else { b.select_rows(&x, wanted) };
+        let all = wanted.iter().copied().eq(0..step.rows.len());
+        let x = if all { x } else { b.select_rows(&x, wanted) };
         self.unembed(b, &x, &step.rows.select(wanted))
     }
 
