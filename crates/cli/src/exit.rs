@@ -141,7 +141,6 @@ fn of_format(error: &FormatError) -> Failure {
 fn of_text(error: &TextError) -> Option<Failure> {
     match error {
         TextError::Metadata(error) => Some(of_format(error)),
-        TextError::Read { source, .. } => Some(of_io(source)),
         TextError::TemplateRender { .. } => None,
         _ => Some(Failure::BadFile),
     }

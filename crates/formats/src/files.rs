@@ -27,11 +27,14 @@ pub(crate) fn read_small(path: &Path, longest: u64) -> Result<Vec<u8>, FormatErr
 /// A JSON file of at most `longest` bytes.
 pub(crate) fn read_small_json<T: DeserializeOwned>(path: &Path, longest: u64) -> Result<T, FormatError> {
     let bytes = read_small(path, longest)?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        let lines = bytes.split_inclusive(|&byte| byte == b'\n').take(e.line().saturating_sub(1));
-        let offset = lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1);
-        FormatError::malformed(path, offset as u64, shown(&e.to_string()))
-    })
+    serde_json::from_slice(&bytes).map_err(|e| json_error(path, &bytes, &e))
+}
+
+/// What is wrong with a JSON file, and at which of its bytes.
+pub(crate) fn json_error(path: &Path, bytes: &[u8], error: &serde_json::Error) -> FormatError {
+    let lines = bytes.split_inclusive(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
+    let offset = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
+    FormatError::malformed(path, offset as u64, shown(&error.to_string()))
 }
 
 /// A file that appears under its name only when it is complete: written beside it, synced,
@@ -107,7 +110,11 @@ pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
     file.commit()
 }
 
-fn sync_folder(folder: &Path) -> Result<(), FormatError> {
+/// Makes what was renamed into a folder durable.
+///
+/// # Errors
+/// When the folder cannot be opened or synced.
+pub fn sync_folder(folder: &Path) -> Result<(), FormatError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|e| FormatError::io(folder, "sync", e))
 }

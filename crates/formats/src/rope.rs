@@ -90,7 +90,7 @@ impl Rope {
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
             RopeScaling::Yarn { attention_factor: Some(given), .. } => given,
-            RopeScaling::Yarn { factor, .. } if factor > 1.0 => 0.1 * factor.ln() + 1.0,
+            RopeScaling::Yarn { factor, .. } => yarn_attention(factor),
             _ => 1.0,
         }
     }
@@ -152,6 +152,12 @@ fn llama3_divisor(frequency: f64, factor: f32, low: f32, high: f32, original: u3
         let kept = (rotations - low) / (high - low);
         1.0 / ((1.0 - kept) / factor + kept)
     }
+}
+
+/// YaRN's own factor on rotated queries and keys: `0.1 ln(factor) + 1`, and 1 where nothing is
+/// extended.
+pub(crate) fn yarn_attention(factor: f32) -> f32 {
+    if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }
 }
 
 /// Where YaRN interpolates: not at all up to pair `first`, fully from pair `last` on.

@@ -141,3 +141,40 @@ fn llama_3_scaling_survives_as_divisors() {
         assert_eq!(gguf.config().rope, source.config().rope);
     }
 }
+
+/// llama.cpp computes YaRN's own factor, `0.1 ln(factor) + 1`, and multiplies by `attn_factor`:
+/// `yarn_attn_factor` times the `mscale` of `rope_yarn`, 1.1386294 for a factor of 4.
+#[test]
+fn yarn_attention_factors_are_llama_cpp_s() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let source = folder.path().join("yarn");
+    std::fs::create_dir(&source).expect("folder can be made");
+    for entry in
+        std::fs::read_dir(golden("llama31-scaled")).expect("golden").map(|e| e.expect("entry").path())
+    {
+        std::fs::copy(&entry, source.join(entry.file_name().expect("name"))).expect("file can be copied");
+    }
+    let config = std::fs::read(source.join("config.json")).expect("config");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    config["rope_scaling"] = serde_json::json!({"rope_type": "yarn", "factor": 4.0,
+        "original_max_position_embeddings": 64, "attention_factor": 1.5});
+    std::fs::write(source.join("config.json"), config.to_string()).expect("file can be written");
+    let path = folder.path().join("yarn.gguf");
+    let gguf = converted(&open(&source), Format::Gguf, &path, &Default::default());
+    assert!((gguf.config().rope.attention_factor() - 1.5).abs() < 1e-6);
+    let key = |name: &str| gguf.gguf().expect("GGUF").float(name).expect("a float");
+    let written = key("llama.rope.scaling.attn_factor").expect("a factor");
+    assert!((written - 1.317_373_6).abs() < 1e-6, "{written}");
+    assert_eq!(key("llama.rope.scaling.yarn_attn_factor"), None);
+
+    let mut file = std::fs::read(&path).expect("file");
+    for (given, effective) in [(1.0f32, 1.138_629_4f32), (0.5, 0.569_314_7), (0.878_248_9, 1.0)] {
+        let name = b"llama.rope.scaling.attn_factor";
+        let at =
+            file.windows(name.len()).position(|window| window == name).expect("the key") + name.len() + 4;
+        file[at..at + 4].copy_from_slice(&given.to_le_bytes());
+        std::fs::write(&path, &file).expect("file can be written");
+        let found = open(&path).config().rope.attention_factor();
+        assert!((found - effective).abs() < 1e-6, "{found} is not {effective}");
+    }
+}

@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 
 use alti_formats::Checkpoint;
+use alti_formats::tokenizer::Vocabulary;
+use alti_testkit::golden;
 use std::path::Path;
 
 /// The most memory this process has had, in bytes.
@@ -14,9 +16,15 @@ fn peak() -> u64 {
 }
 
 fn check(what: &str, path: &Path, file_bytes: usize) {
+    measure(what, file_bytes, || Checkpoint::open(path).is_err());
+}
+
+fn measure(what: &str, file_bytes: usize, refused: impl FnOnce() -> bool) {
+    // Forgets the peak so far (proc_pid_clear_refs(5)).
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux has it");
     let before = peak();
     let start = std::time::Instant::now();
-    assert!(Checkpoint::open(path).is_err(), "{what} is refused");
+    assert!(refused(), "{what} is refused");
     let took = start.elapsed();
     let grown = peak() - before;
     assert!(grown <= file_bytes as u64 + (64 << 20), "{what}: {} MiB for {file_bytes} bytes", grown >> 20);
@@ -72,4 +80,40 @@ fn refusing_is_cheap() {
     let config = format!("{{\"model_type\":[{}0]}}", "0,".repeat((1 << 19) - 20));
     std::fs::write(folder.path().join("config.json"), &config).expect("file can be written");
     check("configuration", folder.path(), config.len());
+    tokenizers();
+}
+
+/// Hostile tokenizer files beside a model that is sound.
+fn tokenizers() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("llama3-gqa").join(name), folder.path().join(name)).expect("file can be copied");
+    }
+    let model = Checkpoint::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+    let size = 48 << 20;
+    let fill = |before: &str, unit: &str, after: &str| {
+        format!("{before}{}{after}", unit.repeat((size - 200) / unit.len()))
+    };
+    for (what, name, contents) in [
+        ("a component", "tokenizer.json", fill(r#"{"normalizer":["#, "1,", r#"1],"model":{"vocab":{}}}"#)),
+        ("merges", "tokenizer.json", fill(r#"{"model":{"vocab":{},"merges":["#, r#""a b","#, r#""a b"]}}"#)),
+        (
+            "escapes",
+            "tokenizer.json",
+            fill(r#"{"model":{"vocab":{},"merges":["#, r#"["\n","\n"],"#, r#""a b"]}}"#),
+        ),
+        ("tokens", "tokenizer.json", fill(r#"{"model":{"vocab":{"#, r#""a":0,"#, r#""a":0}}}"#)),
+        ("added tokens", "tokenizer.json", fill(r#"{"added_tokens":["#, r#"{"id":0,"content":""},"#, "]}")),
+        ("nothing", "tokenizer.json", " ".repeat(size)),
+        ("too much", "tokenizer.json", " ".repeat((64 << 20) + 1)),
+        ("settings", "tokenizer_config.json", fill(r#"{"a":["#, "1,", "1]}")),
+    ] {
+        std::fs::write(
+            folder.path().join("tokenizer.json"),
+            r#"{"model":{"vocab":{"a":0},"byte_fallback":true}}"#,
+        )
+        .expect("file can be written");
+        std::fs::write(folder.path().join(name), &contents).expect("file can be written");
+        measure(what, contents.len(), || Vocabulary::of(&model).is_err());
+    }
 }

@@ -66,6 +66,35 @@ fn functions_are_refused_by_name() {
     check(b"\x80\x02ctorch\nFloatStorage\n)R.", "cannot be called");
 }
 
+/// A tensor of four numbers in storage `key`, remembered as value 1.
+fn remembered_tensor(key: &str) -> Vec<u8> {
+    let mut program =
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
+    program.push(b'X');
+    program.extend((key.len() as u32).to_le_bytes());
+    program.extend(key.as_bytes());
+    program.extend(b"X\x03\0\0\0cpuK\x04tQK\0K\x04\x85K\x01\x85\x89}tRq\x01");
+    program
+}
+
+/// A dictionary of `entries`, where value 0 is a string of `name` bytes and value 1 a tensor.
+fn dictionary(name: usize, entries: &[u8]) -> Vec<u8> {
+    let mut program = b"X".to_vec();
+    program.extend((name as u32).to_le_bytes());
+    program.resize(5 + name, b'n');
+    program.extend(b"q\0");
+    [&program, &remembered_tensor("0")[..], b"}(", entries, b"u."].concat()
+}
+
+#[test]
+fn one_long_string_cannot_be_multiplied() {
+    check(&dictionary(500_000, &b"h\0h\x01".repeat(125_000)), "a key of 500000 bytes");
+    check(&dictionary(4096, &b"h\0h\x01".repeat(125_000)), "is there twice");
+    check(&dictionary(4, b"h\0h\x01h\0h\x01"), "nnnn is there twice");
+    let long = [&b"}X\x01\0\0\0w"[..], &remembered_tensor(&"0".repeat(65)), b"s."].concat();
+    check(&long, "a persistent id that is not a storage");
+}
+
 #[test]
 fn cycles_and_bombs_end() {
     // A list in itself, a dictionary in itself.

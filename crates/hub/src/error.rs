@@ -6,6 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use alti_formats::FormatError;
+
 use crate::license::License;
 
 /// An error of the model store or of a pull.
@@ -209,6 +211,10 @@ pub enum HubError {
         reason: String,
     },
 
+    /// A file of the store that the formats' reader or writer refuses.
+    #[error(transparent)]
+    Format(FormatError),
+
     /// A file of the store that is damaged.
     #[error("{} is damaged ({reason}); remove it and pull the model again", path.display())]
     Damaged {
@@ -254,15 +260,27 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, HubError> {
-        self.map_err(|source| {
-            let path = path.to_path_buf();
-            match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                    HubError::DiskFull { path, source }
-                }
-                _ => HubError::Io { action, path, source },
-            }
-        })
+        self.map_err(|source| io_error(action, path, source))
+    }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> HubError {
+    let path = path.to_path_buf();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            HubError::DiskFull { path, source }
+        }
+        _ => HubError::Io { action, path, source },
+    }
+}
+
+/// Of the files that are written by the formats' atomic writer.
+impl From<FormatError> for HubError {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Io { path, action, source } => io_error(action, &path, source),
+            other => Self::Format(other),
+        }
     }
 }
 

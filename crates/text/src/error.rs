@@ -30,17 +30,9 @@ pub enum TextError {
         /// What would have been a tokenizer.
         expected: &'static str,
     },
-    /// The metadata of a model file is not of the type it should be.
+    /// A tokenizer's file could not be read, or metadata is not of the type it should be.
     #[error(transparent)]
     Metadata(#[from] alti_formats::FormatError),
-    /// A tokenizer file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
     /// A chat template does not parse.
     #[error("chat template: line {line}: {problem}")]
     TemplateSyntax {

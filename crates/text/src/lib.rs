@@ -14,11 +14,11 @@ mod sources;
 mod template;
 mod tokenizer;
 
-pub use alti_formats::tokenizer::TokenKind;
+pub use alti_formats::tokenizer::{PreTokenizer, TokenKind};
 pub use error::{Result, TextError};
 pub use sources::gguf::GgufTokenizer;
 pub use template::builtin::BuiltinTemplate;
 pub use template::{ChatTemplate, Content, Conversation, DateTime, Message, Prompt};
 pub use tokenizer::detokenizer::Detokenizer;
-pub use tokenizer::pre_split::PreTokenizer;
+pub use tokenizer::pre_split::pre_tokenize;
 pub use tokenizer::{Segment, Specials, Tokenizer};

@@ -9,8 +9,10 @@ use crate::FormatError;
 use crate::config::{Architecture, Experts, ModelConfig, Temperature, check_layers, layers_of_step};
 use crate::error::shown;
 use crate::names::{Part, WeightName};
-use crate::rope::{Rope, RopeScaling};
+use crate::rope::{Rope, RopeScaling, yarn_attention};
+use crate::tokenizer::{END_TOKENS, TokenKind};
 use alti_tensor::DType;
+use std::iter::repeat;
 
 /// The tensor of Llama 3's rope scaling: one divisor per frequency.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -22,18 +24,6 @@ const LLAMA4_ATTENTION_SCALE: f32 = 0.1;
 const LLAMA4_PATTERN: u64 = 4;
 /// The expert count of Llama 4 Maverick, the released model without QK norm.
 const MAVERICK_EXPERTS: usize = 128;
-
-/// Spellings of tokens that end an answer. A file names one or two of them by id; models end their
-/// turns with any.
-pub(crate) const END_TOKENS: [&[u8]; 7] = [
-    b"<|end_of_text|>",
-    b"<|eot_id|>",
-    b"<|eom_id|>",
-    b"<|eot|>",
-    b"<|eom|>",
-    b"<|im_end|>",
-    b"<|endoftext|>",
-];
 
 /// Reads keys of one architecture.
 struct Keys<'a> {
@@ -154,7 +144,12 @@ fn read_eos(metadata: &GgufMetadata) -> Result<Vec<u32>, FormatError> {
         eos.extend(token_id(metadata, &format!("tokenizer.ggml.{name}_token_id"))?);
     }
     if let Some(tokens) = metadata.array("tokenizer.ggml.tokens")? {
-        let spelled = tokens.byte_strings().zip(0u32..).filter(|(text, _)| END_TOKENS.contains(text));
+        // Ordinary text may be spelled like an end of another model.
+        let kinds = metadata.array("tokenizer.ggml.token_type")?;
+        let kinds = kinds.into_iter().flat_map(|kinds| kinds.integers()).map(Some).chain(repeat(None));
+        let spelled = tokens.byte_strings().zip(kinds).zip(0u32..).filter(|((text, kind), _)| {
+            *kind != Some(TokenKind::Normal as i64) && END_TOKENS.iter().any(|end| end.as_bytes() == *text)
+        });
         eos.extend(spelled.map(|(_, id)| id));
     }
     let mut seen = std::collections::HashSet::new();
@@ -168,15 +163,20 @@ fn read_rope(keys: &Keys<'_>, file: &SplitGguf, head_dim: usize) -> Result<Rope,
         Some(length) => u32::try_from(length).ok(),
         None => None,
     };
-    if let Some(divisors) = read_divisors(file)? {
-        let recognised = Rope::recognise_llama3(theta, head_dim, &divisors, original);
-        return Ok(Rope { theta, scaling: recognised.unwrap_or(RopeScaling::Divisors(divisors)) });
-    }
     let factor = match keys.float("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         None => keys.float("rope.scale_linear")?,
     };
     let kind = keys.metadata.string(&keys.key("rope.scaling.type"))?;
+    let attention_factor = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    if attention_factor != 1.0 && (kind != Some("yarn") || factor.is_none_or(|factor| factor == 1.0)) {
+        let problem = format!("is {attention_factor}, which is supported with YaRN only");
+        return keys.bad("rope.scaling.attn_factor", problem);
+    }
+    if let Some(divisors) = read_divisors(file)? {
+        let recognised = Rope::recognise_llama3(theta, head_dim, &divisors, original);
+        return Ok(Rope { theta, scaling: recognised.unwrap_or(RopeScaling::Divisors(divisors)) });
+    }
     let scaling = match (kind, factor) {
         (Some("none"), _) | (None, None) => RopeScaling::None,
         (_, Some(1.0)) => RopeScaling::None,
@@ -189,7 +189,9 @@ fn read_rope(keys: &Keys<'_>, file: &SplitGguf, head_dim: usize) -> Result<Rope,
             },
             beta_fast: keys.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: keys.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-            attention_factor: keys.float("rope.scaling.yarn_attn_factor")?,
+            // llama.cpp computes YaRN's own factor, whatever `yarn_attn_factor` says, and multiplies
+            // by this key (`llama_context`'s constructor).
+            attention_factor: (attention_factor != 1.0).then(|| attention_factor * yarn_attention(factor)),
         },
         (Some(kind), _) => {
             return keys.bad("rope.scaling.type", format!("is {}, which is not supported", shown(kind)));
@@ -275,7 +277,8 @@ pub(crate) fn config_metadata(config: &ModelConfig) -> Result<Vec<(String, Value
             pairs.push(("rope.scaling.original_context_length", Value::U32(*original_context)));
             pairs.push(("rope.scaling.yarn_beta_fast", Value::F32(*beta_fast)));
             pairs.push(("rope.scaling.yarn_beta_slow", Value::F32(*beta_slow)));
-            pairs.extend(attention_factor.map(|f| ("rope.scaling.yarn_attn_factor", Value::F32(f))));
+            let over_own = |given: f32| Value::F32(given / yarn_attention(*factor));
+            pairs.extend(attention_factor.map(|given| ("rope.scaling.attn_factor", over_own(given))));
         }
     }
     if config.architecture == Architecture::Llama4 {

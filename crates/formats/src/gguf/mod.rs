@@ -14,7 +14,7 @@ pub use write::{TensorPlan, write_gguf};
 
 use alti_tensor::DType;
 
-pub(crate) use config::{END_TOKENS, ROPE_FREQS, config_metadata, read_config};
+pub(crate) use config::{ROPE_FREQS, config_metadata, read_config};
 pub(crate) use split::SplitGguf;
 
 /// The first four bytes of a file.

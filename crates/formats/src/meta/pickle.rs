@@ -4,15 +4,22 @@
 //! other global is refused by name.
 //!
 //! Values live in one list and refer to each other by index: no recursion, so that neither cycles
-//! nor depth can harm. An instruction of one byte makes at most one small value, so that memory is
-//! bounded by the pickle's length, which is capped.
+//! nor depth can harm. An instruction makes at most one value of fixed size and copies no text but a
+//! storage's short key; tensors are shared, not copied, and no name may come twice, so that all
+//! names together are no longer than the pickle. Memory is therefore bounded by the pickle's length,
+//! which is capped.
 
 use crate::error::shown;
 use alti_tensor::DType;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Longest pickle, in bytes; the largest released checkpoint has a fifth of it.
 pub(super) const MAX_PICKLE: usize = 1 << 20;
+/// Longest name of a tensor, in bytes.
+const MAX_NAME: usize = 4096;
+/// Longest key of a storage, in bytes: torch.save numbers them.
+const MAX_STORAGE_KEY: usize = 64;
 /// Dimensions of a tensor at most.
 const MAX_DIMENSIONS: usize = 8;
 
@@ -22,7 +29,7 @@ pub(super) struct PickledTensor {
     /// The type of the storage's elements; `None` where it is none that weights have.
     pub(super) dtype: Option<DType>,
     /// Python's name of the storage's class.
-    pub(super) storage_class: String,
+    pub(super) storage_class: &'static str,
     /// The storage's key: its entry is `data/KEY`.
     pub(super) key: String,
     /// Elements of the storage.
@@ -103,7 +110,7 @@ enum Object {
     Tuple(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Storage { class: &'static str, dtype: Option<DType>, key: Value, count: usize },
-    Tensor(PickledTensor),
+    Tensor(Arc<PickledTensor>),
 }
 
 struct Machine<'a> {
@@ -116,7 +123,7 @@ struct Machine<'a> {
 
 /// Runs a pickle that makes a dictionary of tensors, and returns them by name, in its order.
 /// Entries that are no tensors (the extra state of some layers) are left out.
-pub(super) fn tensors(program: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
+pub(super) fn tensors(program: &[u8]) -> Result<Vec<(String, Arc<PickledTensor>)>> {
     if program.len() > MAX_PICKLE {
         let problem = format!("a pickle of {} bytes, longer than {MAX_PICKLE}", program.len());
         return Err(PickleError { at: 0, problem });
@@ -128,10 +135,14 @@ pub(super) fn tensors(program: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
         return machine.fail("the pickle is not a dictionary of tensors");
     };
     let mut tensors = Vec::new();
+    let mut names = HashSet::new();
     for &(key, value) in entries {
-        let Some(name) = machine.text(key) else { return machine.fail("a key is not a string") };
+        let name = machine.name(key)?;
+        if !names.insert(name) {
+            return machine.fail(format!("{} is there twice", shown(name)));
+        }
         match machine.object(value) {
-            Some(Object::Tensor(tensor)) => tensors.push((name.to_owned(), tensor.clone())),
+            Some(Object::Tensor(tensor)) => tensors.push((name.to_owned(), Arc::clone(tensor))),
             Some(Object::Dict(_)) => {
                 return machine
                     .fail(format!("{} is a dictionary, not a tensor (a training checkpoint?)", shown(name)));
@@ -212,6 +223,16 @@ impl<'a> Machine<'a> {
         match value {
             Value::Text { start, length } => std::str::from_utf8(&self.program[start..start + length]).ok(),
             _ => None,
+        }
+    }
+
+    /// A dictionary's key, the name of a tensor.
+    fn name(&self, key: Value) -> Result<&'a str> {
+        match key {
+            Value::Text { length, .. } if length > MAX_NAME => {
+                self.fail(format!("a key of {length} bytes, longer than {MAX_NAME}"))
+            }
+            _ => self.text(key).map_or_else(|| self.fail("a key is not a string"), Ok),
         }
     }
 
@@ -442,8 +463,8 @@ impl<'a> Machine<'a> {
         let &[kind, class, key, _device, count] = self.tuple(id)? else {
             return self.fail("a persistent id that is not of five parts");
         };
-        match (self.text(kind), class, self.text(key)) {
-            (Some("storage"), Value::Global(Global::Storage(class, dtype)), Some(_)) => {
+        match (self.text(kind), class, self.text(key).map(str::len)) {
+            (Some("storage"), Value::Global(Global::Storage(class, dtype)), Some(..=MAX_STORAGE_KEY)) => {
                 let count = self.size(count)?;
                 self.push_object(Object::Storage { class, dtype, key, count });
                 Ok(())
@@ -466,7 +487,7 @@ impl<'a> Machine<'a> {
             }
             (Value::Global(Global::RebuildTensor), &[storage, offset, shape, strides, ..]) => {
                 let tensor = self.rebuild_tensor(storage, offset, shape, strides)?;
-                self.push_object(Object::Tensor(tensor));
+                self.push_object(Object::Tensor(Arc::new(tensor)));
                 Ok(())
             }
             _ => self.fail("the pickle calls something that cannot be called in that way"),
@@ -491,7 +512,7 @@ impl<'a> Machine<'a> {
             return self.fail(problem);
         }
         let key = self.text(key).unwrap_or_default().to_owned();
-        Ok(PickledTensor { dtype, storage_class: class.to_owned(), key, count, offset, shape, strides })
+        Ok(PickledTensor { dtype, storage_class: class, key, count, offset, shape, strides })
     }
 }
 

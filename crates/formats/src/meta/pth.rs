@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Begins files of PyTorch before 1.6: protocol 2, then a long magic number.
 const LEGACY: [u8; 5] = [0x80, 0x02, 0x8a, 0x0a, 0x6c];
@@ -17,7 +18,7 @@ const LEGACY: [u8; 5] = [0x80, 0x02, 0x8a, 0x0a, 0x6c];
 /// A tensor in the file.
 #[derive(Clone, Debug)]
 pub(super) struct PthTensor {
-    pickled: PickledTensor,
+    pickled: Arc<PickledTensor>,
     storage: Range<usize>,
 }
 
@@ -31,7 +32,7 @@ impl PthTensor {
     }
 
     pub(super) fn dtype_name(&self) -> &str {
-        &self.pickled.storage_class
+        self.pickled.storage_class
     }
 
     /// Whether both are the same view of the same storage.
@@ -116,7 +117,7 @@ impl PthFile {
     /// A tensor's elements, row-major; borrowed where they are so in the file.
     pub(super) fn data(&self, tensor: &PthTensor) -> Cow<'_, [u8]> {
         let size = tensor.dtype().map_or(0, DType::block_bytes);
-        let PickledTensor { offset, shape, strides, .. } = &tensor.pickled;
+        let PickledTensor { offset, shape, strides, .. } = &*tensor.pickled;
         let storage = &self.map.bytes()[tensor.storage.clone()];
         let elements: usize = shape.iter().product();
         if tensor.is_contiguous() {

@@ -84,12 +84,14 @@ fn read_model(metadata: &GgufMetadata) -> Result<TokenizerModel, FormatError> {
     match metadata.string(MODEL)? {
         Some("llama") => Ok(TokenizerModel::SentencePiece),
         Some("gpt2") => {
-            let name = metadata.string(PRE)?.unwrap_or("gpt-2");
+            let name = metadata.string(PRE)?.unwrap_or_default();
             match PreTokenizer::from_gguf_name(name) {
                 Some(pre) => Ok(TokenizerModel::ByteLevel(pre)),
                 None => {
-                    let problem =
-                        format!("is {}; llama-bpe, llama4, smollm and gpt-2 are supported", shown(name));
+                    let problem = format!(
+                        "is {}; llama-bpe, llama4, smollm, gpt-2, default and their aliases are supported",
+                        shown(name)
+                    );
                     Err(FormatError::field(metadata.path(), PRE, problem))
                 }
             }

@@ -1,77 +1,26 @@
 //! `tokenizer.json` and `tokenizer_config.json`, by plain JSON: what is needed to carry a BPE
 //! vocabulary to another format and back.
 
+use super::json::{JsonAddedToken, MAX_TOKENS, TokenizerJson};
 use super::merges::{derive, text_splits};
-use super::{MAX_FILE, PreTokenizer, Token, TokenKind, TokenizerModel, Vocabulary, unused};
+use super::{
+    MAX_SETTINGS, PreTokenizer, Token, TokenKind, TokenizerModel, Vocabulary, read_file, read_settings_text,
+    unused,
+};
 use crate::FormatError;
 use crate::config::ModelConfig;
 use crate::error::shown;
-use crate::files::{read_small, read_small_json, write_whole};
-use serde::Deserialize;
+use crate::files::{json_error, read_small_json, write_whole};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Most tokens that are believed.
-const MAX_TOKENS: u32 = 1 << 24;
-
-#[derive(Deserialize)]
-struct TokenizerJson {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    model: BpeModel,
-}
-
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    special: bool,
-}
-
-#[derive(Deserialize)]
-struct BpeModel {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    unk_token: Option<String>,
-    vocab: HashMap<String, u32>,
-    #[serde(default)]
-    merges: Vec<Merge>,
-}
-
-/// A merge as one string (before tokenizers 0.20) or as two.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Joined(String),
-    Pair(String, String),
-}
-
-impl Merge {
-    /// Joined by a space; spaces within, which only SentencePiece-like vocabularies could have, as
-    /// byte-level's letter.
-    fn joined(self) -> String {
-        match self {
-            Self::Joined(text) => text,
-            Self::Pair(left, right) => format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ")),
-        }
-    }
-}
-
 /// Reads `tokenizer.json`.
 pub(super) fn read(path: &Path) -> Result<Vocabulary, FormatError> {
+    let file = read_file(path)?;
     let TokenizerJson { added_tokens, normalizer, pre_tokenizer, post_processor, model } =
-        read_small_json(path, MAX_FILE)?;
+        TokenizerJson::parse(&file).map_err(|e| json_error(path, &file, &e))?;
     if model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
         let kind = shown(model.kind.as_deref().unwrap_or_default());
         return Err(FormatError::field(path, "model.type", format!("is {kind}; only BPE is supported")));
@@ -87,8 +36,9 @@ pub(super) fn read(path: &Path) -> Result<Vocabulary, FormatError> {
             return Err(FormatError::field(path, "pre_tokenizer", problem));
         }
     };
-    let unknown = model.unk_token.as_ref().and_then(|text| model.vocab.get(text)).copied();
-    let merges: Vec<String> = model.merges.into_iter().map(Merge::joined).collect();
+    let id_of = |text: &str| model.vocab.iter().rev().find(|(token, _)| token == text).map(|(_, id)| *id);
+    let unknown = model.unk_token.as_deref().and_then(id_of);
+    let merges: Vec<String> = model.merges.iter().map(|(left, right)| joined(left, right)).collect();
     let mut vocabulary = Vocabulary::new(kind, Vec::new());
     vocabulary.tokens = read_tokens(path, model.vocab, added_tokens, unknown, model.byte_fallback)?;
     vocabulary.unknown = unknown;
@@ -103,16 +53,23 @@ pub(super) fn read(path: &Path) -> Result<Vocabulary, FormatError> {
     Ok(vocabulary)
 }
 
+/// A merge joined by a space; spaces within, which only SentencePiece-like vocabularies could have,
+/// as byte-level's letter.
+fn joined(left: &str, right: &str) -> String {
+    format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ"))
+}
+
 fn read_tokens(
     path: &Path,
-    vocab: HashMap<String, u32>,
-    added: Vec<AddedToken>,
+    vocab: Vec<(Cow<'_, str>, u32)>,
+    added: Vec<JsonAddedToken<'_>>,
     unknown: Option<u32>,
     byte_fallback: bool,
 ) -> Result<Vec<Token>, FormatError> {
-    let largest = vocab.values().chain(added.iter().map(|token| &token.id)).max().copied().unwrap_or(0);
+    let largest =
+        vocab.iter().map(|(_, id)| *id).chain(added.iter().map(|token| token.id)).max().unwrap_or(0);
     // Ids may have holes, but not so many that the list of them is out of proportion.
-    if largest >= MAX_TOKENS || largest as usize > 2 * (vocab.len() + added.len()) + 4096 {
+    if largest as usize >= MAX_TOKENS || largest as usize > 2 * (vocab.len() + added.len()) + 4096 {
         let problem = format!("has token id {largest} among {} tokens", vocab.len() + added.len());
         return Err(FormatError::field(path, "model.vocab", problem));
     }
@@ -120,15 +77,16 @@ fn read_tokens(
     for (text, id) in vocab {
         let is_byte = byte_fallback && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
         let kind = if is_byte { TokenKind::Byte } else { TokenKind::Normal };
-        tokens[id as usize] = Token { text, kind, score: 0.0 };
+        tokens[id as usize] = Token { text: text.into_owned(), kind, score: 0.0 };
     }
-    for AddedToken { id, content, special } in added {
+    for JsonAddedToken { id, content, special, .. } in added {
         let kind = match special || looks_special(&content) {
             _ if byte_fallback && unknown == Some(id) => TokenKind::Unknown,
             true => TokenKind::Control,
             false => TokenKind::UserDefined,
         };
-        let text = if kind == TokenKind::UserDefined { content.replace('▁', " ") } else { content };
+        let text =
+            if kind == TokenKind::UserDefined { content.replace('▁', " ") } else { content.into_owned() };
         tokens[id as usize] = Token { text, kind, score: 0.0 };
     }
     Ok(tokens)
@@ -191,7 +149,7 @@ pub(super) fn add_added_tokens(
     let mut added: Vec<(usize, String, bool)> = Vec::new();
     let path = folder.join("added_tokens.json");
     if path.is_file() {
-        let ids: HashMap<String, usize> = read_small_json(&path, MAX_FILE)?;
+        let ids: HashMap<String, usize> = read_small_json(&path, MAX_SETTINGS)?;
         added.extend(ids.into_iter().map(|(text, id)| (id, text, false)));
     }
     for (id, entry) in
@@ -219,20 +177,14 @@ fn looks_special(text: &str) -> bool {
 fn read_settings(folder: &Path) -> Result<Map<String, Value>, FormatError> {
     let path = folder.join("tokenizer_config.json");
     match path.is_file() {
-        true => read_small_json(&path, MAX_FILE),
+        true => read_small_json(&path, MAX_SETTINGS),
         false => Ok(Map::new()),
     }
 }
 
 fn read_template(folder: &Path, config: &Map<String, Value>) -> Result<Option<String>, FormatError> {
-    let path = folder.join("chat_template.jinja");
-    if path.is_file() {
-        return match String::from_utf8(read_small(&path, MAX_FILE)?) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) => {
-                Err(FormatError::malformed(&path, e.utf8_error().valid_up_to() as u64, "is not UTF-8 text"))
-            }
-        };
+    if let Some(text) = read_settings_text(&folder.join("chat_template.jinja"))? {
+        return Ok(Some(text));
     }
     Ok(match config.get("chat_template") {
         Some(Value::String(text)) => Some(text.clone()),

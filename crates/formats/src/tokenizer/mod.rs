@@ -2,9 +2,10 @@
 //! Nothing here encodes text. A [`Vocabulary`] is what the files have in common; each module
 //! reads and writes one kind of file.
 
-mod byte_level;
+pub mod byte_level;
 mod gguf;
 mod hugging_face;
+pub mod json;
 mod merges;
 mod pre_tokenizer;
 pub mod sentence_piece;
@@ -15,12 +16,30 @@ pub use pre_tokenizer::PreTokenizer;
 use crate::FormatError;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::files::read_small;
+use crate::files::{read_small, read_small_json};
 use crate::gguf::Value;
 use std::path::{Path, PathBuf};
 
-/// The largest tokenizer file: Llama 4's `tokenizer.json` has 28 MB.
-const MAX_FILE: u64 = 256 << 20;
+/// Bytes of the largest tokenizer file that is read: Llama 4's `tokenizer.json` has 28 MB.
+pub const MAX_FILE: u64 = 64 << 20;
+/// Bytes of the largest file beside it that is read (`tokenizer_config.json`, a chat template).
+pub const MAX_SETTINGS: u64 = 1 << 20;
+
+/// Spellings of control tokens that end an answer, whatever a file's metadata says; the field's
+/// models are released with metadata that names only one of their two or three.
+pub const END_TOKENS: [&str; 11] = [
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|eom|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+    "</s>",
+];
 
 /// What a token is for, with GGUF's and SentencePiece's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +158,7 @@ impl Vocabulary {
         let json = folder.join("tokenizer.json");
         let mut vocabulary = match model {
             Some(path) => {
-                let bytes = read_small(&path, MAX_FILE)?;
+                let bytes = read_file(&path)?;
                 if !tiktoken::is_tiktoken(&bytes) {
                     let mut vocabulary = sentence_piece::parse(&path, &bytes)?;
                     hugging_face::add_added_tokens(folder, &mut vocabulary, config.vocabulary_size)?;
@@ -175,13 +194,42 @@ impl Vocabulary {
     }
 }
 
+/// The contents of a tokenizer's file, at most [`MAX_FILE`] bytes.
+///
+/// # Errors
+/// When there is none, it cannot be read or is longer.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, FormatError> {
+    read_small(path, MAX_FILE)
+}
+
+/// The text of a file of at most [`MAX_SETTINGS`] bytes beside a tokenizer; `None` where there is none.
+///
+/// # Errors
+/// When it cannot be read, is longer or no UTF-8.
+pub fn read_settings_text(path: &Path) -> Result<Option<String>, FormatError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    String::from_utf8(read_small(path, MAX_SETTINGS)?)
+        .map(Some)
+        .map_err(|e| FormatError::malformed(path, e.utf8_error().valid_up_to() as u64, "is not UTF-8 text"))
+}
+
+/// The JSON of a file of at most [`MAX_SETTINGS`] bytes beside a tokenizer; `None` where there is none.
+///
+/// # Errors
+/// When it cannot be read, is longer or no JSON.
+pub fn read_settings(path: &Path) -> Result<Option<serde_json::Value>, FormatError> {
+    path.is_file().then(|| read_small_json(path, MAX_SETTINGS)).transpose()
+}
+
 /// A hole at `id`.
 fn unused(id: usize) -> Token {
     Token { text: format!("[PAD{id}]"), kind: TokenKind::Unused, score: -10_000.0 }
 }
 
-/// `tokenizer.model`, also where Hugging Face repositories keep Meta's originals.
-fn model_file(folder: &Path) -> Option<PathBuf> {
+/// A folder's `tokenizer.model`, also where Hugging Face repositories keep Meta's originals.
+pub fn model_file(folder: &Path) -> Option<PathBuf> {
     let places = [folder.join("tokenizer.model"), folder.join("original").join("tokenizer.model")];
     places.into_iter().find(|path| path.is_file())
 }
@@ -206,7 +254,8 @@ pub(crate) fn gguf_metadata(
     // spelling.
     let unknown = config.eos.iter().skip(1).filter(|&&id| {
         let token = vocabulary.as_ref().map(|vocabulary| &vocabulary.tokens[id as usize]);
-        !token.is_some_and(|token| crate::gguf::END_TOKENS.contains(&token.text.as_bytes()))
+        !token
+            .is_some_and(|token| END_TOKENS.contains(&token.text.as_str()) && token.kind != TokenKind::Normal)
     });
     pairs.extend(unknown.zip(["eot", "eom"]).map(|(&id, name)| (gguf::id_key(name), Value::U32(id))));
     Ok(pairs)

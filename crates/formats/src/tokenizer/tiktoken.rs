@@ -2,6 +2,7 @@
 //! special tokens are not in the file but in Meta's code (`llama_models`), by the number of ranks.
 
 use super::byte_level::ByteLetters;
+use super::json::MAX_TOKENS;
 use super::merges::{byte_splits, derive};
 use super::{PreTokenizer, Token, TokenKind, TokenizerModel, Vocabulary};
 use crate::FormatError;
@@ -14,8 +15,6 @@ use std::path::Path;
 const LLAMA3_RANKS: usize = 128_000;
 /// Ranks in Llama 4's file.
 const LLAMA4_RANKS: usize = 200_000;
-/// Most ranks that are believed.
-const MAX_RANKS: usize = 1 << 24;
 
 /// Special tokens of Llama 3.1 and later, from id 128000; reserved ones from number 2 fill up to
 /// 256.
@@ -113,7 +112,7 @@ pub fn ranks(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, FormatError> {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         let text = line.trim_ascii();
         if !text.is_empty() {
-            let token = rank_line(text, tokens.len()).filter(|_| tokens.len() < MAX_RANKS);
+            let token = rank_line(text, tokens.len()).filter(|_| tokens.len() < MAX_TOKENS);
             let problem = || format!("is not a line \"base64 {}\" of a tokenizer", tokens.len());
             tokens.push(token.ok_or_else(|| FormatError::malformed(path, offset, problem()))?);
         }

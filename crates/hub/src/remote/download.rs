@@ -17,7 +17,7 @@ use ureq::http::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 
 use super::api::{Addresses, RemoteFile};
 use super::client::{Answer, Client, Failure, Subject};
-use super::partial::{self, Partial, Writer};
+use super::partial::{self, Partial, Trust, Writer};
 use crate::digest::{Expected, Sha256Hex, hash_file, sha256_of_text};
 use crate::error::HubError;
 use crate::progress::{Event, Meter, Observer};
@@ -105,7 +105,11 @@ impl Source<'_> {
             meter.file_done(&file.path, size, true);
             return Ok(entry(digest.clone()));
         }
-        let partial = Partial::open(&self.store.partial(), &key, size, self.settings.preallocate)?;
+        let trust = match file.expected {
+            Expected::Sha256(_) | Expected::GitBlob(_) => Trust::Digest,
+            Expected::Unknown => Trust::Disk,
+        };
+        let partial = Partial::open(&self.store.partial(), &key, size, self.settings.preallocate, trust)?;
         let sha256 = self.fill_and_verify(file, size, &partial, meter);
         match sha256 {
             Ok(sha256) => {

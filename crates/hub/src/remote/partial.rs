@@ -4,7 +4,9 @@
 //! journal is an append-only text of finished byte ranges, each written after its bytes. Lines
 //! are cut short by a crash only at the end, where an incomplete last line is ignored. After a
 //! power failure the journal may promise bytes that never reached the disk; the digest of the
-//! whole file, checked at the end, catches that, and the file is then fetched anew.
+//! whole file, checked at the end, catches that, and the file is then fetched anew. Where the server
+//! announced no digest nothing could catch it, and space reserved beforehand reads as zeros: such
+//! downloads ([`Trust::Disk`]) reach the disk before the journal says so.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -18,12 +20,22 @@ use crate::error::{HubError, IoContext};
 
 const HEADER: &str = "altiplano-partial 1";
 
+/// What finds out whether the bytes that a journal claims are really there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The digest of the finished file.
+    Digest,
+    /// Nothing: bytes are on the disk before they are noted.
+    Disk,
+}
+
 /// A file on its way into the store.
 pub(crate) struct Partial {
     path: PathBuf,
     journal_path: PathBuf,
     size: u64,
     preallocate: bool,
+    trust: Trust,
     state: Mutex<State>,
     /// Whether bytes of an earlier run are in it.
     pub(crate) resumed: bool,
@@ -47,7 +59,13 @@ struct Record {
 
 impl Partial {
     /// Opens the partial download of `key`, or starts one. The caller holds the key's lock.
-    pub(crate) fn open(folder: &Path, key: &str, size: u64, preallocate: bool) -> Result<Self, HubError> {
+    pub(crate) fn open(
+        folder: &Path,
+        key: &str,
+        size: u64,
+        preallocate: bool,
+        trust: Trust,
+    ) -> Result<Self, HubError> {
         let path = folder.join(format!("{key}.part"));
         let journal_path = folder.join(format!("{key}.journal"));
         let record = read_journal(&journal_path)?;
@@ -67,6 +85,7 @@ impl Partial {
             journal_path,
             size,
             preallocate,
+            trust,
             state: Mutex::new(State { journal, have, tag }),
             resumed,
         };
@@ -94,6 +113,10 @@ impl Partial {
         state.journal.set_len(0).context("empty", &self.journal_path)?;
         let header = format!("{HEADER}\nsize {}\n", self.size);
         state.journal.write_all(header.as_bytes()).context("write", &self.journal_path)?;
+        if self.trust == Trust::Disk {
+            // An old journal must not come back after a power failure and claim the new file's zeros.
+            state.journal.sync_all().context("flush", &self.journal_path)?;
+        }
         let file = File::create(&self.path).context("create", &self.path)?;
         if self.preallocate && self.size > 0 {
             match file.allocate(self.size) {
@@ -174,7 +197,8 @@ impl Partial {
     }
 }
 
-/// Writes consecutive bytes and notes them in the journal every megabyte and at the end.
+/// Writes consecutive bytes and notes them in the journal every [`Writer::note_every`] bytes and at
+/// the end.
 pub(crate) struct Writer<'a> {
     partial: &'a Partial,
     file: File,
@@ -183,12 +207,18 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    const NOTE_EVERY: u64 = 1 << 20;
+    /// Bytes that a crash may cost: few where noting costs nothing, more where the disk is waited for.
+    fn note_every(&self) -> u64 {
+        match self.partial.trust {
+            Trust::Digest => 1 << 20,
+            Trust::Disk => 16 << 20,
+        }
+    }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
         self.file.write_all(bytes).context("write", &self.partial.path)?;
         self.at += bytes.len() as u64;
-        if self.at - self.recorded >= Self::NOTE_EVERY { self.note() } else { Ok(()) }
+        if self.at - self.recorded >= self.note_every() { self.note() } else { Ok(()) }
     }
 
     /// The next byte's position.
@@ -199,6 +229,9 @@ impl Writer<'_> {
     /// Notes what was written so far.
     pub(crate) fn note(&mut self) -> Result<(), HubError> {
         if self.at > self.recorded {
+            if self.partial.trust == Trust::Disk {
+                self.file.sync_data().context("flush", &self.partial.path)?;
+            }
             self.partial.record(self.recorded..self.at)?;
             self.recorded = self.at;
         }
@@ -310,18 +343,33 @@ mod tests {
     #[test]
     fn what_is_missing_survives_reopening() {
         let folder = tempfile::tempdir().unwrap();
-        let partial = Partial::open(folder.path(), "k", 10_000, true).unwrap();
+        let partial = Partial::open(folder.path(), "k", 10_000, true, Trust::Digest).unwrap();
         let mut writer = partial.writer(2000).unwrap();
         writer.write(&[7; 3000]).unwrap();
         writer.note().unwrap();
         drop(partial);
         assert_eq!(bytes_here(folder.path(), "k"), 3000);
-        let partial = Partial::open(folder.path(), "k", 10_000, true).unwrap();
+        let partial = Partial::open(folder.path(), "k", 10_000, true, Trust::Digest).unwrap();
         assert!(partial.resumed);
         assert_eq!(partial.missing(4000), [0..2000, 5000..9000, 9000..10_000]);
         drop(partial);
-        let other_size = Partial::open(folder.path(), "k", 9_999, true).unwrap();
+        let other_size = Partial::open(folder.path(), "k", 9_999, true, Trust::Digest).unwrap();
         assert!(!other_size.resumed);
         assert_eq!(other_size.missing(u64::MAX), vec![0..9_999]);
+    }
+
+    #[test]
+    fn without_a_digest_less_is_noted_and_only_what_is_on_the_disk() {
+        for (trust, noted) in [(Trust::Digest, 3 << 20), (Trust::Disk, 0)] {
+            let folder = tempfile::tempdir().unwrap();
+            let partial = Partial::open(folder.path(), "k", 32 << 20, true, trust).unwrap();
+            let mut writer = partial.writer(0).unwrap();
+            for _ in 0..3 {
+                writer.write(&[7; 1 << 20]).unwrap();
+            }
+            assert_eq!(bytes_here(folder.path(), "k"), noted, "{trust:?}");
+            writer.note().unwrap();
+            assert_eq!(bytes_here(folder.path(), "k"), 3 << 20);
+        }
     }
 }

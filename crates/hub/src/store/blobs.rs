@@ -1,8 +1,9 @@
 //! File contents by digest: taking a finished file in, and giving it a second, readable name.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use alti_formats::sync_folder;
 
 use super::Store;
 use crate::digest::Sha256Hex;
@@ -25,7 +26,7 @@ impl Store {
         File::open(finished).and_then(|file| file.sync_all()).context("flush", finished)?;
         make_read_only(finished)?;
         fs::rename(finished, &target).context("move into the store", finished)?;
-        sync_folder(&self.blobs())
+        Ok(sync_folder(&self.blobs())?)
     }
 }
 
@@ -64,17 +65,7 @@ pub(super) fn link(blob: &Path, link: &Path, size: u64) -> Result<(), HubError> 
     fs::rename(&staged, link).context("name", link)?;
     // Renaming one hard link over another of the same file does nothing, which is what is wanted;
     // the staging folder's removal takes the left-over name with it.
-    sync_folder(folder)
-}
-
-/// Replaces a file's contents: whole or not at all, also when power fails.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
-    let folder = path.parent().unwrap_or(path);
-    let mut staged = new_file_in(folder)?;
-    staged.write_all(bytes).context("write", staged.path())?;
-    staged.as_file().sync_all().context("flush", staged.path())?;
-    staged.persist(path).map_err(|failed| failed.error).context("replace", path)?;
-    sync_folder(folder)
+    Ok(sync_folder(folder)?)
 }
 
 /// A temporary file with the permissions that ordinary files get, so that a store which several
@@ -87,15 +78,4 @@ pub(crate) fn new_file_in(folder: &Path) -> Result<tempfile::NamedTempFile, HubE
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     builder.tempfile_in(folder).context("create a file in", folder)
-}
-
-/// Makes renames in a folder durable. Windows does that by itself and cannot open folders.
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> Result<(), HubError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).context("flush the folder", folder)
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> Result<(), HubError> {
-    Ok(())
 }

@@ -353,5 +353,5 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Hub
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| HubError::Damaged { path: path.to_path_buf(), reason: error.to_string() })?;
     bytes.push(b'\n');
-    blobs::write_atomically(path, &bytes)
+    Ok(alti_formats::write_whole(path, &bytes)?)
 }

@@ -1,11 +1,10 @@
 //! The tokenizer and the chat template that belong to a checkpoint, whichever format it is in.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use alti_formats::Checkpoint;
 use alti_formats::gguf::GgufFile;
+use alti_formats::tokenizer::{MAX_SETTINGS, model_file, read_file, read_settings, read_settings_text};
 use serde_json::Value;
 
 use crate::error::{Result, TextError};
@@ -14,9 +13,6 @@ use crate::sources::{hugging_face, meta};
 use crate::template::ChatTemplate;
 use crate::template::builtin::BuiltinTemplate;
 use crate::tokenizer::{Definition, Tokenizer};
-
-/// No tokenizer file is larger (Llama 4's `tokenizer.json` has 28 MB).
-const MAX_FILE_BYTES: u64 = 256 << 20;
 
 impl Tokenizer {
     /// The tokenizer of `checkpoint`: GGUF metadata, or the tokenizer files beside the weights.
@@ -70,7 +66,7 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read, is damaged, or has as many ranks as no model of Meta's.
     pub fn from_meta_file(path: &Path) -> Result<Self> {
-        Self::from_meta(path, &read(path)?)
+        Self::from_meta(path, &read_file(path)?)
     }
 
     /// As [`Tokenizer::from_meta_file`], from the file's content; `path` is for messages only.
@@ -96,20 +92,20 @@ impl Tokenizer {
     /// Text that is not such a file, or describes a tokenizer of another kind than the Llama family's.
     pub fn from_hugging_face(tokenizer_json: &str, config: Option<&str>) -> Result<Self> {
         let configs = config.map(|text| parse_json(Path::new("tokenizer_config.json"), text)).transpose()?;
-        Self::new(hugging_face::definition(tokenizer_json, configs.as_slice())?)
+        Self::new(hugging_face::definition(tokenizer_json.as_bytes(), configs.as_slice())?)
     }
 }
 
 fn folder_definition(folder: &Path) -> Result<Definition> {
-    if let Some(text) = read_text(&folder.join("tokenizer.json"))? {
+    let json = folder.join("tokenizer.json");
+    if json.is_file() {
         let names = ["tokenizer_config.json", "special_tokens_map.json"];
-        let configs = names.iter().filter_map(|name| read_json(&folder.join(name)).transpose());
-        return hugging_face::definition(&text, &configs.collect::<Result<Vec<_>>>()?);
+        let configs = names.iter().filter_map(|name| read_settings(&folder.join(name)).transpose());
+        let configs = configs.collect::<std::result::Result<Vec<_>, _>>()?;
+        return hugging_face::definition(&read_file(&json)?, &configs);
     }
-    let places: [PathBuf; 2] =
-        [folder.join("tokenizer.model"), folder.join("original").join("tokenizer.model")];
-    match places.iter().find(|path| path.is_file()) {
-        Some(path) => meta::definition(path, &read(path)?),
+    match model_file(folder) {
+        Some(path) => meta::definition(&path, &read_file(&path)?),
         None => Err(TextError::Missing {
             place: folder.display().to_string(),
             expected: "tokenizer.json or tokenizer.model",
@@ -144,11 +140,11 @@ impl ChatTemplate {
 
 /// The template beside a model's weights: a file of its own, or a field of a configuration file.
 fn folder_template(folder: &Path) -> Result<Option<String>> {
-    if let Some(source) = read_text(&folder.join("chat_template.jinja"))? {
+    if let Some(source) = read_settings_text(&folder.join("chat_template.jinja"))? {
         return Ok(Some(source));
     }
     for name in ["tokenizer_config.json", "chat_template.json"] {
-        let config = read_json(&folder.join(name))?.unwrap_or_default();
+        let config = read_settings(&folder.join(name))?.unwrap_or_default();
         let template = match &config["chat_template"] {
             Value::Array(named) => {
                 named.iter().find(|entry| entry["name"] == "default").map(|it| &it["template"])
@@ -162,35 +158,11 @@ fn folder_template(folder: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    read_text(path)?.map(|text| parse_json(path, &text)).transpose()
-}
-
 fn parse_json(path: &Path, text: &str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|error| TextError::invalid(path.display().to_string(), error.to_string()))
-}
-
-/// The text of a file; `None` if there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = String::from_utf8(read(path)?);
-    text.map(Some).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        TextError::invalid(path.display().to_string(), format!("not UTF-8 text at byte {at}"))
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let failed = |source| TextError::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let problem = format!("larger than any tokenizer file (limit {MAX_FILE_BYTES} bytes)");
+    if text.len() as u64 > MAX_SETTINGS {
+        let problem = format!("{} bytes long (limit {MAX_SETTINGS})", text.len());
         return Err(TextError::invalid(path.display().to_string(), problem));
     }
-    Ok(bytes)
+    serde_json::from_str(text)
+        .map_err(|error| TextError::invalid(path.display().to_string(), error.to_string()))
 }

@@ -7,11 +7,9 @@ use crate::error::{Result, TextError};
 use crate::sources::merges::MergeList;
 use crate::sources::score_ranks;
 use crate::tokenizer::added::AddedToken;
-use crate::tokenizer::byte_level;
-use crate::tokenizer::pre_split::PreTokenizer;
 use crate::tokenizer::vocabulary::Vocabulary;
 use crate::tokenizer::{Definition, Model, Roles, SpacePrefix, Tokenizer};
-use alti_formats::tokenizer::TokenKind;
+use alti_formats::tokenizer::{PreTokenizer, TokenKind, byte_level};
 
 /// The `tokenizer.ggml.*` fields of a GGUF file, as they are there.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +124,7 @@ impl<'a> GgufTokenizer<'a> {
             merges.push(|b| byte_level::decode_into(left, b), |b| byte_level::decode_into(right, b))?;
         }
         let rules = merges.into_rules();
-        let whole_pieces = matches!(pre_tokenizer, PreTokenizer::Llama3 | PreTokenizer::Llama4);
+        let whole_pieces = pre_tokenizer.takes_whole_pieces();
         let adds_bos = self.add_bos.unwrap_or(pre_tokenizer == PreTokenizer::Llama3);
         let roles = Roles { adds_bos, ..self.roles() };
         let added = added_tokens(&vocabulary);

@@ -1,153 +1,24 @@
 //! Hugging Face's `tokenizer.json` and the files beside it. Of the library's many components those are accepted that
 //! models of the Llama family use; anything else is refused by name, since a tokenizer that is almost right is wrong.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use alti_formats::tokenizer::json::{JsonAddedToken, MAX_TOKENS, TokenizerJson};
+use alti_formats::tokenizer::{PreTokenizer, TokenKind, byte_level};
 use serde_json::Value;
 
 use crate::error::{Result, TextError};
-use crate::sources::merges::{MAX_MERGES, MergeList};
+use crate::sources::merges::MergeList;
 use crate::sources::{parse_byte_token, sentence_piece_bytes};
 use crate::tokenizer::added::AddedToken;
-use crate::tokenizer::byte_level;
-use crate::tokenizer::pre_split::PreTokenizer;
-use crate::tokenizer::vocabulary::{MAX_TOKENS, Vocabulary};
+use crate::tokenizer::vocabulary::Vocabulary;
 use crate::tokenizer::{Definition, Model, Roles, SpacePrefix};
-use alti_formats::tokenizer::TokenKind;
-
-#[derive(Deserialize)]
-struct File<'a> {
-    #[serde(default)]
-    added_tokens: Vec<JsonAddedToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(borrow)]
-    model: JsonModel<'a>,
-}
-
-#[derive(Deserialize)]
-struct JsonAddedToken {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-#[derive(Deserialize)]
-struct JsonModel<'a> {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(borrow)]
-    vocab: JsonVocabulary<'a>,
-    #[serde(borrow, default)]
-    merges: JsonMerges<'a>,
-    #[serde(default)]
-    unk_token: Option<String>,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    ignore_merges: bool,
-}
-
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Tokens with their ids, in file order.
-struct JsonVocabulary<'a>(Vec<(Cow<'a, str>, u32)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonVocabulary<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Entries<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Entries<'a> {
-            type Value = JsonVocabulary<'a>;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object of tokens and ids")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Self::Value, M::Error> {
-                let mut entries = Vec::new();
-                while let Some((Text(token), id)) = map.next_entry::<Text<'a>, u32>()? {
-                    entries.push((token, id));
-                }
-                Ok(JsonVocabulary(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries(std::marker::PhantomData))
-    }
-}
-
-/// Pairs of tokens, strongest first; in the file `"a b"` or `["a", "b"]`.
-#[derive(Default)]
-struct JsonMerges<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-struct JsonMerge<'a>((Cow<'a, str>, Cow<'a, str>));
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonMerge<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Pair<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Pair<'a> {
-            type Value = JsonMerge<'a>;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("\"left right\" or [\"left\", \"right\"]")
-            }
-            fn visit_borrowed_str<E: serde::de::Error>(
-                self,
-                text: &'de str,
-            ) -> std::result::Result<Self::Value, E> {
-                let (left, right) =
-                    text.split_once(' ').ok_or_else(|| E::custom("a merge without a space"))?;
-                Ok(JsonMerge((left.into(), right.into())))
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
-                let (left, right) =
-                    text.split_once(' ').ok_or_else(|| E::custom("a merge without a space"))?;
-                Ok(JsonMerge((left.to_owned().into(), right.to_owned().into())))
-            }
-            fn visit_seq<S: SeqAccess<'de>>(self, mut pair: S) -> std::result::Result<Self::Value, S::Error> {
-                let missing = || serde::de::Error::custom("a merge of fewer than two tokens");
-                let Text(left) = pair.next_element()?.ok_or_else(missing)?;
-                let Text(right) = pair.next_element()?.ok_or_else(missing)?;
-                match pair.next_element::<serde::de::IgnoredAny>()? {
-                    None => Ok(JsonMerge((left, right))),
-                    Some(_) => Err(serde::de::Error::custom("a merge of more than two tokens")),
-                }
-            }
-        }
-        deserializer.deserialize_any(Pair(std::marker::PhantomData))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for JsonMerges<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let merges = Vec::<JsonMerge<'a>>::deserialize(deserializer)?;
-        Ok(Self(merges.into_iter().map(|merge| merge.0).collect()))
-    }
-}
 
 /// Reads `tokenizer.json`, with `config` the parsed `tokenizer_config.json` and `special_tokens_map.json` (later ones
 /// fill what earlier ones leave open).
-pub(crate) fn definition(file: &str, configs: &[Value]) -> Result<Definition> {
-    let file: File<'_> = serde_json::from_str(file)
+pub(crate) fn definition(file: &[u8], configs: &[Value]) -> Result<Definition> {
+    let file = TokenizerJson::parse(file)
         .map_err(|error| TextError::invalid("tokenizer.json", error.to_string().replace('\n', " ")))?;
     if file.model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
         return Err(unsupported("model.type", &Value::from(file.model.kind), "BPE"));
-    }
-    if file.model.merges.0.len() > MAX_MERGES {
-        return Err(TextError::invalid("tokenizer.json: model.merges", format!("more than {MAX_MERGES}")));
     }
     let steps = flatten(&file.pre_tokenizer, "pretokenizers");
     let is_byte_level = steps.iter().any(|step| kind_of(step) == "ByteLevel");
@@ -165,8 +36,8 @@ pub(crate) fn definition(file: &str, configs: &[Value]) -> Result<Definition> {
         }
     };
     let vocabulary = vocabulary(&file, is_byte_level)?;
-    let mut merges = MergeList::new(&vocabulary, file.model.merges.0.len());
-    for (left, right) in &file.model.merges.0 {
+    let mut merges = MergeList::new(&vocabulary, file.model.merges.len());
+    for (left, right) in &file.model.merges {
         let write = |token: &str, bytes: &mut Vec<u8>| {
             if is_byte_level {
                 byte_level::decode_into(token.as_bytes(), bytes);
@@ -178,28 +49,26 @@ pub(crate) fn definition(file: &str, configs: &[Value]) -> Result<Definition> {
     }
     let rules = merges.into_rules();
     let roles = roles(&file, &vocabulary, configs);
-    let added = file.added_tokens.into_iter().map(AddedToken::from).collect();
+    let added = file.added_tokens.into_iter().map(added_token).collect();
     Ok(Definition { vocabulary, model, rules, added, roles, cuts_long_runs: false })
 }
 
-impl From<JsonAddedToken> for AddedToken {
-    fn from(token: JsonAddedToken) -> Self {
-        Self {
-            id: token.id,
-            text: token.content,
-            control: token.special,
-            strip_left: token.lstrip,
-            strip_right: token.rstrip,
-            single_word: token.single_word,
-            normalized: token.normalized,
-        }
+fn added_token(token: JsonAddedToken<'_>) -> AddedToken {
+    AddedToken {
+        id: token.id,
+        text: token.content.into_owned(),
+        control: token.special,
+        strip_left: token.lstrip,
+        strip_right: token.rstrip,
+        single_word: token.single_word,
+        normalized: token.normalized,
     }
 }
 
 /// All tokens by id: the model's, then the added ones over them; ids that nothing claims are unused.
-fn vocabulary(file: &File<'_>, is_byte_level: bool) -> Result<Vocabulary> {
+fn vocabulary(file: &TokenizerJson<'_>, is_byte_level: bool) -> Result<Vocabulary> {
     let ids =
-        file.model.vocab.0.iter().map(|(_, id)| *id).chain(file.added_tokens.iter().map(|token| token.id));
+        file.model.vocab.iter().map(|(_, id)| *id).chain(file.added_tokens.iter().map(|token| token.id));
     let size = ids.max().map_or(0, |id| id as usize + 1);
     if size > MAX_TOKENS {
         return Err(TextError::invalid(
@@ -208,7 +77,7 @@ fn vocabulary(file: &File<'_>, is_byte_level: bool) -> Result<Vocabulary> {
         ));
     }
     let mut slots: Vec<(TokenKind, &str)> = vec![(TokenKind::Unused, ""); size];
-    for (token, id) in &file.model.vocab.0 {
+    for (token, id) in &file.model.vocab {
         let is_byte =
             file.model.byte_fallback && !is_byte_level && parse_byte_token(token.as_bytes()).is_some();
         slots[*id as usize] = (if is_byte { TokenKind::Byte } else { TokenKind::Normal }, token);
@@ -266,8 +135,7 @@ fn pre_tokenizer(component: &Value, steps: &[&Value]) -> Result<PreTokenizer> {
     });
     let plain =
         !flag(byte_level, "add_prefix_space", true) && flag(byte_level, "use_regex", true) != splits_before;
-    let known = alti_formats::tokenizer::PreTokenizer::from_json(component).filter(|_| plain && keeps_all);
-    known.map(PreTokenizer::from).ok_or_else(refused)
+    PreTokenizer::from_json(component).filter(|_| plain && keeps_all).ok_or_else(refused)
 }
 
 /// Where a SentencePiece-like model puts its space: a `Prepend` normalizer, or a `Metaspace` pre-tokenizer.
@@ -306,7 +174,7 @@ fn space_prefix(normalizers: &[&Value], steps: &[&Value]) -> Result<SpacePrefix>
     }
 }
 
-fn roles(file: &File<'_>, vocabulary: &Vocabulary, configs: &[Value]) -> Roles {
+fn roles(file: &TokenizerJson<'_>, vocabulary: &Vocabulary, configs: &[Value]) -> Roles {
     let named = |name: &str| {
         let spelled = configs.iter().find_map(|config| {
             let token = config.get(name)?;

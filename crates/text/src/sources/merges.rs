@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 
 use alti_formats::tokenizer::TokenKind;
+use alti_formats::tokenizer::json::MAX_MERGES;
 use foldhash::fast::RandomState;
 
 use crate::error::{Result, TextError};
 use crate::tokenizer::merge::{Merge, MergeRules, pair_key};
 use crate::tokenizer::vocabulary::Vocabulary;
-
-/// No list of merges is longer (Llama 4's has 439,802).
-pub(crate) const MAX_MERGES: usize = 16_000_000;
 
 /// Collects merges one by one and checks each against the vocabulary.
 pub(crate) struct MergeList<'v> {

@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use alti_formats::tokenizer::{TokenKind, sentence_piece, tiktoken};
+use alti_formats::tokenizer::{PreTokenizer, TokenKind, sentence_piece, tiktoken};
 
 use crate::error::{Result, TextError};
 use crate::sources::gguf::added_tokens;
 use crate::sources::{score_ranks, sentence_piece_bytes};
 use crate::tokenizer::merge::MergeRules;
-use crate::tokenizer::pre_split::PreTokenizer;
 use crate::tokenizer::vocabulary::Vocabulary;
 use crate::tokenizer::{Definition, Model, Roles, SpacePrefix};
 

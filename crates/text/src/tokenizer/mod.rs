@@ -2,7 +2,6 @@
 //! `tokenizer.model`); the sources differ only in how they describe the same few parts ([`Definition`]).
 
 pub(crate) mod added;
-pub(crate) mod byte_level;
 pub(crate) mod detokenizer;
 mod long_runs;
 pub(crate) mod merge;
@@ -16,10 +15,10 @@ use std::sync::Arc;
 use added::{AddedToken, AddedTokens, Part};
 use detokenizer::Detokenizer;
 use merge::{MergeRules, NO_TOKEN, Scratch, Symbol, merge_symbols};
-use pre_split::PreTokenizer;
+use pre_split::pre_tokenize;
 use vocabulary::Vocabulary;
 
-use alti_formats::tokenizer::TokenKind;
+use alti_formats::tokenizer::{END_TOKENS, PreTokenizer, TokenKind};
 
 use crate::error::{Result, TextError};
 
@@ -108,22 +107,6 @@ pub(crate) struct Definition {
     pub(crate) cuts_long_runs: bool,
 }
 
-/// Spellings of control tokens that end an answer, whatever a file's metadata says; the field's models are released
-/// with metadata that names only one of their two or three.
-const STOP_SPELLINGS: &[&str] = &[
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|eot|>",
-    "<|eom|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|end|>",
-    "<|end_of_turn|>",
-    "<end_of_turn>",
-    "</s>",
-];
-
 /// A tokenizer. Cloning is cheap: clones share one vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer {
@@ -158,7 +141,7 @@ impl Tokenizer {
             *role = role.filter(|id| *id < size);
         }
         roles.adds_bos &= roles.bos.is_some();
-        let spelled = STOP_SPELLINGS.iter().filter_map(|spelling| vocabulary.find(spelling.as_bytes()));
+        let spelled = END_TOKENS.iter().filter_map(|spelling| vocabulary.find(spelling.as_bytes()));
         let spelled = spelled.filter(|&id| vocabulary.kind(id) != TokenKind::Normal);
         roles.stops =
             roles.eos.into_iter().chain(roles.stops).chain(spelled).filter(|id| *id < size).collect();
@@ -341,9 +324,11 @@ impl Inner {
             }
             Part::Text(text) => {
                 match self.model {
-                    Model::ByteLevel { pre_tokenizer, whole_pieces } => pre_tokenizer.split(text, |piece| {
-                        self.encode_bytes(piece.as_bytes(), whole_pieces, &mut workspace, tokens);
-                    }),
+                    Model::ByteLevel { pre_tokenizer, whole_pieces } => {
+                        pre_tokenize(pre_tokenizer, text, |piece| {
+                            self.encode_bytes(piece.as_bytes(), whole_pieces, &mut workspace, tokens);
+                        })
+                    }
                     Model::SentencePiece { space_prefix } => {
                         let spaced = space_prefix.applies(position, text);
                         self.encode_characters(text, spaced, &mut workspace, tokens);

@@ -3,22 +3,9 @@
 //! look-ahead and Unicode classes, which makes regex engines slow or backtracking, so the splitters here are written
 //! by hand, linear in the text, and tested differentially against the regexes (`tests/behaviour/differential.rs`).
 
-use super::unicode::{LETTER, LOWER, NUMBER, PUNCTUATION, SPACE, UPPER, is};
+use alti_formats::tokenizer::PreTokenizer;
 
-/// How text is cut before merging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PreTokenizer {
-    /// GPT-2's pattern.
-    Gpt2,
-    /// Llama 3's pattern (tiktoken's cl100k with digits in groups of up to three).
-    Llama3,
-    /// Llama 4's pattern (the o200k family: words split where the case changes).
-    Llama4,
-    /// Every digit on its own, then GPT-2's pattern (SmolLM, StarCoder).
-    Smollm,
-    /// What llama.cpp does when a GGUF names no pre-tokenizer, or "default".
-    LlamaCppDefault,
-}
+use super::unicode::{LETTER, LOWER, NUMBER, PUNCTUATION, SPACE, UPPER, is};
 
 /// One pass over a piece; a pre-tokenizer is a sequence of them, each cutting what the one before left.
 #[derive(Clone, Copy)]
@@ -32,48 +19,18 @@ enum Stage {
     DigitTriples,
 }
 
-impl From<alti_formats::tokenizer::PreTokenizer> for PreTokenizer {
-    fn from(named: alti_formats::tokenizer::PreTokenizer) -> Self {
-        use alti_formats::tokenizer::PreTokenizer as Named;
-        match named {
-            Named::Llama3 => Self::Llama3,
-            Named::Llama4 => Self::Llama4,
-            Named::SmolLm => Self::Smollm,
-            Named::Gpt2 => Self::Gpt2,
+/// Calls `piece` with every piece that `kind` cuts `text` into, in order; together they are the text.
+pub fn pre_tokenize(kind: PreTokenizer, text: &str, mut piece: impl FnMut(&str)) {
+    let stages: &[Stage] = match kind {
+        PreTokenizer::Gpt2 => &[Stage::Gpt2],
+        PreTokenizer::Llama3 => &[Stage::Llama3],
+        PreTokenizer::Llama4 => &[Stage::Llama4],
+        PreTokenizer::SmolLm => &[Stage::EachNumber, Stage::Gpt2],
+        PreTokenizer::LlamaCppDefault => {
+            &[Stage::PunctuationRuns, Stage::Gpt2, Stage::NumberRuns, Stage::DigitTriples]
         }
-    }
-}
-
-impl PreTokenizer {
-    /// The pre-tokenizer a GGUF's `tokenizer.ggml.pre` names, as llama.cpp maps the names.
-    pub fn from_gguf_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "mpt" | "olmo" | "trillion" | "exaone4" => Self::Gpt2,
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "pixtral" | "lfm2" | "dbrx" | "smaug-bpe" => {
-                Self::Llama3
-            }
-            "llama4" | "gpt-4o" | "kanana2" => Self::Llama4,
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
-                Self::Smollm
-            }
-            "default" | "" => Self::LlamaCppDefault,
-            _ => return None,
-        })
-    }
-
-    /// Calls `piece` with every piece of `text`, in order; together they are the text.
-    pub fn split(self, text: &str, mut piece: impl FnMut(&str)) {
-        let stages: &[Stage] = match self {
-            Self::Gpt2 => &[Stage::Gpt2],
-            Self::Llama3 => &[Stage::Llama3],
-            Self::Llama4 => &[Stage::Llama4],
-            Self::Smollm => &[Stage::EachNumber, Stage::Gpt2],
-            Self::LlamaCppDefault => {
-                &[Stage::PunctuationRuns, Stage::Gpt2, Stage::NumberRuns, Stage::DigitTriples]
-            }
-        };
-        run_stages(stages, text, &mut piece);
-    }
+    };
+    run_stages(stages, text, &mut piece);
 }
 
 fn run_stages(stages: &[Stage], mut text: &str, piece: &mut dyn FnMut(&str)) {

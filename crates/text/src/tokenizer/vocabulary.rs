@@ -4,13 +4,12 @@
 use std::hash::BuildHasher;
 
 use alti_formats::tokenizer::TokenKind;
+use alti_formats::tokenizer::json::MAX_TOKENS;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::error::{Result, TextError};
 
-/// No vocabulary has more tokens (Llama 4 has 202,048).
-pub(crate) const MAX_TOKENS: usize = 4_000_000;
 /// No token is longer, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// No vocabulary is larger, in bytes.

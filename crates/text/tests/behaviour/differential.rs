@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use crate::common::{meta, ranks, smollm2, soup, specials, text};
-use alti_text::{PreTokenizer, Specials, Tokenizer};
+use alti_text::{PreTokenizer, Specials, Tokenizer, pre_tokenize};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ const PATTERNS: [(PreTokenizer, &[&str]); 5] = [
     (PreTokenizer::Gpt2, &[GPT2]),
     (PreTokenizer::Llama3, &[LLAMA3]),
     (PreTokenizer::Llama4, &[LLAMA4]),
-    (PreTokenizer::Smollm, &[r"\p{N}", GPT2]),
+    (PreTokenizer::SmolLm, &[r"\p{N}", GPT2]),
     (PreTokenizer::LlamaCppDefault, &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
 ];
 
@@ -52,7 +52,7 @@ fn check_pieces(text: &str) {
             expected = expected.iter().flat_map(|piece| regex_pieces(pattern, piece)).collect();
         }
         let mut pieces = Vec::new();
-        kind.split(text, |piece| pieces.push(piece.to_owned()));
+        pre_tokenize(*kind, text, |piece| pieces.push(piece.to_owned()));
         pieces.retain(|piece| !piece.is_empty());
         assert_eq!(pieces, expected, "{kind:?} on {text:?}");
     }

@@ -72,9 +72,12 @@ fn files_that_are_not_tokenizers() {
     );
     let deep = format!(
         r#"{{"normalizer": {}{}, "model": {{"vocab": {{}}}}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
+        "[".repeat(10_000),
+        "]".repeat(10_000)
     );
+    let long = format!(r#"{{"normalizer": [{}1], "model": {{"vocab": {{}}}}}}"#, "1,".repeat(100_000));
+    check_refused(Tokenizer::from_hugging_face(&long, None), "a component of 200003 bytes");
+    check_refused(Tokenizer::from_hugging_face("{}", Some(&" ".repeat(2 << 20))), "tokenizer_config.json");
     check_refused(Tokenizer::from_hugging_face(&deep, None), "recursion limit");
     let strange = r#"{"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"}, {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]}, "model": {"vocab": {"a": 0}}}"#;
     check_refused(Tokenizer::from_hugging_face(strange, None), "pre_tokenizer");
