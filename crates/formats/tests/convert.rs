@@ -156,7 +156,7 @@ fn yarn_attention_factors_are_llama_cpp_s() {
     }
     let config = std::fs::read(source.join("config.json")).expect("config");
     let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
-    config["rope_scaling"] = serde_json::json!({"rope_type": "yarn", "factor": 4.0,
+    config["rope_parameters"] = serde_json::json!({"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0,
         "original_max_position_embeddings": 64, "attention_factor": 1.5});
     std::fs::write(source.join("config.json"), config.to_string()).expect("file can be written");
     let path = folder.path().join("yarn.gguf");
