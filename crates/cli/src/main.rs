@@ -5,6 +5,8 @@
 
 mod commands;
 mod environment;
+#[cfg(test)]
+mod examples;
 mod exit;
 mod input;
 mod interrupt;

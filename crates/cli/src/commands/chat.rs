@@ -457,6 +457,8 @@ impl Input {
     /// Keeps the line history for the next time; not being able to is no reason to fail.
     fn save(&mut self) {
         if let Input::Terminal { editor, history } = self {
+            // There is no such folder while no model was ever pulled.
+            let _ = history.parent().map(std::fs::create_dir_all);
             let _ = editor.save_history(history);
         }
     }

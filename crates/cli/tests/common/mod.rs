@@ -5,12 +5,15 @@
 
 use alti_formats::gguf::{TensorPlan, Value, write_gguf};
 use serde_json::Value as Json;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A user with an empty store.
 pub struct User {
     folder: tempfile::TempDir,
+    /// The model that is meant where a command names none.
+    model: Option<PathBuf>,
 }
 
 /// What a run of the binary did.
@@ -22,7 +25,12 @@ pub struct Done {
 
 impl User {
     pub fn new() -> User {
-        User { folder: tempfile::tempdir().expect("a temporary folder") }
+        User { folder: tempfile::tempdir().expect("a temporary folder"), model: None }
+    }
+
+    /// A user for whom `model` is the one that is meant where a command names none.
+    pub fn with_model(model: &Path) -> User {
+        User { model: Some(model.to_owned()), ..User::new() }
     }
 
     /// A file in this user's folder, which is the current one of every run.
@@ -40,11 +48,23 @@ impl User {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alti"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_clear().env("ALTI_HOME", self.path("store")).env("USER", "tester");
+        command.envs(self.model.iter().map(|model| ("ALTI_MODEL", model)));
         command
     }
 
     pub fn run(&self, arguments: &[&str]) -> Done {
         Done::of(self.command(arguments).output().expect("the binary runs"))
+    }
+
+    /// A run that reads `input` from a pipe.
+    pub fn run_with(&self, arguments: &[&str], input: &str) -> Done {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(input.as_bytes()).expect("the input is read");
+        drop(stdin);
+        Done::of(child.wait_with_output().expect("it ends"))
     }
 
     /// The JSON that a run prints, which has to succeed.
