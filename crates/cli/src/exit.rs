@@ -141,6 +141,7 @@ fn of_format(error: &FormatError) -> Failure {
 fn of_text(error: &TextError) -> Option<Failure> {
     match error {
         TextError::Metadata(error) => Some(of_format(error)),
+        TextError::In { source, .. } => of_text(source),
         TextError::TemplateRender { .. } => None,
         _ => Some(Failure::BadFile),
     }

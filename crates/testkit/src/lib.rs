@@ -1,7 +1,9 @@
 #![forbid(unsafe_code)]
-//! What tests of several crates share: tiny models with golden outputs.
+//! What tests of several crates share: tiny models with golden outputs, and what hostile files are put through.
 
 pub mod conformance;
+pub mod hostile;
+pub mod memory;
 pub mod parity;
 
 use std::path::PathBuf;

@@ -33,6 +33,14 @@ pub enum TextError {
     /// A tokenizer's file could not be read, or metadata is not of the type it should be.
     #[error(transparent)]
     Metadata(#[from] alti_formats::FormatError),
+    /// What is wrong with a tokenizer or a template of a model, and which model that is.
+    #[error("{}: {source}", path.display())]
+    In {
+        /// The model's file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        source: Box<TextError>,
+    },
     /// A chat template does not parse.
     #[error("chat template: line {line}: {problem}")]
     TemplateSyntax {
@@ -59,6 +67,15 @@ impl TextError {
     /// A tokenizer that contradicts itself at `place`.
     pub(crate) fn invalid(place: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { place: place.into(), problem: problem.into() }
+    }
+
+    /// The same, of the model at `path`: for errors that do not name a file themselves.
+    pub(crate) fn of_model(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Invalid { ref place, .. } if place.starts_with(&*path.to_string_lossy()) => self,
+            Self::Metadata(_) | Self::Missing { .. } | Self::In { .. } => self,
+            other => Self::In { path: path.to_owned(), source: Box::new(other) },
+        }
     }
 
     /// A GGUF file without a tokenizer.

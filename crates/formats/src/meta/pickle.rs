@@ -16,6 +16,11 @@ use std::sync::Arc;
 
 /// Longest pickle, in bytes; the largest released checkpoint has a fifth of it.
 pub(super) const MAX_PICKLE: usize = 1 << 20;
+/// Objects that a pickle may make, and values that it may remember. Released checkpoints make some
+/// ten objects for each of a few thousand tensors.
+const MAX_OBJECTS: usize = 1 << 17;
+/// Tensors that a pickle may list.
+const MAX_TENSORS: usize = 1 << 15;
 /// Longest name of a tensor, in bytes.
 const MAX_NAME: usize = 4096;
 /// Longest key of a storage, in bytes: torch.save numbers them.
@@ -138,6 +143,9 @@ pub(super) fn tensors(program: &[u8]) -> Result<Vec<(String, Arc<PickledTensor>)
     let mut names = HashSet::new();
     for &(key, value) in entries {
         let name = machine.name(key)?;
+        if tensors.len() == MAX_TENSORS {
+            return machine.fail(format!("more than {MAX_TENSORS} tensors"));
+        }
         if !names.insert(name) {
             return machine.fail(format!("{} is there twice", shown(name)));
         }
@@ -197,9 +205,13 @@ impl<'a> Machine<'a> {
         Ok(values)
     }
 
-    fn push_object(&mut self, object: Object) {
+    fn push_object(&mut self, object: Object) -> Result<()> {
+        if self.objects.len() == MAX_OBJECTS {
+            return self.fail(format!("more than {MAX_OBJECTS} objects"));
+        }
         self.stack.push(Value::Object(self.objects.len()));
         self.objects.push(object);
+        Ok(())
     }
 
     fn push_text(&mut self, length: u64) -> Result<()> {
@@ -308,16 +320,16 @@ impl<'a> Machine<'a> {
             0x8c => self.counted(1, Self::push_text)?, // SHORT_BINUNICODE
             b'C' => self.counted(1, Self::skip_bytes)?, // SHORT_BINBYTES
             b'B' => self.counted(4, Self::skip_bytes)?,
-            b'}' => self.push_object(Object::Dict(Vec::new())),
-            b']' => self.push_object(Object::List(Vec::new())),
-            b')' => self.push_object(Object::Tuple(Vec::new())),
+            b'}' => self.push_object(Object::Dict(Vec::new()))?,
+            b']' => self.push_object(Object::List(Vec::new()))?,
+            b')' => self.push_object(Object::Tuple(Vec::new()))?,
             0x85..=0x87 => {
                 let values = self.pop_many(usize::from(opcode - 0x84))?;
-                self.push_object(Object::Tuple(values));
+                self.push_object(Object::Tuple(values))?;
             }
             b't' => {
                 let values = self.pop_to_mark()?;
-                self.push_object(Object::Tuple(values));
+                self.push_object(Object::Tuple(values))?;
             }
             b'q' => self.memoize(1)?,
             b'r' => self.memoize(4)?,
@@ -396,6 +408,9 @@ impl<'a> Machine<'a> {
     fn remember(&mut self, slot: u32) -> Result<()> {
         match self.stack.last() {
             Some(&value) if !matches!(value, Value::Mark) => {
+                if self.memo.len() == MAX_OBJECTS {
+                    return self.fail(format!("remembers more than {MAX_OBJECTS} values"));
+                }
                 self.memo.insert(slot, value);
                 Ok(())
             }
@@ -466,8 +481,7 @@ impl<'a> Machine<'a> {
         match (self.text(kind), class, self.text(key).map(str::len)) {
             (Some("storage"), Value::Global(Global::Storage(class, dtype)), Some(..=MAX_STORAGE_KEY)) => {
                 let count = self.size(count)?;
-                self.push_object(Object::Storage { class, dtype, key, count });
-                Ok(())
+                self.push_object(Object::Storage { class, dtype, key, count })
             }
             _ => self.fail("a persistent id that is not a storage"),
         }
@@ -477,18 +491,14 @@ impl<'a> Machine<'a> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
         let arguments = self.tuple(arguments)?;
         match (callable, arguments) {
-            (Value::Global(Global::OrderedDict), []) => {
-                self.push_object(Object::Dict(Vec::new()));
-                Ok(())
-            }
+            (Value::Global(Global::OrderedDict), []) => self.push_object(Object::Dict(Vec::new())),
             (Value::Global(Global::RebuildParameter), &[tensor, ..]) => {
                 self.stack.push(tensor);
                 Ok(())
             }
             (Value::Global(Global::RebuildTensor), &[storage, offset, shape, strides, ..]) => {
                 let tensor = self.rebuild_tensor(storage, offset, shape, strides)?;
-                self.push_object(Object::Tensor(Arc::new(tensor)));
-                Ok(())
+                self.push_object(Object::Tensor(Arc::new(tensor)))
             }
             _ => self.fail("the pickle calls something that cannot be called in that way"),
         }
@@ -524,7 +534,8 @@ fn fits(count: usize, offset: usize, shape: &[usize], strides: &[usize]) -> bool
         last.checked_add(size.saturating_sub(1).checked_mul(stride)?)
     });
     match (elements, last) {
-        (Some(0), _) => true,
+        // Nothing is nowhere: what a place of no elements says must not enter into sums.
+        (Some(0), _) => offset <= count && shape.iter().all(|&size| size <= count),
         (Some(elements), Some(last)) => elements <= count && last < count,
         _ => false,
     }

@@ -84,9 +84,10 @@ impl PthFile {
         let mut tensors = HashMap::with_capacity(pickled.len());
         for (name, pickled) in pickled {
             let storage = entries.get(&format!("{prefix}data/{}", pickled.key)).cloned();
+            // Types that are not read have an element of a byte or more.
             let needed = match pickled.dtype {
                 Some(dtype) => dtype.bytes_for(pickled.count),
-                None => Some(0),
+                None => Some(pickled.count),
             };
             match storage {
                 Some(storage) if needed.is_some_and(|needed| storage.len() >= needed) => {

@@ -133,7 +133,8 @@ impl MetaStore {
         let mut copies = 1;
         if let Some(axis) = axis {
             if matches!(name.part, Part::AttentionKey | Part::AttentionValue) && !fused {
-                copies = (found[0] * ranks / shape[0].max(1)).max(1);
+                let rows = found.first().copied().unwrap_or(0);
+                copies = (rows * ranks / shape[0].max(1)).max(1);
             }
             if !(shape[axis] * copies).is_multiple_of(ranks) {
                 return self.fail(name, format!("cannot be cut into {ranks} equal parts"));

@@ -20,6 +20,10 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer, an unsupported or a damaged one.
     pub fn for_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        Self::of_checkpoint(checkpoint).map_err(|error| error.of_model(checkpoint.path()))
+    }
+
+    fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         let mut definition = match checkpoint.gguf() {
             Some(metadata) => GgufTokenizer::read(metadata)?
                 .ok_or_else(|| TextError::no_metadata(checkpoint.path()))?
@@ -46,7 +50,8 @@ impl Tokenizer {
             Some("gguf") => {
                 let file = GgufFile::open(path)?;
                 let missing = || TextError::no_metadata(path);
-                GgufTokenizer::read(file.metadata())?.ok_or_else(missing)?.build()
+                let fields = GgufTokenizer::read(file.metadata())?.ok_or_else(missing)?;
+                fields.build().map_err(|error| error.of_model(path))
             }
             Some("model") => Self::from_meta_file(path),
             _ => Self::from_folder(path.parent().unwrap_or(Path::new(""))),
@@ -58,7 +63,7 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer, an unsupported or a damaged one.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        Self::new(folder_definition(folder)?)
+        folder_definition(folder).and_then(Self::new).map_err(|error| error.of_model(folder))
     }
 
     /// The tokenizer in Meta's `tokenizer.model` at `path`: tiktoken ranks or a SentencePiece model.
@@ -66,7 +71,7 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read, is damaged, or has as many ranks as no model of Meta's.
     pub fn from_meta_file(path: &Path) -> Result<Self> {
-        Self::from_meta(path, &read_file(path)?)
+        Self::from_meta(path, &read_file(path)?).map_err(|error| error.of_model(path))
     }
 
     /// As [`Tokenizer::from_meta_file`], from the file's content; `path` is for messages only.
@@ -119,6 +124,10 @@ impl ChatTemplate {
     /// # Errors
     /// A template that does not parse; no template, and a vocabulary without any known format's tokens.
     pub fn for_checkpoint(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::of_checkpoint(checkpoint, tokenizer).map_err(|error| error.of_model(checkpoint.path()))
+    }
+
+    fn of_checkpoint(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Self> {
         let metadata = checkpoint.gguf();
         let field = |key: &str| metadata.map_or(Ok(None), |metadata| metadata.string(key));
         let own = match metadata {

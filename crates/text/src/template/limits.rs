@@ -18,13 +18,13 @@ use super::environment::python_text;
 
 /// Bytes one rendering may make in all, besides a multiple of what it is given (a template that builds its prompt by
 /// appending copies it once for each message).
-const BYTES: usize = 64 << 20;
+const BYTES: usize = 32 << 20;
 const COPIES_OF_CONTEXT: usize = 64;
 /// Instructions one rendering may take in all, and for each message.
 const INSTRUCTIONS: u64 = 2_000_000;
 const INSTRUCTIONS_PER_MESSAGE: u64 = 10_000;
 /// Bytes of the template's own text that all instructions together could print, in all and for each message.
-const PRINTED_BYTES: u64 = 128 << 20;
+const PRINTED_BYTES: u64 = 48 << 20;
 const PRINTED_BYTES_PER_MESSAGE: u64 = 512 << 10;
 /// What an item of a list is charged.
 const ITEM_BYTES: usize = 32;
@@ -131,6 +131,16 @@ pub(super) fn install(environment: &mut Environment<'static>) {
             function.call(state, &arguments)
         });
     }
+    environment.add_function("range", |lower: isize, upper: Option<isize>, step: Option<isize>| {
+        // The engine's own subtracts its arguments unchecked.
+        const FARTHEST: isize = 1 << 40;
+        let farthest = [Some(lower), upper, step].into_iter().flatten().map(isize::unsigned_abs).max();
+        if farthest > Some(FARTHEST as usize) {
+            let problem = format!("range() takes numbers up to {FARTHEST}");
+            return Err(Error::new(ErrorKind::InvalidOperation, problem));
+        }
+        functions::range(lower, upper, step)
+    });
     environment.set_unknown_method_callback(|state, value, method, arguments| {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         // "x".join(list) is list | join("x").

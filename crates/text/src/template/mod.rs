@@ -28,6 +28,8 @@ use mark::Marker;
 
 /// No template is longer, in bytes (the longest in use have some 20 KB).
 const MAX_SOURCE_BYTES: usize = 1 << 18;
+/// Characters of a template's own error message that are shown.
+const LONGEST_MESSAGE: usize = 500;
 /// Name the one template has inside its environment.
 const NAME: &str = "chat";
 
@@ -144,7 +146,11 @@ fn template_error(error: &minijinja::Error) -> TextError {
     if error.kind() == ErrorKind::OutOfFuel {
         problem = "it runs too long (a loop without an end?)".into();
     }
-    let problem = problem.replace(['\n', '\r'], " ");
+    let line = problem.replace(char::is_control, " ");
+    let mut problem: String = line.chars().take(LONGEST_MESSAGE).collect();
+    if problem.len() < line.len() {
+        problem.push_str("...");
+    }
     match error.kind() {
         ErrorKind::SyntaxError => TextError::TemplateSyntax { line: error.line().unwrap_or(1), problem },
         _ => TextError::TemplateRender { line: error.line(), problem },
