@@ -143,11 +143,12 @@ fn added_tokens<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer.deserialize_seq(Limited { limit: MAX_ADDED, what: "added tokens", entry: PhantomData })
 }
 
-struct Merge<'a>((Cow<'a, str>, Cow<'a, str>));
+/// The two parts that a merge joins.
+type Parts<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-fn merges<'de: 'a, 'a, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<(Cow<'a, str>, Cow<'a, str>)>, D::Error> {
+struct Merge<'a>(Parts<'a>);
+
+fn merges<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Parts<'a>>, D::Error> {
     let limited = Limited::<Merge<'a>> { limit: MAX_MERGES, what: "merges", entry: PhantomData };
     // In place: a vector of wrappers becomes one of pairs without a copy.
     Ok(deserializer.deserialize_seq(limited)?.into_iter().map(|merge| merge.0).collect())
