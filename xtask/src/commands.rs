@@ -1,7 +1,7 @@
 //! What a developer can type: the one list of subcommands, from which the help, the dispatch and the check of
 //! `docs/development.md` come.
 
-use crate::{bench_peers, crate_map, peers, quality, test_suite};
+use crate::{bench_peers, crate_map, fuzz, peers, quality, test_suite};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -30,6 +30,8 @@ enum Task {
     BenchPeers(bench_peers::Options),
     /// Compare perplexity, next-token distributions and quantisation error with llama.cpp
     CompareQuality(quality::Options),
+    /// Look for hostile files that do harm, with cargo-fuzz
+    Fuzz(fuzz::Options),
 }
 
 impl Arguments {
@@ -47,6 +49,7 @@ impl Arguments {
             Task::Peers(options) => peers::run(&options),
             Task::BenchPeers(options) => bench_peers::run(&options),
             Task::CompareQuality(options) => quality::run(&options),
+            Task::Fuzz(options) => fuzz::run(&options),
         }
     }
 }

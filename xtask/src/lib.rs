@@ -10,6 +10,7 @@ pub mod commands;
 pub mod contestants;
 pub mod crate_map;
 pub mod default_model;
+pub mod fuzz;
 pub mod machine;
 pub mod peers;
 pub mod process;
