@@ -9,6 +9,9 @@
 //! values  64 tokens x width        a row per token; width is head_dim, rounded up to 16
 //! scales  64 tokens x head_dim/32  f16, q8_0 only
 //! ```
+//!
+//! In bf16 the two factors of a pair product are neighbours: keys are `head_dim/2 x 64 tokens x 2`,
+//! values `32 pairs of tokens x width x 2`.
 
 use super::arena::Matrix;
 use crate::CpuError;
@@ -42,6 +45,22 @@ pub(crate) struct HeadLayout {
 }
 
 impl HeadLayout {
+    /// Where value `d` of the key of `token` lies, in elements.
+    pub(crate) fn key_at(&self, token: usize, d: usize) -> usize {
+        match self.dtype {
+            KvDType::F32 | KvDType::Q8_0 => d * PAGE_TOKENS + token,
+            KvDType::BF16 => 2 * (d / 2 * PAGE_TOKENS + token) + d % 2,
+        }
+    }
+
+    /// Where value `d` of `token` lies, in elements from the start of the values.
+    pub(crate) fn value_at(&self, token: usize, d: usize) -> usize {
+        match self.dtype {
+            KvDType::F32 | KvDType::Q8_0 => token * self.width + d,
+            KvDType::BF16 => 2 * (token / 2 * self.width + d) + token % 2,
+        }
+    }
+
     fn new(dtype: KvDType, head_dim: usize) -> HeadLayout {
         let (element, groups) = match dtype {
             KvDType::F32 => (4, 0),
@@ -49,7 +68,7 @@ impl HeadLayout {
             KvDType::Q8_0 => (1, head_dim.div_ceil(SCALE_GROUP)),
         };
         let width = head_dim.next_multiple_of(LANES);
-        let key_scales = head_dim * PAGE_TOKENS * element;
+        let key_scales = head_dim.next_multiple_of(2) * PAGE_TOKENS * element;
         let values = key_scales + 2 * groups * PAGE_TOKENS;
         let value_scales = values + PAGE_TOKENS * width * element;
         let bytes = (value_scales + 2 * groups * PAGE_TOKENS).next_multiple_of(CACHE_LINE);

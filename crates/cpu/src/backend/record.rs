@@ -6,12 +6,14 @@
 use super::arena::{Arena, Matrix, Tensor};
 use super::cache::CpuCache;
 use super::fences::{Access, Fences};
-use super::ops::attention::{Attend, Store, scratch_len};
+use super::ops::attention::{Attend, Attention, Merge, part_len, scratch_len};
 use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
 use super::ops::gather::{CrossEntropy, Gather, Source};
 use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_shape};
 use super::ops::rows::RowOp;
+use super::ops::store::Store;
 use super::ops::{Op, Worker};
+use super::profile::Profile;
 use super::weight::CpuWeight;
 use crate::pack::{ActivationKind, PackedMatrix};
 use crate::pool::PoolOptions;
@@ -21,7 +23,8 @@ use alti_tensor::{
     PAGE_TOKENS, RowPlan, Span, WeightData,
 };
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Up to this many values in all, every thread prepares activations for itself: that takes about as
 /// long as waiting for one another once.
@@ -40,6 +43,8 @@ pub struct Cpu {
     pages: Vec<Rc<AlignedBytes>>,
     /// The first thing that went wrong while recording; `submit` reports it.
     failure: Option<CpuError>,
+    /// Where time went, if somebody asked.
+    profile: Option<Profile>,
 }
 
 /// An operation, and whether all that came before must be done before it begins.
@@ -65,6 +70,7 @@ impl Cpu {
             accesses: Vec::new(),
             pages: Vec::new(),
             failure: None,
+            profile: None,
         })
     }
 
@@ -76,6 +82,11 @@ impl Cpu {
     /// The threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Begins a profile of the steps from now on; returns the one that ends with this, if any.
+    pub fn start_profile(&mut self) -> Option<Profile> {
+        self.profile.replace(Profile::default())
     }
 
     /// Appends an operation, behind a barrier where it needs one.
@@ -443,6 +454,9 @@ impl Backend for Cpu {
 impl Cpu {
     /// Runs a list as one parallel region.
     fn run(&mut self, steps: &[Recorded]) -> Result<(), CpuError> {
+        if self.profile.is_some() {
+            return self.run_profiled(steps);
+        }
         let isa = self.isa;
         self.pool.run(|region| {
             let worker = Worker { index: region.thread(), count: region.threads(), isa };
@@ -454,6 +468,35 @@ impl Cpu {
             }
             Ok(())
         })
+    }
+
+    /// As `run`, with the clock of thread 0.
+    fn run_profiled(&mut self, steps: &[Recorded]) -> Result<(), CpuError> {
+        let isa = self.isa;
+        let measured = Mutex::new(Vec::with_capacity(steps.len()));
+        self.pool.run(|region| {
+            let worker = Worker { index: region.thread(), count: region.threads(), isa };
+            let mut times = Vec::with_capacity(steps.len());
+            for step in steps {
+                let arrived = Instant::now();
+                if step.fence {
+                    region.barrier()?;
+                }
+                let begun = Instant::now();
+                step.op.run(&worker);
+                times.push((begun - arrived, begun.elapsed()));
+            }
+            if worker.index == 0 {
+                *measured.lock().unwrap_or_else(PoisonError::into_inner) = times;
+            }
+            Ok(())
+        })?;
+        let profile = self.profile.get_or_insert_default();
+        let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (step, (waiting, running)) in steps.iter().zip(measured) {
+            profile.add(&step.op, waiting, running);
+        }
+        Ok(())
     }
 
     /// Stores keys and values, and attends to all that is stored; in a fresh cache, to the spans'
@@ -473,7 +516,9 @@ impl Cpu {
         self.pages.push(cache.memory(group));
         let cache = cache.view(group, layer, shape);
         let out = self.tensor(query.rows(), query.columns());
-        let scratch = self.tensor(self.pool.threads(), scratch_len(cache.head.width)).view_in(&self.arena);
+        // Held until all is appended, so that the parts get other memory.
+        let working = self.tensor(self.pool.threads(), scratch_len(cache.head.width));
+        let scratch = working.view_in(&self.arena);
         let store = Store {
             key: key.view_in(&self.arena),
             value: value.view_in(&self.arena),
@@ -482,15 +527,16 @@ impl Cpu {
         };
         self.append(Op::Store(store));
         let (query, shape, rows) = (query.view_in(&self.arena), *shape, rows.clone());
-        self.append(Op::Attend(Attend {
-            query,
-            out: out.view_in(&self.arena),
-            cache,
-            shape,
-            rows,
-            fresh,
-            scratch,
-        }));
+        let attention = Attention { query, out: out.view_in(&self.arena), cache, shape, rows, fresh };
+        if !attention.wants_parts(self.pool.threads()) {
+            self.append(Op::Attend(Attend { attention, scratch, parts: None }));
+            return out;
+        }
+        let lanes = attention.rows.len() * attention.shape.heads;
+        let parts = self.tensor(lanes * attention.segments(), part_len(cache.head.width));
+        let parts = parts.view_in(&self.arena);
+        self.append(Op::Attend(Attend { attention: attention.clone(), scratch, parts: Some(parts) }));
+        self.append(Op::Merge(Merge { attention, parts }));
         out
     }
 

@@ -11,6 +11,7 @@ mod math;
 mod matmul;
 mod quantised;
 pub(crate) mod rows;
+pub(crate) mod stored;
 
 pub use activations::{ActivationBlock, Activations, prepared_bytes, prepared_len, quantise_row, round_row};
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};

@@ -1,6 +1,6 @@
 //! [`Simd`] in AVX2, FMA and F16C: a vector is two registers.
 
-use super::Simd;
+use super::{Simd, half_mask};
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX2, FMA and F16C.
@@ -68,6 +68,9 @@ impl Simd for Avx2 {
     // 16 registers: one tall column for decode, low tiles of 2 columns for batches.
     const TALL_COLUMNS: usize = 1;
     const LOW_COLUMNS: usize = 2;
+    // 2 x 2 sums of two registers each.
+    const ATTENTION_LANES: usize = 2;
+    const ATTENTION_VECTORS: usize = 2;
     const WIDE_IS_UNSIGNED: bool = false;
 
     #[inline(always)]
@@ -128,6 +131,11 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn store_brain_normal(self, to: *mut u16, value: Self::F32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_brain(to, value) }
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
         halves!(|h| _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8 * h).cast())))
     }
@@ -168,6 +176,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         halves!(|h| _mm256_min_ps(a[h], b[h]))
+    }
+    #[inline(always)]
+    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool {
+        let greater: [i32; 2] = halves!(|h| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[h], b[h])));
+        greater != [0, 0]
     }
     #[inline(always)]
     fn abs(self, a: Self::F32) -> Self::F32 {
@@ -250,6 +263,11 @@ impl Simd for Avx2 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
             _mm256_shuffle_epi8(table, a[h])
         })
+    }
+
+    #[inline(always)]
+    fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
+        halves!(|h| _mm256_and_si256(a[h], _mm256_set1_epi32(half_mask(low, high))))
     }
 
     #[inline(always)]

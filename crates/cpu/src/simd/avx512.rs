@@ -1,6 +1,6 @@
 //! [`Simd`] in AVX-512: a vector is one register, an operation mostly one instruction.
 
-use super::Simd;
+use super::{Simd, half_mask};
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI, BF16 and VBMI.
@@ -38,6 +38,9 @@ impl Simd for Avx512 {
     // 2 x 6 integer and 2 x 6 float sums fill 24 of the 32 registers.
     const TALL_COLUMNS: usize = 6;
     const LOW_COLUMNS: usize = 0;
+    // 6 x 4 sums and 4 keys or values.
+    const ATTENTION_LANES: usize = 6;
+    const ATTENTION_VECTORS: usize = 4;
     const WIDE_IS_UNSIGNED: bool = true;
 
     #[inline(always)]
@@ -86,6 +89,14 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    unsafe fn store_brain_normal(self, to: *mut u16, value: __m512) {
+        with_features!({
+            // SAFETY: both types are 32 plain bytes.
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
+            _mm256_storeu_si256(to.cast(), rounded)
+        })
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, from: *const i8) -> __m512i {
         with_features!(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
     }
@@ -121,6 +132,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         with_features!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn any_greater(self, a: __m512, b: __m512) -> bool {
+        with_features!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0)
     }
     #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
@@ -194,6 +209,11 @@ impl Simd for Avx512 {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             _mm512_shuffle_epi8(table, a)
         })
+    }
+
+    #[inline(always)]
+    fn keep_halves(self, a: __m512i, low: bool, high: bool) -> __m512i {
+        with_features!(_mm512_and_si512(a, _mm512_set1_epi32(half_mask(low, high))))
     }
 
     #[inline(always)]

@@ -18,6 +18,12 @@ pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
+/// The bits of a lane that [`Simd::keep_halves`] keeps.
+fn half_mask(low: bool, high: bool) -> i32 {
+    let half = |wanted| u32::from(u16::MAX) * u32::from(wanted);
+    (half(low) | half(high) << 16) as i32
+}
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -39,6 +45,10 @@ pub(crate) trait Simd: Copy {
     const TALL_COLUMNS: usize;
     /// Most columns of a matmul tile that is 16 rows high (0 where tall tiles serve all widths).
     const LOW_COLUMNS: usize;
+    /// Most lanes of an attention tile.
+    const ATTENTION_LANES: usize;
+    /// Most vectors of an attention tile: 1, 2 or 4.
+    const ATTENTION_VECTORS: usize;
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
     const WIDE_IS_UNSIGNED: bool;
@@ -59,6 +69,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_brain(self, from: *const u16) -> Self::F32;
     /// 16 bf16 to memory, rounded to nearest even (NaN stays NaN).
     unsafe fn store_brain(self, to: *mut u16, value: Self::F32);
+    /// As [`Simd::store_brain`] for zeros and normal numbers.
+    unsafe fn store_brain_normal(self, to: *mut u16, value: Self::F32);
     /// 16 i8 from memory.
     unsafe fn load_i8(self, from: *const i8) -> Self::I32;
     /// Lanes within -128..=127 to 16 i8 in memory.
@@ -78,6 +90,8 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller: `b` where either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Whether any lane of `a` is larger than that of `b`; NaN is not.
+    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool;
     /// Without the sign.
     fn abs(self, a: Self::F32) -> Self::F32;
     /// The sum of all lanes: lane i + lane i + 8, then i + 4, i + 2, i + 1.
@@ -105,6 +119,9 @@ pub(crate) trait Simd: Copy {
     fn add_where(self, a: Self::Bytes, mask: u64, value: u8) -> Self::Bytes;
     /// `table[byte]` for bytes below 16.
     fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
+
+    /// The lower and the upper half of each lane, where wanted, zeros elsewhere.
+    fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes;
 
     /// Lane by lane `sum + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
     /// 6 bits; `x` holds 4 i8.

@@ -3,7 +3,7 @@
 //! Its methods are calls: unrolled into the kernels of every format, 16 lanes at a time, they would
 //! take longer to compile than all the rest of the workspace.
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, half_mask};
 use half::{bf16, f16};
 
 /// Plain Rust, on arrays.
@@ -39,6 +39,8 @@ impl Simd for Scalar {
 
     const TALL_COLUMNS: usize = 1;
     const LOW_COLUMNS: usize = 0;
+    const ATTENTION_LANES: usize = 2;
+    const ATTENTION_VECTORS: usize = 1;
     const WIDE_IS_UNSIGNED: bool = true;
 
     #[inline(never)]
@@ -86,6 +88,11 @@ impl Simd for Scalar {
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
     }
     #[inline(never)]
+    unsafe fn store_brain_normal(self, to: *mut u16, value: Self::F32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store_brain(to, value) }
+    }
+    #[inline(never)]
     unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
         // SAFETY: the caller's promise.
         let values = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
@@ -125,6 +132,10 @@ impl Simd for Scalar {
     #[inline(never)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         lanes!(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
+    }
+    #[inline(never)]
+    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool {
+        a.iter().zip(&b).any(|(a, b)| a > b)
     }
     #[inline(never)]
     fn abs(self, a: Self::F32) -> Self::F32 {
@@ -184,6 +195,12 @@ impl Simd for Scalar {
     #[inline(never)]
     fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes {
         lanes!(|lane| a[lane].map(|byte| table[usize::from(byte & 15)]))
+    }
+
+    #[inline(never)]
+    fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
+        let mask = half_mask(low, high);
+        lanes!(|lane| (i32::from_le_bytes(a[lane]) & mask).to_le_bytes())
     }
 
     #[inline(never)]

@@ -1,123 +1,30 @@
-//! Storing keys and values in their pages, and attending to what is stored.
+//! Attention of all query heads over what is stored.
+//!
+//! The context is cut into segments at fixed positions; each is attended to by itself, and the
+//! results are merged in order. A step with work for all threads does both in one operation; one
+//! with few rows deals the segments out to the threads, and [`Merge`] follows. The bits are the same.
 
 use super::Worker;
 use crate::backend::arena::Matrix;
-use crate::backend::cache::{CacheView, SCALE_GROUP};
+use crate::backend::cache::CacheView;
 use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
-use crate::kernels::attention::{Block, Brain, Running, Scaled, Single, Stored, attend_page};
+use crate::kernels::attention::{Block, MAX_LANES, Running, attend_page};
+use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
 use crate::simd::Simd;
-use alti_tensor::{AttentionShape, DType, KvDType, PAGE_TOKENS, Row, RowPlan, quant};
-use half::{bf16, f16};
+use alti_tensor::{AttentionShape, KvDType, PAGE_TOKENS, RowPlan};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Rows of a head that one unit of work takes.
+/// Rows that one unit of work takes, with all query heads of a key/value head.
 const ROW_BLOCK: usize = 16;
 
-/// Rows that share the loads of a page.
-const SHARED_ROWS: usize = 4;
+/// Tokens of a segment: whole pages.
+const SEGMENT: usize = 4 * PAGE_TOKENS;
 
-/// Writes the rows' keys and values, `[rows, kv_heads * head_dim]`, to their pages.
-#[derive(Debug)]
-pub(crate) struct Store {
-    pub(crate) key: Matrix,
-    pub(crate) value: Matrix,
-    pub(crate) cache: CacheView,
-    pub(crate) rows: RowPlan,
-}
-
-impl Store {
-    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        let heads = Sharing::Units(self.rows.len() * (self.key.columns / self.cache.head.head_dim));
-        list.extend([Access::read(self.key, heads), Access::read(self.value, heads)]);
-        list.push(Access::write(self.cache.place(), Sharing::Any));
-    }
-
-    pub(crate) fn run(&self, worker: &Worker) {
-        let head_dim = self.cache.head.head_dim;
-        let kv_heads = self.key.columns / head_dim;
-        for unit in worker.share(self.rows.len() * kv_heads) {
-            let (r, kv_head) = (unit / kv_heads, unit % kv_heads);
-            let row = self.rows.rows()[r];
-            let block = self.cache.block(&self.rows.spans()[row.span], row.position, kv_head);
-            let token = row.position % PAGE_TOKENS;
-            let columns = kv_head * head_dim..(kv_head + 1) * head_dim;
-            // SAFETY: these heads of this row were written by this thread, which deals them out in the
-            // same way, or behind a barrier.
-            let (key, value) =
-                unsafe { (self.key.columns(r, columns.clone()), self.value.columns(r, columns)) };
-            // SAFETY: each (token, head) has one unit, and no two write the same bytes.
-            unsafe { self.store_head(block, token, key, value) };
-        }
-    }
-
-    /// # Safety
-    /// `block` is a page of one head of this cache, `token` one of its tokens, and no other thread uses that token.
-    unsafe fn store_head(&self, block: *mut u8, token: usize, key: &[f32], value: &[f32]) {
-        let head = &self.cache.head;
-        // Key value `d` lies at `d * PAGE_TOKENS + token`, value `d` at `token * width + d`.
-        let values = block.wrapping_add(head.values);
-        let places = |d: usize| (d * PAGE_TOKENS + token, token * head.width + d);
-        for (d, (&key, &value)) in key.iter().zip(value).enumerate() {
-            let (k, v) = places(d);
-            // SAFETY: both are within the block, by its layout.
-            unsafe {
-                match head.dtype {
-                    KvDType::F32 => {
-                        block.cast::<f32>().add(k).write(key);
-                        values.cast::<f32>().add(v).write(value);
-                    }
-                    KvDType::BF16 => {
-                        block.cast::<bf16>().add(k).write(bf16::from_f32(key));
-                        values.cast::<bf16>().add(v).write(bf16::from_f32(value));
-                    }
-                    KvDType::Q8_0 => break,
-                }
-            }
-        }
-        if head.dtype == KvDType::Q8_0 {
-            let (key_scales, value_scales) =
-                (block.wrapping_add(head.key_scales), block.wrapping_add(head.value_scales));
-            for group in 0..head.groups {
-                let from = group * SCALE_GROUP;
-                let (key_scale, keys) = quantize(&key[from..]);
-                let (value_scale, codes) = quantize(&value[from..]);
-                // SAFETY: all places are within the block, by its layout.
-                unsafe {
-                    key_scales.cast::<f16>().add(group * PAGE_TOKENS + token).write(key_scale);
-                    value_scales.cast::<f16>().add(token * head.groups + group).write(value_scale);
-                    for d in 0..SCALE_GROUP.min(head.head_dim - from) {
-                        let (k, v) = places(from + d);
-                        block.add(k).write(keys[d]);
-                        values.add(v).write(codes[d]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The scale and codes of up to 32 values, as the format Q8_0 has them. Values that it cannot hold
-/// (NaN, infinity) get the scale NaN, so that they show.
-fn quantize(values: &[f32]) -> (f16, [u8; SCALE_GROUP]) {
-    let mut padded = [0f32; SCALE_GROUP];
-    let count = values.len().min(SCALE_GROUP);
-    padded[..count].copy_from_slice(&values[..count]);
-    let mut block = [0u8; SCALE_GROUP + 2];
-    let mut codes = [0u8; SCALE_GROUP];
-    match quant::quantize(DType::Q8_0, &padded, None, &mut block) {
-        Ok(()) => {
-            codes.copy_from_slice(&block[2..]);
-            (f16::from_le_bytes([block[0], block[1]]), codes)
-        }
-        Err(_) => (f16::NAN, codes),
-    }
-}
-
-/// Attention of all query heads over stored keys and values.
-#[derive(Debug)]
-pub(crate) struct Attend {
+/// What attention reads and writes.
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
     pub(crate) query: Matrix,
     pub(crate) out: Matrix,
     pub(crate) cache: CacheView,
@@ -125,52 +32,130 @@ pub(crate) struct Attend {
     pub(crate) rows: RowPlan,
     /// Whether nothing before the step is stored: rows see their own span alone.
     pub(crate) fresh: bool,
-    /// `[threads, scratch_len]`.
-    pub(crate) scratch: Matrix,
 }
 
-/// Floats of working memory that a thread needs, for heads of `width` values in whole vectors.
+/// Attends, or leaves a part for each segment.
+#[derive(Debug)]
+pub(crate) struct Attend {
+    pub(crate) attention: Attention,
+    /// `[threads, scratch_len]`.
+    pub(crate) scratch: Matrix,
+    /// `[rows * heads * segments, part_len]`, where segments are dealt out.
+    pub(crate) parts: Option<Matrix>,
+}
+
+/// Merges the parts that [`Attend`] left.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    pub(crate) attention: Attention,
+    pub(crate) parts: Matrix,
+}
+
+/// Floats of working memory that a thread needs, for heads of `width` values in whole vectors: a
+/// query, a segment's mixture and the whole mixture of each lane.
 pub(crate) fn scratch_len(width: usize) -> usize {
-    2 * SHARED_ROWS * width
+    3 * MAX_LANES * width
+}
+
+/// Floats of a part: the maximum in a vector of its own, and what [`Running::save`] writes.
+pub(crate) fn part_len(width: usize) -> usize {
+    crate::simd::LANES + Running::SAVED + width
+}
+
+/// Rows of one span that go together with one key/value head.
+#[derive(Clone, Debug)]
+struct Unit {
+    span: usize,
+    rows: Range<usize>,
+    kv_head: usize,
+}
+
+impl Attention {
+    /// Segments that the row that sees the most spans.
+    pub(crate) fn segments(&self) -> usize {
+        let last = self.rows.rows().iter().map(|row| row.position).max();
+        last.map_or(0, |position| position / SEGMENT + 1)
+    }
+
+    /// Whether `threads` threads have too little to do unless segments are dealt out.
+    pub(crate) fn wants_parts(&self, threads: usize) -> bool {
+        let blocks: usize = self.rows.spans().iter().map(|span| span.rows.div_ceil(ROW_BLOCK)).sum();
+        let units = blocks * self.shape.kv_heads;
+        self.segments() > 1 && units < 4 * threads && !units.is_multiple_of(threads)
+    }
+
+    /// Calls `each` with every unit of work, in one order on all threads.
+    fn for_units(&self, mut each: impl FnMut(Unit)) {
+        let mut first = 0;
+        for (index, span) in self.rows.spans().iter().enumerate() {
+            for start in (first..first + span.rows).step_by(ROW_BLOCK) {
+                let rows = start..(first + span.rows).min(start + ROW_BLOCK);
+                (0..self.shape.kv_heads).for_each(|kv_head| each(Unit { span: index, rows: rows.clone(), kv_head }));
+            }
+            first += span.rows;
+        }
+    }
+
+    /// Query heads that share a key/value head.
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
+    }
+
+    /// The first and the last position that a row sees.
+    fn visible(&self, row: usize) -> (usize, usize) {
+        let row = self.rows.rows()[row];
+        let earliest = if self.fresh { self.rows.spans()[row.span].first_position } else { 0 };
+        (self.shape.first_visible(row.position).max(earliest), row.position)
+    }
+
+    /// A head's columns of queries and outputs.
+    fn columns(&self, head: usize) -> Range<usize> {
+        head * self.shape.head_dim..(head + 1) * self.shape.head_dim
+    }
 }
 
 impl Attend {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        list.extend([self.query, self.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)));
-        list.extend([Access::write(self.out, Sharing::Any), Access::write(self.scratch, Sharing::Own)]);
+        let attention = &self.attention;
+        list.extend([attention.query, attention.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)));
+        list.push(Access::write(self.parts.unwrap_or(attention.out), Sharing::Any));
+        list.push(Access::write(self.scratch, Sharing::Own));
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
-        match self.cache.head.dtype {
-            KvDType::F32 => self.run_stored::<Single>(worker),
+        match self.attention.cache.head.dtype {
+            KvDType::F32 => self.run_stored::<Widened<Single>>(worker),
             KvDType::BF16 => self.run_stored::<Brain>(worker),
-            KvDType::Q8_0 => self.run_stored::<Scaled>(worker),
+            KvDType::Q8_0 => self.run_stored::<Widened<Scaled>>(worker),
         }
     }
 
     fn run_stored<K: Stored>(&self, worker: &Worker) {
         // SAFETY: each thread has a row of its own.
-        let mut scratch = Scratch::new(unsafe { self.scratch.row_mut(worker.index) }, self.cache.head.width);
-        let blocks = self.rows.len().div_ceil(ROW_BLOCK);
-        // Later rows see more: dealing the units out in turn gives every thread of each.
-        for unit in (worker.index..blocks * self.shape.heads).step_by(worker.count) {
-            let (block, head) = (unit / self.shape.heads, unit % self.shape.heads);
-            let rows = block * ROW_BLOCK..self.rows.len().min((block + 1) * ROW_BLOCK);
-            worker.isa.run(AttendRows::<K> {
-                attend: self,
-                head,
-                rows,
-                scratch: &mut scratch,
-                stored: PhantomData,
-            });
-        }
+        let mut scratch =
+            Scratch::new(unsafe { self.scratch.row_mut(worker.index) }, self.attention.cache.head.width);
+        let segments = if self.parts.is_some() { self.attention.segments() } else { 1 };
+        // Later rows see more: dealing the work out in turn gives every thread of each.
+        let mut turn = 0;
+        self.attention.for_units(|unit| {
+            for segment in 0..segments {
+                if turn % worker.count == worker.index {
+                    let only = self.parts.map(|parts| (parts, segment));
+                    let scratch = &mut scratch;
+                    let unit = unit.clone();
+                    worker.isa.run(AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData });
+                }
+                turn += 1;
+            }
+        });
     }
 }
 
-/// What a thread needs to attend with up to `SHARED_ROWS` rows.
+/// What a thread needs to attend with some lanes.
 struct Scratch<'a> {
-    running: [Running<'a>; SHARED_ROWS],
-    queries: [&'a mut [f32]; SHARED_ROWS],
+    queries: [&'a mut [f32]; MAX_LANES],
+    segment: [Running<'a>; MAX_LANES],
+    whole: [Running<'a>; MAX_LANES],
 }
 
 impl<'a> Scratch<'a> {
@@ -178,113 +163,166 @@ impl<'a> Scratch<'a> {
         let mut parts = memory.chunks_exact_mut(width);
         let mut part = || parts.next().expect("the scratch has `scratch_len` floats");
         Scratch {
-            running: std::array::from_fn(|_| Running::new(part())),
             queries: std::array::from_fn(|_| part()),
+            segment: std::array::from_fn(|_| Running::new(part())),
+            whole: std::array::from_fn(|_| Running::new(part())),
         }
     }
 }
 
-/// One head of a run of rows.
-struct AttendRows<'a, 'b, K> {
+/// One unit of work: all segments, or one whose results become parts.
+struct AttendUnit<'a, 'b, K> {
     attend: &'a Attend,
-    head: usize,
-    rows: Range<usize>,
+    unit: Unit,
+    only: Option<(Matrix, usize)>,
     scratch: &'a mut Scratch<'b>,
     stored: PhantomData<K>,
 }
 
-impl<K: Stored> Kernel for AttendRows<'_, '_, K> {
+impl<K: Stored> Kernel for AttendUnit<'_, '_, K> {
     type Output = ();
 
+    /// Lane `i` of a unit is query head `i % group` of row `i / group`.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let mut next = self.rows.start;
-        while next < self.rows.end {
-            let rows = next..self.rows.end.min(next + SHARED_ROWS);
-            next = rows.end;
-            self.attend.begin(self.head, rows.clone(), self.scratch);
-            self.attend.shared_pages::<S, K>(simd, self.head, rows.clone(), self.scratch);
-            self.attend.end(self.head, rows, self.scratch);
+    fn run<S: Simd>(mut self, simd: S) {
+        let lanes = self.unit.rows.len() * self.attend.attention.group();
+        let mut first = 0;
+        // Widths that the machine has no registers for are not even compiled.
+        macro_rules! widths {
+            ($($count:literal)*) => {
+                $(if const { $count <= S::ATTENTION_LANES } {
+                    while lanes - first >= $count {
+                        self.lanes::<S, $count>(simd, first);
+                        first += $count;
+                    }
+                })*
+            };
+        }
+        widths!(6 4 3 2 1);
+    }
+}
+
+impl<K: Stored> AttendUnit<'_, '_, K> {
+    /// Row and query head of a lane.
+    fn lane(&self, lane: usize) -> (usize, usize) {
+        let group = self.attend.attention.group();
+        (self.unit.rows.start + lane / group, self.unit.kv_head * group + lane % group)
+    }
+
+    /// `R` lanes from `first` on.
+    #[inline(always)]
+    fn lanes<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
+        let attention = &self.attend.attention;
+        let visible: [(usize, usize); R] = std::array::from_fn(|r| attention.visible(self.lane(first + r).0));
+        for r in 0..R {
+            let (row, head) = self.lane(first + r);
+            // SAFETY: the operation that wrote the queries is behind a barrier.
+            let query = unsafe { attention.query.columns(row, attention.columns(head)) };
+            K::query(simd, query, attention.shape.scale * std::f32::consts::LOG2_E, self.scratch.queries[r]);
+        }
+        let start = visible.iter().map(|visible| visible.0).min().unwrap_or(0);
+        let end = visible.iter().map(|visible| visible.1).max().unwrap_or(0) + 1;
+        let segments = match self.only {
+            Some((_, segment)) => segment..segment + 1,
+            None => start / SEGMENT..end.div_ceil(SEGMENT),
+        };
+        for (index, segment) in segments.enumerate() {
+            let positions = start.max(segment * SEGMENT)..end.min((segment + 1) * SEGMENT);
+            self.scratch.segment[..R].iter_mut().for_each(Running::reset);
+            if !positions.is_empty() {
+                self.segment::<S, R>(simd, visible, positions);
+            }
+            for r in 0..R {
+                match self.only {
+                    None if index == 0 => self.scratch.whole[r].copy_from(&self.scratch.segment[r]),
+                    None => self.scratch.whole[r].merge(simd, &self.scratch.segment[r]),
+                    Some((parts, segment)) => {
+                        let (row, head) = self.lane(first + r);
+                        let lane = row * attention.shape.heads + head;
+                        // SAFETY: this part is this unit's alone.
+                        let part = unsafe { parts.row_mut(lane * attention.segments() + segment) };
+                        let (maximum, rest) = part.split_at_mut(crate::simd::LANES);
+                        self.scratch.segment[r].save(&mut maximum[0], rest);
+                    }
+                }
+            }
+        }
+        for r in (0..R).filter(|_| self.only.is_none()) {
+            let (row, head) = self.lane(first + r);
+            // SAFETY: this head of this row is this unit's alone, and nobody reads before a barrier.
+            let out = unsafe { attention.out.columns_mut(row, attention.columns(head)) };
+            self.scratch.whole[r].finish(simd, out);
+        }
+    }
+
+    /// The pages of some positions of one segment.
+    #[inline(always)]
+    fn segment<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        visible: [(usize, usize); R],
+        positions: Range<usize>,
+    ) {
+        let attention = &self.attend.attention;
+        let span = &attention.rows.spans()[self.unit.span];
+        let head = attention.cache.head;
+        for page in positions.start / PAGE_TOKENS..positions.end.div_ceil(PAGE_TOKENS) {
+            let page_start = page * PAGE_TOKENS;
+            let seen = visible.map(|(first, last)| {
+                let from = first.max(page_start) - page_start;
+                let to = (last + 1).min(page_start + PAGE_TOKENS).saturating_sub(page_start);
+                if from < to { from..to } else { 0..0 }
+            });
+            let block = Block { start: attention.cache.block(span, page_start, self.unit.kv_head), head };
+            let queries = std::array::from_fn(|r| self.scratch.queries[r].as_ptr());
+            let mut running = self.scratch.segment.iter_mut();
+            let running: [&mut Running<'_>; R] =
+                std::array::from_fn(|_| running.next().expect("as many as the most lanes"));
+            // SAFETY: the rows' sequence has stored every token up to the rows' positions.
+            unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running) };
         }
     }
 }
 
-impl Attend {
-    /// Loads the rows' queries, the factor on the scores in them.
-    fn begin(&self, head: usize, rows: Range<usize>, scratch: &mut Scratch<'_>) {
-        let columns = head * self.shape.head_dim..(head + 1) * self.shape.head_dim;
-        for (slot, row) in rows.enumerate() {
-            scratch.running[slot].reset();
-            // SAFETY: the operation that wrote the queries is behind a barrier.
-            let query = unsafe { self.query.columns(row, columns.clone()) };
-            for (scaled, value) in scratch.queries[slot].iter_mut().zip(query) {
-                *scaled = value * self.shape.scale;
-            }
-        }
+impl Merge {
+    pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
+        list.push(Access::read(self.parts, Sharing::Any));
+        list.push(Access::write(self.attention.out, Sharing::Any));
     }
 
-    /// Takes every page that the rows see: together where all see all of it, else row by row.
+    pub(crate) fn run(&self, worker: &Worker) {
+        for lane in worker.share(self.attention.rows.len() * self.attention.shape.heads) {
+            worker.isa.run(MergeLane { merge: self, lane });
+        }
+    }
+}
+
+struct MergeLane<'a> {
+    merge: &'a Merge,
+    lane: usize,
+}
+
+impl Kernel for MergeLane<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn shared_pages<S: Simd, K: Stored>(
-        &self,
-        simd: S,
-        head: usize,
-        rows: Range<usize>,
-        scratch: &mut Scratch<'_>,
-    ) {
-        let plan = &self.rows.rows()[rows.clone()];
-        let first_visible = |row: &Row| {
-            let earliest = if self.fresh { self.rows.spans()[row.span].first_position } else { 0 };
-            self.shape.first_visible(row.position).max(earliest)
+    fn run<S: Simd>(self, simd: S) {
+        let Merge { attention, parts } = self.merge;
+        let (row, head) = (self.lane / attention.shape.heads, self.lane % attention.shape.heads);
+        let (first, last) = attention.visible(row);
+        // SAFETY: these parts are one lane's, and a lane is one thread's, which may use the first as
+        // its memory; they were written behind a barrier.
+        let part = |segment: usize| {
+            let part = unsafe { parts.row_mut(self.lane * attention.segments() + segment) };
+            let (maximum, rest) = part.split_at_mut(crate::simd::LANES);
+            Running::restore(maximum[0], rest)
         };
-        let first = plan.iter().map(first_visible).min().unwrap_or(0);
-        let last = plan.iter().map(|row| row.position).max().unwrap_or(0);
-        let one_span = plan.iter().all(|row| row.span == plan[0].span);
-        for page in first / PAGE_TOKENS..=last / PAGE_TOKENS {
-            let seen = |row: &Row| {
-                let page_start = page * PAGE_TOKENS;
-                let from = first_visible(row).max(page_start) - page_start;
-                let to = (row.position + 1).min(page_start + PAGE_TOKENS).saturating_sub(page_start);
-                from..to
-            };
-            let Scratch { running, queries } = scratch;
-            let whole = plan.iter().all(|row| seen(row) == (0..PAGE_TOKENS));
-            if one_span && whole && plan.len() == SHARED_ROWS {
-                let queries = queries.each_ref().map(|query| &query[..self.shape.head_dim]);
-                let block = self.block(plan[0], page, head);
-                let seen = std::array::from_fn(|_| 0..PAGE_TOKENS);
-                // SAFETY: the rows' sequence has stored every token up to the rows' positions.
-                unsafe { attend_page::<S, K, SHARED_ROWS>(simd, block, queries, seen, running.each_mut()) };
-                continue;
-            }
-            for (slot, row) in plan.iter().enumerate().filter(|(_, row)| !seen(row).is_empty()) {
-                let block = self.block(*row, page, head);
-                // SAFETY: as above.
-                unsafe {
-                    attend_page::<S, K, 1>(
-                        simd,
-                        block,
-                        [&queries[slot][..self.shape.head_dim]],
-                        [seen(row)],
-                        [&mut running[slot]],
-                    );
-                }
-            }
+        let mut whole = part(first / SEGMENT);
+        for segment in first / SEGMENT + 1..=last / SEGMENT {
+            whole.merge(simd, &part(segment));
         }
-    }
-
-    fn block(&self, row: Row, page: usize, head: usize) -> Block {
-        let kv_head = head * self.shape.kv_heads / self.shape.heads;
-        let span = &self.rows.spans()[row.span];
-        Block { start: self.cache.block(span, page * PAGE_TOKENS, kv_head), head: self.cache.head }
-    }
-
-    fn end(&self, head: usize, rows: Range<usize>, scratch: &mut Scratch<'_>) {
-        let columns = head * self.shape.head_dim..(head + 1) * self.shape.head_dim;
-        for (slot, row) in rows.enumerate() {
-            // SAFETY: this (row, head) is one unit of one thread, and nobody reads before a barrier.
-            let out = unsafe { self.out.columns_mut(row, columns.clone()) };
-            scratch.running[slot].finish(out);
-        }
+        // SAFETY: this head of this row is this thread's alone, and nobody reads before a barrier.
+        let out = unsafe { attention.out.columns_mut(row, attention.columns(head)) };
+        whole.finish(simd, out);
     }
 }

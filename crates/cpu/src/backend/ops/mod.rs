@@ -5,9 +5,11 @@ pub(crate) mod experts;
 pub(crate) mod gather;
 pub(crate) mod linear;
 pub(crate) mod rows;
+pub(crate) mod store;
 
 use super::fences::Access;
 use crate::Isa;
+use crate::pack::PackedMatrix;
 use std::ops::Range;
 
 /// One thread in the parallel region of a step.
@@ -40,9 +42,11 @@ pub(crate) enum Op {
     /// A matrix times prepared activations.
     Matmul(linear::Matmul),
     /// Keys and values to their pages.
-    Store(attention::Store),
+    Store(store::Store),
     /// Attention over stored pages.
     Attend(attention::Attend),
+    /// The parts of it, where segments of the context were dealt out.
+    Merge(attention::Merge),
     /// Which rows go to which experts.
     Route(experts::Route),
     /// The experts' matrices, each for its rows.
@@ -63,10 +67,35 @@ impl Op {
             Op::Matmul(op) => op.accesses(list),
             Op::Store(op) => op.accesses(list),
             Op::Attend(op) => op.accesses(list),
+            Op::Merge(op) => op.accesses(list),
             Op::Route(op) => op.accesses(list),
             Op::ExpertMatmul(op) => op.accesses(list),
             Op::Combine(op) => op.accesses(list),
             Op::CrossEntropy(op) => op.accesses(list),
+        }
+    }
+
+    /// What a profile calls it: its kind, and the shape and encoding of its weights.
+    pub(crate) fn label(&self) -> String {
+        let matrix = |kind: &str, m: &PackedMatrix| format!("{kind} {} {}x{}", m.dtype(), m.rows(), m.columns());
+        match self {
+            Op::Rows(op) => op.label().to_owned(),
+            Op::Gather(_) => "gather".to_owned(),
+            Op::Prepare(op) => match op.norm {
+                Some(_) => format!("norm, prepare {}", op.x.columns),
+                None => format!("prepare {}", op.x.columns),
+            },
+            Op::Matmul(op) => match op.then {
+                linear::Then::SwiGlu(_) => matrix("matmul, swiglu", &op.weight),
+                _ => matrix("matmul", &op.weight),
+            },
+            Op::Store(_) => "store keys, values".to_owned(),
+            Op::Attend(_) => "attention".to_owned(),
+            Op::Merge(_) => "attention, merge".to_owned(),
+            Op::Route(_) => "route".to_owned(),
+            Op::ExpertMatmul(op) => matrix("experts", &op.weights[0]),
+            Op::Combine(_) => "combine".to_owned(),
+            Op::CrossEntropy(_) => "cross entropy".to_owned(),
         }
     }
 
@@ -79,6 +108,7 @@ impl Op {
             Op::Matmul(op) => op.run(worker),
             Op::Store(op) => op.run(worker),
             Op::Attend(op) => op.run(worker),
+            Op::Merge(op) => op.run(worker),
             Op::Route(op) => op.run(worker),
             Op::ExpertMatmul(op) => op.run(worker),
             Op::Combine(op) => op.run(worker),

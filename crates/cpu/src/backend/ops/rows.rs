@@ -42,6 +42,19 @@ impl RowOp {
         }
     }
 
+    /// What a profile calls it.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            RowOp::RmsNorm { .. } => "norm",
+            RowOp::HeadNorm { .. } => "head norm",
+            RowOp::Rope { .. } => "rope",
+            RowOp::Scale { .. } => "scale",
+            RowOp::Add { .. } => "add",
+            RowOp::SwiGlu { .. } => "swiglu",
+            RowOp::Copy { .. } => "copy",
+        }
+    }
+
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
         let (rows, parts) = self.units();
         let units = Sharing::Units(rows * parts);

@@ -1,0 +1,357 @@
+//! The three ways in which keys and values are stored, and what attention computes with each.
+//!
+//! Scores and mixtures are small matrix products whose tiles hold `R` lanes by a few vectors. In
+//! f32 and q8_0 a stored value is widened to f32; bf16 is multiplied as it is, in pairs
+//! ([`Simd::dot_brain`]), with queries and weights rounded to bf16. The layouts of a page are drawn
+//! in [`crate::backend::cache`].
+
+#![expect(clippy::needless_range_loop, reason = "indices are lanes, vectors and tokens, as in the formulas")]
+
+use super::attention::{Block, Weights};
+use crate::backend::cache::SCALE_GROUP;
+use crate::simd::{LANES, Simd};
+use alti_tensor::PAGE_TOKENS;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A way of storing keys and values.
+pub(crate) trait Stored: Copy {
+    /// Writes a query, times `factor`, as [`Stored::scores`] wants it: no more floats than it has.
+    fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]);
+
+    /// The scores of all tokens of the page; those of tokens that nobody stored are undefined.
+    ///
+    /// # Safety
+    /// `block` is a page of one head stored so, and each query has the head's width.
+    unsafe fn scores<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        queries: [*const f32; R],
+        scores: &mut Weights<R>,
+    );
+
+    /// Brings a lane's weights into the form that [`Stored::mix`] wants, in place.
+    fn round_weights<S: Simd>(simd: S, weights: &mut [f32; PAGE_TOKENS]);
+
+    /// `o += sum_j p_j v_j`, for the tokens in `seen` in order.
+    ///
+    /// # Safety
+    /// `block` is a page of one head stored so, whose tokens in `seen` have been stored; each
+    /// mixture has the head's width and no other writer.
+    unsafe fn mix<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        weights: [&[f32; PAGE_TOKENS]; R],
+        seen: Range<usize>,
+        mixtures: [*mut f32; R],
+    );
+}
+
+/// Runs `$body` over the vectors of a row, as many at a time as registers allow: `$count` is a
+/// constant in each copy.
+macro_rules! by_vectors {
+    ($total:expr, $simd:ty, |$first:ident, $count:ident| $body:block) => {{
+        let (mut $first, total) = (0, $total);
+        macro_rules! take {
+            ($n:literal) => {
+                if const { $n <= <$simd>::ATTENTION_VECTORS } {
+                    const $count: usize = $n;
+                    while $first + $n <= total {
+                        $body
+                        $first += $n;
+                    }
+                }
+            };
+        }
+        take!(4);
+        take!(2);
+        take!(1);
+    }};
+}
+
+/// How 16 stored keys or values become floats.
+pub(crate) trait Widen: Copy {
+    /// 16 of the values at `start`, from index `at` on.
+    ///
+    /// # Safety
+    /// They are within what `start` points to.
+    unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32;
+    /// Whether groups of 32 share a scale.
+    const SCALED: bool;
+}
+
+/// 4 bytes a value.
+#[derive(Clone, Copy)]
+pub(crate) struct Single;
+/// 1 byte a value, and scales.
+#[derive(Clone, Copy)]
+pub(crate) struct Scaled;
+
+impl Widen for Single {
+    const SCALED: bool = false;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load(start.cast::<f32>().add(at)) }
+    }
+}
+
+impl Widen for Scaled {
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32 {
+        // SAFETY: the caller's promise.
+        simd.to_f32(unsafe { simd.load_i8(start.cast::<i8>().add(at)) })
+    }
+}
+
+/// Stored values become f32: f32 and q8_0.
+#[derive(Clone, Copy)]
+pub(crate) struct Widened<W>(PhantomData<W>);
+
+impl<W: Widen> Stored for Widened<W> {
+    #[inline(always)]
+    fn query<S: Simd>(_: S, query: &[f32], factor: f32, out: &mut [f32]) {
+        out.iter_mut().zip(query).for_each(|(out, value)| *out = value * factor);
+    }
+
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        queries: [*const f32; R],
+        scores: &mut Weights<R>,
+    ) {
+        let head = block.head;
+        let group = if W::SCALED { SCALE_GROUP } else { head.head_dim };
+        let scales = block.start.wrapping_add(head.key_scales).cast::<u16>();
+        by_vectors!(PAGE_TOKENS / LANES, S, |first, N| {
+            let mut sums = [[simd.splat(0.0); N]; R];
+            for (index, from) in (0..head.head_dim).step_by(group).enumerate() {
+                let mut partial = [[simd.splat(0.0); N]; R];
+                for d in from..(from + group).min(head.head_dim) {
+                    for v in 0..N {
+                        // SAFETY: keys are `head_dim` runs of `PAGE_TOKENS`, queries `head_dim` floats.
+                        unsafe {
+                            let key = W::load(simd, block.start, d * PAGE_TOKENS + (first + v) * LANES);
+                            for r in 0..R {
+                                let query = simd.splat(*queries[r].add(d));
+                                partial[r][v] = simd.mul_add(query, key, partial[r][v]);
+                            }
+                        }
+                    }
+                }
+                for v in 0..N {
+                    let at = index * PAGE_TOKENS + (first + v) * LANES;
+                    for r in 0..R {
+                        sums[r][v] = match W::SCALED {
+                            false => partial[r][v],
+                            // SAFETY: scales are `groups` runs of `PAGE_TOKENS`.
+                            true => unsafe {
+                                simd.mul_add(partial[r][v], simd.load_half(scales.add(at)), sums[r][v])
+                            },
+                        };
+                    }
+                }
+            }
+            // SAFETY: vectors of the page's scores.
+            unsafe { put::<S, R, N>(simd, first, sums, scores) };
+        });
+    }
+
+    #[inline(always)]
+    fn round_weights<S: Simd>(_: S, _: &mut [f32; PAGE_TOKENS]) {}
+
+    #[inline(always)]
+    unsafe fn mix<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        weights: [&[f32; PAGE_TOKENS]; R],
+        seen: Range<usize>,
+        mixtures: [*mut f32; R],
+    ) {
+        let head = block.head;
+        let values = block.start.wrapping_add(head.values);
+        let scales = block.start.wrapping_add(head.value_scales).cast::<u16>();
+        if seen.is_empty() {
+            return;
+        }
+        by_vectors!(head.width / LANES, S, |first, N| {
+            // SAFETY: a mixture has `width` floats.
+            let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
+            for token in seen.clone() {
+                for v in 0..N {
+                    let column = (first + v) * LANES;
+                    // SAFETY: values are `PAGE_TOKENS` runs of `width`, scales as many runs of `groups`.
+                    let value = unsafe {
+                        let value = W::load(simd, values, token * head.width + column);
+                        match W::SCALED {
+                            false => value,
+                            true => {
+                                let scale = *scales.add(token * head.groups + column / SCALE_GROUP);
+                                simd.mul(value, simd.splat(half::f16::from_bits(scale).to_f32()))
+                            }
+                        }
+                    };
+                    for r in 0..R {
+                        sums[r][v] = simd.mul_add(simd.splat(weights[r][token]), value, sums[r][v]);
+                    }
+                }
+            }
+            // SAFETY: as for the loads.
+            unsafe { give::<S, R, N>(simd, first, sums, mixtures) };
+        });
+    }
+}
+
+/// 2 bytes a value, bfloat16, multiplied in pairs.
+#[derive(Clone, Copy)]
+pub(crate) struct Brain;
+
+impl Stored for Brain {
+    #[inline(always)]
+    fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]) {
+        for (from, to) in query.chunks(LANES).zip(out.chunks_mut(LANES / 2)) {
+            let mut pairs = [0u16; LANES];
+            // SAFETY: a chunk has its length of floats; 16 bf16 go into the array.
+            unsafe {
+                let values = simd.load_partial(from.as_ptr(), from.len(), 0.0);
+                simd.store_brain(pairs.as_mut_ptr(), simd.mul(values, simd.splat(factor)));
+            }
+            for (to, pair) in to.iter_mut().zip(pairs.as_chunks::<2>().0) {
+                *to = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        queries: [*const f32; R],
+        scores: &mut Weights<R>,
+    ) {
+        let queries = queries.map(|query| query.cast::<u32>());
+        by_vectors!(PAGE_TOKENS / LANES, S, |first, N| {
+            let mut sums = [[simd.splat(0.0); N]; R];
+            for pair in 0..block.head.head_dim.div_ceil(2) {
+                for v in 0..N {
+                    // SAFETY: keys are runs of `PAGE_TOKENS` pairs, and a query has as many pairs as runs.
+                    unsafe {
+                        let at = 4 * (pair * PAGE_TOKENS + (first + v) * LANES);
+                        let keys = simd.load_bytes(block.start.add(at));
+                        for r in 0..R {
+                            sums[r][v] = simd.dot_brain(sums[r][v], keys, *queries[r].add(pair));
+                        }
+                    }
+                }
+            }
+            // SAFETY: vectors of the page's scores.
+            unsafe { put::<S, R, N>(simd, first, sums, scores) };
+        });
+    }
+
+    #[inline(always)]
+    fn round_weights<S: Simd>(simd: S, weights: &mut [f32; PAGE_TOKENS]) {
+        for v in 0..PAGE_TOKENS / LANES {
+            // SAFETY: 16 floats are read before 16 bf16 are written to an earlier or the same place.
+            unsafe {
+                let values = simd.load(weights[v * LANES..][..LANES].as_ptr());
+                simd.store_brain_normal(weights.as_mut_ptr().cast::<u16>().add(v * LANES), values);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mix<S: Simd, const R: usize>(
+        simd: S,
+        block: Block,
+        weights: [&[f32; PAGE_TOKENS]; R],
+        seen: Range<usize>,
+        mixtures: [*mut f32; R],
+    ) {
+        let head = block.head;
+        let values = block.start.wrapping_add(head.values);
+        let weights = weights.map(|weights| weights.as_ptr().cast::<u32>());
+        if seen.is_empty() {
+            return;
+        }
+        by_vectors!(head.width / LANES, S, |first, N| {
+            // SAFETY: a mixture has `width` floats.
+            let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
+            for pair in seen.start / 2..seen.end.div_ceil(2) {
+                let [low, high] = [2 * pair, 2 * pair + 1].map(|token| seen.contains(&token));
+                for v in 0..N {
+                    // SAFETY: values are runs of `width` pairs, weights pairs of the page's tokens.
+                    unsafe {
+                        let at = 4 * (pair * head.width + (first + v) * LANES);
+                        let mut value = simd.load_bytes(values.add(at));
+                        if !(low && high) {
+                            value = simd.keep_halves(value, low, high);
+                        }
+                        for r in 0..R {
+                            sums[r][v] = simd.dot_brain(sums[r][v], value, *weights[r].add(pair));
+                        }
+                    }
+                }
+            }
+            // SAFETY: as for the loads.
+            unsafe { give::<S, R, N>(simd, first, sums, mixtures) };
+        });
+    }
+}
+
+/// Writes sums to the scores, from vector `first` on.
+///
+/// # Safety
+/// `first + N` vectors are in a page.
+#[inline(always)]
+unsafe fn put<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    first: usize,
+    sums: [[S::F32; N]; R],
+    scores: &mut Weights<R>,
+) {
+    let rows = scores.each_mut().map(|row| row.as_mut_ptr());
+    // SAFETY: the caller's promise.
+    unsafe { give::<S, R, N>(simd, first, sums, rows) };
+}
+
+/// Vectors `first..first + N` of each row.
+///
+/// # Safety
+/// Each row has them.
+#[inline(always)]
+unsafe fn take<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    first: usize,
+    rows: [*mut f32; R],
+) -> [[S::F32; N]; R] {
+    let mut values = [[simd.splat(0.0); N]; R];
+    for r in 0..R {
+        for v in 0..N {
+            // SAFETY: the caller's promise.
+            values[r][v] = unsafe { simd.load(rows[r].add((first + v) * LANES)) };
+        }
+    }
+    values
+}
+
+/// Writes vectors `first..first + N` of each row.
+///
+/// # Safety
+/// Each row has them.
+#[inline(always)]
+unsafe fn give<S: Simd, const R: usize, const N: usize>(
+    simd: S,
+    first: usize,
+    values: [[S::F32; N]; R],
+    rows: [*mut f32; R],
+) {
+    for r in 0..R {
+        for v in 0..N {
+            // SAFETY: the caller's promise.
+            unsafe { simd.store(rows[r].add((first + v) * LANES), values[r][v]) };
+        }
+    }
+}
