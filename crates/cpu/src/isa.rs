@@ -7,7 +7,7 @@
 
 use crate::CpuError;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512};
+use crate::simd::{Avx2, Avx512, tiles::Tiles};
 use crate::simd::{Scalar, Simd};
 
 /// An instruction set that this machine is known to have.
@@ -21,6 +21,9 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512, and tile registers for products of many rows.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Tiles),
 }
 
 /// A computation written once, over any [`Simd`].
@@ -55,6 +58,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vbmi")
             {
                 found.push(Isa(Level::Avx512));
+                found.extend(Tiles::detect().map(|tiles| Isa(Level::Amx(tiles))));
             }
         }
         found
@@ -65,7 +69,7 @@ impl Isa {
         Isa::available().pop().unwrap_or(Isa::SCALAR)
     }
 
-    /// The instruction set with this name (`scalar`, `avx2`, `avx512`).
+    /// The instruction set with this name (`scalar`, `avx2`, `avx512`, `amx`).
     ///
     /// # Errors
     /// When no instruction set of this name is known here, or this machine lacks it.
@@ -85,6 +89,17 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => "amx",
+        }
+    }
+
+    /// The tile registers of this instruction set, if it has them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(self) -> Option<Tiles> {
+        match self.0 {
+            Level::Amx(tiles) => Some(tiles),
+            _ => None,
         }
     }
 
@@ -98,7 +113,7 @@ impl Isa {
             Level::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { run_avx512(kernel) },
+            Level::Avx512 | Level::Amx(_) => unsafe { run_avx512(kernel) },
         }
     }
 }

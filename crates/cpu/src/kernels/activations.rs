@@ -6,6 +6,7 @@
 
 use super::Row;
 use crate::isa::{Isa, Kernel};
+use crate::memory::CACHE_LINE;
 use crate::pack::ActivationKind;
 use crate::pack::layout::BLOCK;
 use crate::simd::{LANES, Simd};
@@ -35,9 +36,10 @@ pub struct ActivationBlock {
 pub enum Activations<'a> {
     /// `[rows][columns]`.
     F32(&'a [f32]),
-    /// `[rows][columns / 2, rounded up]` pairs of bf16, the first in the lower half.
+    /// `[rows][columns / 2, rounded up]` pairs of bf16, the first in the lower half; rows are
+    /// [`prepared_stride`] apart.
     Brain(&'a [u32]),
-    /// `[rows][columns / 32]`.
+    /// `[rows][columns / 32]`; rows are [`prepared_stride`] apart.
     Int8(&'a [ActivationBlock]),
 }
 
@@ -50,13 +52,20 @@ pub fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
     }
 }
 
-/// Bytes of a prepared row.
+/// Elements from one prepared row to the next: an odd number of cache lines, because rows that are
+/// read side by side must not all lie in the same set of a cache.
+pub fn prepared_stride(kind: ActivationKind, columns: usize) -> usize {
+    let elements = prepared_len(kind, columns);
+    match kind {
+        ActivationKind::F32 => elements,
+        ActivationKind::Brain => (elements.div_ceil(CACHE_LINE / 4) | 1) * (CACHE_LINE / 4),
+        ActivationKind::Int8 => elements | 1,
+    }
+}
+
+/// Bytes from one prepared row to the next.
 pub fn prepared_bytes(kind: ActivationKind, columns: usize) -> usize {
-    let element = match kind {
-        ActivationKind::F32 | ActivationKind::Brain => 4,
-        ActivationKind::Int8 => size_of::<ActivationBlock>(),
-    };
-    element * prepared_len(kind, columns)
+    kind.element_bytes() * prepared_stride(kind, columns)
 }
 
 /// Quantises a row: the largest magnitude of 32 becomes 127, the others are rounded to nearest even.

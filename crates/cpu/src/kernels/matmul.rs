@@ -4,12 +4,14 @@
 //! activations pass by in tiles of a few. Each tile also asks for its share of the next panel, so
 //! that a batch, too, runs at the speed of the weight stream. See [`Tile`] for what a tile computes.
 
-use super::activations::{Activations, prepared_len};
+use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride};
 use super::float::{Brain, F16, F32, Float};
 use super::math::silu;
-use super::quantised::{Quantised, formats};
+use super::quantised::{Format, Quantised, formats};
+#[cfg(target_arch = "x86_64")]
+use super::tiled::{FEWEST_ROWS, TiledBrain, TiledBytes, tiles_fit, with_workspace};
 use crate::isa::{Isa, Kernel};
-use crate::pack::{PANEL_ROWS, PackedMatrix};
+use crate::pack::{ActivationKind, PANEL_ROWS, PackedMatrix};
 use crate::simd::{LANES, Simd};
 use alti_tensor::DType;
 use std::marker::PhantomData;
@@ -70,6 +72,16 @@ pub enum Epilogue<'a> {
     },
 }
 
+impl<'a> Epilogue<'a> {
+    /// The matrices of a product with `weight`, and how many of them there are.
+    pub(super) fn matrices(&self, weight: &'a PackedMatrix) -> ([&'a PackedMatrix; 2], usize) {
+        match self {
+            Epilogue::SwiGlu { up } => ([weight, up], 2),
+            Epilogue::Store | Epilogue::Add => ([weight; 2], 1),
+        }
+    }
+}
+
 /// `out = activations * weight^T`, or a thread's share of it.
 #[derive(Clone, Debug)]
 pub struct Matmul<'a> {
@@ -90,44 +102,72 @@ pub struct Matmul<'a> {
 /// # Panics
 /// When the shapes do not fit each other.
 pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
+    check(task, out);
     /// One compiled kernel per format.
     macro_rules! dispatch {
-        ($($dtype:ident => $tile:ty, $kind:ident;)*) => {
+        ($($dtype:ident => $job:ident::<$tile:ty>, $kind:ident;)*) => {
             match (task.weight.dtype(), task.activations) {
-                $((DType::$dtype, Activations::$kind(x)) => {
-                    check(task, out, x.len());
-                    isa.run(Job::<$tile> { task, x, out });
-                })*
+                $((DType::$dtype, Activations::$kind(x)) => $job::<$tile>(isa, task, x, out),)*
                 (dtype, _) => panic!("{dtype} weights want other activations"),
             }
         };
     }
     dispatch! {
-        F32 => Float<F32>, F32;
-        F16 => Float<F16>, F32;
-        BF16 => Float<Brain>, Brain;
-        Q4_0 => Quantised<formats::Q4_0>, Int8;
-        Q4_1 => Quantised<formats::Q4_1>, Int8;
-        Q5_0 => Quantised<formats::Q5_0>, Int8;
-        Q5_1 => Quantised<formats::Q5_1>, Int8;
-        Q8_0 => Quantised<formats::Q8_0>, Int8;
-        Q2_K => Quantised<formats::Q2_K>, Int8;
-        Q3_K => Quantised<formats::Q3_K>, Int8;
-        Q4_K => Quantised<formats::Q4_K>, Int8;
-        Q5_K => Quantised<formats::Q5_K>, Int8;
-        Q6_K => Quantised<formats::Q6_K>, Int8;
-        IQ4_NL => Quantised<formats::IQ4_NL>, Int8;
-        IQ4_XS => Quantised<formats::IQ4_XS>, Int8;
-        MXFP4 => Quantised<formats::MXFP4>, Int8;
+        F32 => floats::<Float<F32>>, F32;
+        F16 => floats::<Float<F16>>, F32;
+        BF16 => brains::<Float<Brain>>, Brain;
+        Q4_0 => bytes::<formats::Q4_0>, Int8;
+        Q4_1 => bytes::<formats::Q4_1>, Int8;
+        Q5_0 => bytes::<formats::Q5_0>, Int8;
+        Q5_1 => bytes::<formats::Q5_1>, Int8;
+        Q8_0 => bytes::<formats::Q8_0>, Int8;
+        Q2_K => bytes::<formats::Q2_K>, Int8;
+        Q3_K => bytes::<formats::Q3_K>, Int8;
+        Q4_K => bytes::<formats::Q4_K>, Int8;
+        Q5_K => bytes::<formats::Q5_K>, Int8;
+        Q6_K => bytes::<formats::Q6_K>, Int8;
+        IQ4_NL => bytes::<formats::IQ4_NL>, Int8;
+        IQ4_XS => bytes::<formats::IQ4_XS>, Int8;
+        MXFP4 => bytes::<formats::MXFP4>, Int8;
     }
 }
 
-/// What the kernel's pointers rely on.
-fn check(task: &Matmul<'_>, out: &OutputMatrix<'_>, prepared: usize) {
+fn floats<T: Tile>(isa: Isa, task: &Matmul<'_>, x: &[T::Activation], out: &mut OutputMatrix<'_>) {
+    isa.run(Job::<T> { task, x, out });
+}
+
+/// BF16: in tile registers where the machine has them.
+fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out: &mut OutputMatrix<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tiles) = isa.tiles().filter(|_| tiles_fit(task.weight)) {
+        return isa.run(TiledBrain { tiles, task, x, out });
+    }
+    isa.run(Job::<T> { task, x, out });
+}
+
+/// A block format: in tile registers where the machine has them and there are enough rows.
+fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mut OutputMatrix<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tiles) = isa.tiles().filter(|_| task.rows.len() >= FEWEST_ROWS) {
+        return with_workspace::<F>(task.weight, |workspace| {
+            isa.run(TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
+        });
+    }
+    isa.run(Job::<Quantised<F>> { task, x, out });
+}
+
+/// What the kernels' pointers rely on.
+fn check(task: &Matmul<'_>, out: &OutputMatrix<'_>) {
     let weight = task.weight;
-    let row = prepared_len(weight.activation_kind(), weight.columns());
+    let (kind, prepared) = match task.activations {
+        Activations::F32(x) => (ActivationKind::F32, x.len()),
+        Activations::Brain(x) => (ActivationKind::Brain, x.len()),
+        Activations::Int8(x) => (ActivationKind::Int8, x.len()),
+    };
+    assert_eq!(kind, weight.activation_kind(), "{} weights want other activations", weight.dtype());
+    let stride = prepared_stride(kind, weight.columns());
     assert!(task.panels.end <= weight.panels(), "no such panels");
-    assert!(task.rows.end.checked_mul(row).is_some_and(|n| n <= prepared), "no such activations");
+    assert!(task.rows.end.checked_mul(stride).is_some_and(|n| n <= prepared), "no such activations");
     assert!(task.rows.end <= out.rows && weight.rows() == out.columns, "the output does not fit");
     if let Epilogue::SwiGlu { up } = task.epilogue {
         let shape = |m: &PackedMatrix| (m.dtype(), m.rows(), m.columns());
@@ -165,17 +205,25 @@ pub(super) struct Prefetch {
 }
 
 /// How far ahead of its use a panel that is read only once is asked for.
-const PREFETCH_BYTES: usize = 8 << 10;
+pub(super) const PREFETCH_BYTES: usize = 8 << 10;
 
 impl Prefetch {
+    /// Asks for nothing.
+    pub(super) const NONE: Prefetch = Prefetch { at: std::ptr::null(), lines: 0 };
+
+    /// All lines of a panel, `distance` bytes ahead, in so many steps.
+    pub(super) fn ahead(panel: &[u8], steps: usize, distance: usize) -> Self {
+        let lines = panel.len().div_ceil(64).div_ceil(steps);
+        Self { at: panel.as_ptr().wrapping_add(distance), lines }
+    }
+
     /// For tile `index` of `tiles` that share a panel with the same number of `steps`: alone, it
     /// runs a fixed distance ahead; several ask for the next panel together.
-    fn new(panel: &[u8], steps: usize, index: usize, tiles: usize) -> Self {
-        let lines = panel.len().div_ceil(64);
+    pub(super) fn new(panel: &[u8], steps: usize, index: usize, tiles: usize) -> Self {
         if tiles == 1 {
-            let at = panel.as_ptr().wrapping_add(PREFETCH_BYTES);
-            return Self { at, lines: lines.div_ceil(steps) };
+            return Self::ahead(panel, steps, PREFETCH_BYTES);
         }
+        let lines = panel.len().div_ceil(64);
         let share = lines.div_ceil(tiles).div_ceil(steps) * steps;
         let first = share * index;
         let at = panel.as_ptr().wrapping_add(panel.len() + 64 * first);
@@ -210,26 +258,24 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Matmul { weight, panels, rows, epilogue, .. } = self.task;
-        let steps = prepared_len(weight.activation_kind(), weight.columns());
-        let matrices = match epilogue {
-            Epilogue::SwiGlu { up } => [*weight, *up],
-            _ => [*weight; 2],
-        };
-        let used = if matches!(epilogue, Epilogue::SwiGlu { .. }) { 2 } else { 1 };
+        let kind = weight.activation_kind();
+        let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
+        let (matrices, used) = epilogue.matrices(weight);
         let tiles = rows.len().div_ceil(S::TALL_COLUMNS.max(S::LOW_COLUMNS));
         let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
             let mut row = rows.start;
             for tile in 0..tiles {
                 let count = (rows.end - row).div_ceil(tiles - tile);
-                let x = &self.x[row * steps..(row + count) * steps];
+                let x = &self.x[row * stride..(row + count - 1) * stride + steps];
                 for (matrix, products) in matrices.iter().zip(&mut scratch).take(used) {
                     let bytes = matrix.panel_contents(panel);
                     let prefetch = Prefetch::new(bytes, steps.div_ceil(T::RUN), tile, tiles);
-                    run_tile::<S, T>(simd, bytes, steps, x, prefetch, products);
+                    run_tile::<S, T>(simd, bytes, steps, stride, x, prefetch, products);
                 }
                 for (column, out_row) in (row..row + count).enumerate() {
-                    finish(simd, *epilogue, &scratch, column, panel, self.out, out_row);
+                    let [first, second] = scratch.each_ref().map(|products| &products[column]);
+                    finish(simd, *epilogue, [first, second], panel, self.out, out_row);
                 }
                 row += count;
             }
@@ -237,27 +283,28 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
     }
 }
 
-/// Runs the tile of as many columns as `x` has rows of `steps`.
+/// Runs the tile of as many columns as `x` has rows of `steps`, `stride` apart.
 #[inline(always)]
-fn run_tile<S: Simd, T: Tile>(
+pub(super) fn run_tile<S: Simd, T: Tile>(
     simd: S,
     panel: &[u8],
     steps: usize,
+    stride: usize,
     x: &[T::Activation],
     prefetch: Prefetch,
-    products: &mut [[f32; PANEL_ROWS]; MAX_COLUMNS],
+    products: &mut [[f32; PANEL_ROWS]],
 ) {
     macro_rules! widths {
         ($($columns:literal)*) => {
-            match x.len() / steps {
+            match (x.len() - steps) / stride + 1 {
                 // Shapes that the machine has no registers for are not even compiled.
                 $($columns => {
                     if const { $columns <= S::TALL_COLUMNS } {
-                        tile::<S, T, 2, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                        tile::<S, T, 2, $columns>(simd, panel, 0, steps, stride, x, prefetch, products);
                     } else if const { $columns <= S::LOW_COLUMNS } {
-                        tile::<S, T, 1, $columns>(simd, panel, 0, steps, x, prefetch, products);
+                        tile::<S, T, 1, $columns>(simd, panel, 0, steps, stride, x, prefetch, products);
                         let none = Prefetch { lines: 0, ..prefetch };
-                        tile::<S, T, 1, $columns>(simd, panel, 1, steps, x, none, products);
+                        tile::<S, T, 1, $columns>(simd, panel, 1, steps, stride, x, none, products);
                     } else {
                         unreachable!("a tile is as wide as registers allow")
                     }
@@ -276,13 +323,14 @@ fn tile<S: Simd, T: Tile, const R: usize, const C: usize>(
     panel: &[u8],
     first_half: usize,
     steps: usize,
+    stride: usize,
     x: &[T::Activation],
     prefetch: Prefetch,
-    products: &mut [[f32; PANEL_ROWS]; MAX_COLUMNS],
+    products: &mut [[f32; PANEL_ROWS]],
 ) {
     let mut pointers = [x.as_ptr(); C];
     for (c, pointer) in pointers.iter_mut().enumerate() {
-        *pointer = x[c * steps..(c + 1) * steps].as_ptr();
+        *pointer = x[c * stride..c * stride + steps].as_ptr();
     }
     // SAFETY: a panel of the matrix has a step for each prepared activation of a row (`check`), and
     // each pointer is to a row of `steps`.
@@ -296,13 +344,12 @@ fn tile<S: Simd, T: Tile, const R: usize, const C: usize>(
     }
 }
 
-/// Brings column `column` of the products to its place in the output.
+/// Brings the products of a panel with one row of activations to their place in the output.
 #[inline(always)]
-fn finish<S: Simd>(
+pub(super) fn finish<S: Simd>(
     simd: S,
     epilogue: Epilogue<'_>,
-    scratch: &Scratch,
-    column: usize,
+    products: [&[f32; PANEL_ROWS]; 2],
     panel: usize,
     out: &mut OutputMatrix<'_>,
     row: usize,
@@ -313,13 +360,13 @@ fn finish<S: Simd>(
         // SAFETY: `check` has compared the output with rows and panels, `count` ends at its last
         // column, and no other thread writes this panel of this row (`OutputMatrix::share`).
         unsafe {
-            let product = simd.load(scratch[0][column].as_ptr().add(half * LANES));
+            let product = simd.load(products[0].as_ptr().add(half * LANES));
             let to = out.start.add(row * out.columns + first.min(out.columns));
             let value = match epilogue {
                 Epilogue::Store => product,
                 Epilogue::Add => simd.add(simd.load_partial(to, count, 0.0), product),
                 Epilogue::SwiGlu { .. } => {
-                    let up = simd.load(scratch[1][column].as_ptr().add(half * LANES));
+                    let up = simd.load(products[1].as_ptr().add(half * LANES));
                     simd.mul(silu(simd, product), up)
                 }
             };

@@ -12,8 +12,12 @@ mod matmul;
 mod quantised;
 pub(crate) mod rows;
 pub(crate) mod stored;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
-pub use activations::{ActivationBlock, Activations, prepared_bytes, prepared_len, quantise_row, round_row};
+pub use activations::{
+    ActivationBlock, Activations, prepared_bytes, prepared_len, prepared_stride, quantise_row, round_row,
+};
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 
 use crate::isa::{Isa, Kernel};

@@ -84,11 +84,11 @@ impl<F: Format> Tile for Quantised<F> {
 
 /// Which weights: a group of a block of a superblock, from a half of the panel on.
 #[derive(Clone, Copy)]
-struct Part {
-    start: *const u8,
-    index: usize,
-    group: usize,
-    first_half: usize,
+pub(super) struct Part {
+    pub(super) start: *const u8,
+    pub(super) index: usize,
+    pub(super) group: usize,
+    pub(super) first_half: usize,
 }
 
 /// Adds the products of one group of weights.
@@ -197,7 +197,7 @@ unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
 /// # Safety
 /// All planes of a half lie at `planes`, and `step < 8`.
 #[inline(always)]
-unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize) -> S::Bytes {
+pub(super) unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize) -> S::Bytes {
     let layout = const { F::LAYOUT };
     // SAFETY: the caller's promise: all planes of a half lie at `planes`.
     unsafe {
@@ -234,7 +234,7 @@ unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize
 /// # Safety
 /// `part` lies within a packed panel of `F`, and so does its half `half`.
 #[inline(always)]
-unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
+pub(super) unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
     let layout = const { F::LAYOUT };
     // SAFETY: the caller's promise: `part` lies in a panel.
     unsafe {
@@ -253,7 +253,7 @@ unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S:
 /// # Safety
 /// `part` lies within a packed panel of `F`, which has minima, and so does its half `half`.
 #[inline(always)]
-unsafe fn load_minimum<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
+pub(super) unsafe fn load_minimum<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
     let layout = const { F::LAYOUT };
     // SAFETY: the caller's promise: `part` lies in a panel.
     unsafe {

@@ -19,6 +19,7 @@ pub(crate) mod layout;
 mod quantised;
 
 use crate::CpuError;
+use crate::kernels::ActivationBlock;
 use crate::memory::AlignedBytes;
 use alti_tensor::{DType, WeightData};
 use half::{bf16, f16};
@@ -40,6 +41,14 @@ pub enum ActivationKind {
 }
 
 impl ActivationKind {
+    /// Bytes of an element of prepared activations: a float, a pair, a block of 32.
+    pub fn element_bytes(self) -> usize {
+        match self {
+            ActivationKind::F32 | ActivationKind::Brain => 4,
+            ActivationKind::Int8 => size_of::<ActivationBlock>(),
+        }
+    }
+
     /// What weights of `dtype` want.
     pub fn of(dtype: DType) -> Self {
         match dtype {

@@ -136,6 +136,10 @@ impl Simd for Avx2 {
         unsafe { self.store_brain(to, value) }
     }
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> Self::I32 {
+        halves!(|h| _mm256_loadu_si256(from.add(8 * h).cast()))
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
         halves!(|h| _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8 * h).cast())))
     }
@@ -228,6 +232,17 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         halves!(|h| _mm256_loadu_si256(from.add(32 * h).cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes) {
+        with_features!({
+            _mm256_storeu_si256(to.cast(), value[0]);
+            _mm256_storeu_si256(to.add(32).cast(), value[1]);
+        })
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes {
+        halves!(|h| _mm256_sub_epi8(a[h], _mm256_set1_epi8(value as i8)))
     }
     #[inline(always)]
     fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {

@@ -97,6 +97,10 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    unsafe fn load_i32(self, from: *const i32) -> __m512i {
+        with_features!(_mm512_loadu_si512(from.cast()))
+    }
+    #[inline(always)]
     unsafe fn load_i8(self, from: *const i8) -> __m512i {
         with_features!(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
     }
@@ -183,6 +187,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(self, from: *const u8) -> __m512i {
         with_features!(_mm512_loadu_si512(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, value: __m512i) {
+        with_features!(_mm512_storeu_si512(to.cast(), value))
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: __m512i, value: u8) -> __m512i {
+        with_features!(_mm512_sub_epi8(a, _mm512_set1_epi8(value as i8)))
     }
     #[inline(always)]
     fn field(self, a: __m512i, shift: u32, mask: u8) -> __m512i {

@@ -13,6 +13,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
@@ -71,6 +73,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn store_brain(self, to: *mut u16, value: Self::F32);
     /// As [`Simd::store_brain`] for zeros and normal numbers.
     unsafe fn store_brain_normal(self, to: *mut u16, value: Self::F32);
+    /// 16 i32 from memory.
+    unsafe fn load_i32(self, from: *const i32) -> Self::I32;
     /// 16 i8 from memory.
     unsafe fn load_i8(self, from: *const i8) -> Self::I32;
     /// Lanes within -128..=127 to 16 i8 in memory.
@@ -110,6 +114,10 @@ pub(crate) trait Simd: Copy {
 
     /// 64 bytes from memory.
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
+    /// 64 bytes to memory.
+    unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes);
+    /// `value` taken off each byte, wrapping.
+    fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes;
     /// Each byte shifted right by `shift`, then what `mask` keeps of it; both are constants.
     /// `mask` keeps none of the bits that come from another byte.
     fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes;

@@ -93,6 +93,11 @@ impl Simd for Scalar {
         unsafe { self.store_brain(to, value) }
     }
     #[inline(never)]
+    unsafe fn load_i32(self, from: *const i32) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[i32; LANES]>().read_unaligned() }
+    }
+    #[inline(never)]
     unsafe fn load_i8(self, from: *const i8) -> Self::I32 {
         // SAFETY: the caller's promise.
         let values = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
@@ -171,6 +176,15 @@ impl Simd for Scalar {
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() }
+    }
+    #[inline(never)]
+    unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[[u8; 4]; LANES]>().write_unaligned(value) }
+    }
+    #[inline(never)]
+    fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes {
+        lanes!(|lane| a[lane].map(|byte| byte.wrapping_sub(value)))
     }
     #[inline(never)]
     fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// waiting for one another; the copies follow each other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prepared {
-    /// `[copies * rows, prepared_bytes / 4]`.
+    /// `[copies * rows, prepared_bytes / 4]`: rows are a stride apart.
     pub(crate) memory: Matrix,
     /// Rows of activations.
     pub(crate) rows: usize,
@@ -42,8 +42,9 @@ impl Prepared {
     /// # Safety
     /// They have been prepared, and nobody writes them meanwhile.
     pub(crate) unsafe fn activations<'a>(&self, worker: &Worker) -> Activations<'a> {
-        let (start, count) = (self.start(worker), self.rows * self.row_len);
-        // SAFETY: the memory holds `rows` prepared rows of `row_len` elements, aligned to 64 bytes.
+        let start = self.start(worker);
+        let count = self.rows * self.memory.columns * size_of::<f32>() / self.kind.element_bytes();
+        // SAFETY: the memory holds `rows` prepared rows, aligned to 64 bytes.
         unsafe {
             match self.kind {
                 ActivationKind::F32 => Activations::F32(std::slice::from_raw_parts(start, count)),

@@ -1,0 +1,465 @@
+//! Matrix products of many rows in tile registers ([`crate::simd::tiles`]).
+//!
+//! Block formats: a panel is unpacked once into signed bytes and float scales, in a workspace that
+//! the thread keeps; then 16 rows of activations at a time pass by. A tile product gives the exact
+//! integer dots of one group of weights, and the float formula is that of [`super::quantised`], so
+//! the bits are the same as there.
+//!
+//! ```text
+//! workspace, for each half of 16 rows and each group of 32 (or 16) weights:
+//! codes   [8 or 4 steps][16 rows][4] i8    what a tile register holds
+//! scales  [16 rows] f32
+//! minima  [16 rows] f32                    (with minima)
+//! ```
+//!
+//! BF16: the panel is what a tile register wants, `[16 pairs of columns][16 rows][2]` at a time.
+//! The product of 32 columns is one instruction, with its own order of additions, so these
+//! machines multiply single rows in the same way.
+
+#![expect(clippy::needless_range_loop, reason = "indices are rows of a tile")]
+
+use super::activations::{ActivationBlock, prepared_len, prepared_stride};
+use super::matmul::{Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile};
+use super::quantised::{Format, Part, Quantised, load_codes, load_minimum, load_scale};
+use crate::isa::Kernel;
+use crate::memory::AlignedBytes;
+use crate::pack::layout::BLOCK;
+use crate::pack::{PANEL_ROWS, PackedMatrix};
+use crate::simd::tiles::{
+    TILE_ROW, TILE_ROWS, Tiles, tile_dot_brain, tile_dot_bytes, tile_load, tile_store, tile_zero,
+};
+use crate::simd::{LANES, Simd};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// From so many rows on, tiles of a block format are worth the unpacking.
+pub(super) const FEWEST_ROWS: usize = 8;
+
+/// Rows of activations of a low tile, for what does not fill a whole one.
+const LOW_ROWS: usize = 8;
+
+/// Products of a tile, `[matrix][row of activations][row of the panel]`.
+type Products = [[[f32; PANEL_ROWS]; TILE_ROWS]; 2];
+
+/// Panels that are unpacked together.
+const PANELS: usize = 4;
+
+/// Groups of weights that all panels take before any takes the next.
+const RUN_GROUPS: usize = 16;
+
+thread_local! {
+    /// Unpacked panels; grows to the largest that the thread has seen.
+    static WORKSPACE: RefCell<Option<AlignedBytes>> = const { RefCell::new(None) };
+}
+
+/// A product with a block format.
+pub(super) struct TiledBytes<'a, 'b, 'c, F> {
+    pub(super) tiles: Tiles,
+    pub(super) task: &'a Matmul<'b>,
+    pub(super) x: &'a [ActivationBlock],
+    pub(super) out: &'a mut OutputMatrix<'c>,
+    /// Of [`with_workspace`].
+    pub(super) workspace: *mut u8,
+    pub(super) format: PhantomData<F>,
+}
+
+/// Groups of weights in a row, and where an unpacked panel has what.
+#[derive(Clone, Copy)]
+struct Unpacked {
+    groups: usize,
+    /// Bytes of a group's codes.
+    code_bytes: usize,
+}
+
+impl Unpacked {
+    fn new<F: Format>(blocks: usize) -> Self {
+        let per_block = const { F::LAYOUT.groups_per_block() };
+        Self { groups: blocks * per_block, code_bytes: BLOCK / per_block * LANES }
+    }
+
+    /// Bytes of a half: codes, scales, minima.
+    fn half_bytes(self) -> usize {
+        self.groups * (self.code_bytes + 2 * TILE_ROW)
+    }
+
+    fn bytes(self) -> usize {
+        2 * self.half_bytes()
+    }
+
+    fn codes(self, half: *mut u8, group: usize) -> *mut u8 {
+        half.wrapping_add(group * self.code_bytes)
+    }
+
+    fn scales(self, half: *mut u8, group: usize) -> *mut f32 {
+        half.wrapping_add(self.groups * self.code_bytes + group * TILE_ROW).cast()
+    }
+
+    fn minima(self, half: *mut u8, group: usize) -> *mut f32 {
+        self.scales(half, self.groups + group)
+    }
+}
+
+/// Runs `job` with room for the unpacked panels of two matrices like `weight`, which the thread keeps.
+pub(super) fn with_workspace<F: Format>(weight: &PackedMatrix, job: impl FnOnce(*mut u8)) {
+    let blocks = prepared_len(weight.activation_kind(), weight.columns());
+    let wanted = 2 * PANELS * Unpacked::new::<F>(blocks).bytes();
+    WORKSPACE.with_borrow_mut(|workspace| {
+        if workspace.as_ref().is_none_or(|memory| memory.as_slice().len() < wanted) {
+            *workspace = Some(AlignedBytes::zeroed(wanted).expect("memory for one unpacked panel"));
+        }
+        if let Some(memory) = workspace {
+            job(memory.start());
+        }
+    });
+}
+
+impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { tiles, task, x, out, workspace, .. } = self;
+        let Matmul { weight, rows, epilogue, .. } = task;
+        let kind = weight.activation_kind();
+        let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
+        let unpacked = Unpacked::new::<F>(steps);
+        let (matrices, used) = epilogue.matrices(weight);
+        let group = unpacked.code_bytes / LANES;
+        let _configured = tiles.configure([
+            (TILE_ROWS, TILE_ROW),
+            (TILE_ROWS, TILE_ROW),
+            (TILE_ROWS, group),
+            (LOW_ROWS, TILE_ROW),
+            (LOW_ROWS, TILE_ROW),
+            (LOW_ROWS, group),
+            (group / 4, TILE_ROW),
+            (group / 4, TILE_ROW),
+        ]);
+        let place = |panel: usize, matrix: usize| workspace.wrapping_add((2 * panel + matrix) * unpacked.bytes());
+        for first in task.panels.clone().step_by(PANELS) {
+            let panels = first..task.panels.end.min(first + PANELS);
+            for panel in panels.clone() {
+                for (index, matrix) in matrices.iter().enumerate().take(used) {
+                    let to = place(panel - first, index);
+                    // SAFETY: the workspace holds `PANELS` unpacked panels of both matrices' shape.
+                    unsafe { unpack::<S, F>(simd, matrix.panel_contents(panel), unpacked, to) };
+                }
+            }
+            let mut row = rows.start;
+            while row < rows.end {
+                let x = &x[row * stride..];
+                let count = match rows.end - row {
+                    TILE_ROWS.. => TILE_ROWS,
+                    LOW_ROWS.. => LOW_ROWS,
+                    few => few.min(S::TALL_COLUMNS.max(S::LOW_COLUMNS)),
+                };
+                let mut products: [Products; PANELS] = [[[[0.0; PANEL_ROWS]; TILE_ROWS]; 2]; PANELS];
+                if count < LOW_ROWS {
+                    for (panel, products) in panels.clone().zip(&mut products) {
+                        for (matrix, products) in matrices.iter().zip(products).take(used) {
+                            let (bytes, x) = (matrix.panel_contents(panel), &x[..(count - 1) * stride + steps]);
+                            let none = Prefetch::NONE;
+                            run_tile::<S, Quantised<F>>(simd, bytes, steps, stride, x, none, products);
+                        }
+                    }
+                } else {
+                    // A run of the activations stays in the first cache while all panels pass by.
+                    for run in (0..unpacked.groups).step_by(RUN_GROUPS) {
+                        let run = run..unpacked.groups.min(run + RUN_GROUPS);
+                        for (panel, products) in products.iter_mut().enumerate().take(panels.len()) {
+                            for (index, products) in products.iter_mut().enumerate().take(used) {
+                                let (from, x, run) = (place(panel, index), x.as_ptr(), run.clone());
+                                // SAFETY: the panel has been unpacked; there are `count` rows from `x` on.
+                                unsafe {
+                                    match count {
+                                        TILE_ROWS => tall::<S, F>(simd, unpacked, from, x, stride, run, products),
+                                        _ => low::<S, F>(simd, unpacked, from, x, stride, run, products),
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                for (panel, products) in panels.clone().zip(&products) {
+                    for column in 0..count {
+                        let products = products.each_ref().map(|products| &products[column]);
+                        finish(simd, *epilogue, products, panel, out, row + column);
+                    }
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+/// Unpacks a panel, and asks for the next one meanwhile.
+///
+/// # Safety
+/// `to` has room for it.
+#[inline(always)]
+unsafe fn unpack<S: Simd, F: Format>(simd: S, panel: &[u8], unpacked: Unpacked, to: *mut u8) {
+    let layout = const { F::LAYOUT };
+    let steps = unpacked.code_bytes / TILE_ROW;
+    let mut prefetch = Prefetch::ahead(panel, 2 * unpacked.groups, panel.len());
+    for half in 0..2 {
+        let to = to.wrapping_add(half * unpacked.half_bytes());
+        for group in 0..unpacked.groups {
+            prefetch.advance(simd);
+            let block = group / layout.groups_per_block();
+            let part = Part {
+                start: panel.as_ptr().wrapping_add(block / layout.blocks() * layout.super_bytes()),
+                index: block % layout.blocks(),
+                group: group % layout.groups_per_block(),
+                first_half: half,
+            };
+            let planes = layout.codes_at() + (2 * part.index + half) * layout.half_bytes();
+            // SAFETY: the panel has this group; the caller's promise.
+            unsafe {
+                for step in 0..steps {
+                    let planes = part.start.add(planes);
+                    let codes = load_codes::<S, F>(simd, planes, part.group * steps + step);
+                    let signed = simd.sub_bytes(codes, layout.offset as u8);
+                    simd.store_bytes(unpacked.codes(to, group).add(step * TILE_ROW), signed);
+                }
+                simd.store(unpacked.scales(to, group), load_scale::<S, F>(simd, part, half));
+                if layout.minima {
+                    simd.store(unpacked.minima(to, group), load_minimum::<S, F>(simd, part, half));
+                }
+            }
+        }
+    }
+}
+
+/// Groups whose tile products are under way together: their latency is long, and sums that stay in
+/// registers for several groups are loaded and stored less often.
+const TOGETHER: usize = 4;
+
+/// Rows whose sums are in registers at the same time.
+const SUMS: usize = 8;
+
+/// The integer dots of some groups.
+#[repr(align(64))]
+struct Dots([[[i32; LANES]; TILE_ROWS]; TOGETHER]);
+
+/// One tile kernel per height: registers are named in the instructions.
+macro_rules! byte_tile {
+    ($name:ident, $rows:ident, $sums:literal, $more:literal, $x:literal) => {
+        /// Adds the products of a run of groups of an unpacked panel with rows of activations, `stride`
+        /// blocks apart.
+        ///
+        /// # Safety
+        /// The panel is unpacked at `from`; the rows can be read; tiles are configured.
+        #[inline(always)]
+        unsafe fn $name<S: Simd, F: Format>(
+            simd: S,
+            unpacked: Unpacked,
+            from: *mut u8,
+            x: *const ActivationBlock,
+            stride: usize,
+            run: Range<usize>,
+            products: &mut [[f32; PANEL_ROWS]; TILE_ROWS],
+        ) {
+            let mut dots = Dots([[[0; LANES]; TILE_ROWS]; TOGETHER]);
+            let (x_stride, b_stride) = (stride * size_of::<ActivationBlock>(), TILE_ROW);
+            let group_bytes = unpacked.code_bytes / LANES;
+            for half in 0..2 {
+                let from = from.wrapping_add(half * unpacked.half_bytes());
+                for first in run.clone().step_by(TOGETHER) {
+                    let groups = first..run.end.min(first + TOGETHER);
+                    macro_rules! issue {
+                        ($index:literal, $tile:literal) => {
+                            if first + $index < groups.end {
+                                let at = (first + $index) * group_bytes;
+                                let x = x.add(at / BLOCK).cast::<u8>().add(at % BLOCK);
+                                tile_load!($x, x, x_stride);
+                                tile_load!(6, unpacked.codes(from, first + $index), b_stride);
+                                tile_zero!($tile);
+                                tile_dot_bytes!($tile, $x, 6);
+                                tile_store!($tile, dots.0[$index].as_mut_ptr(), b_stride);
+                            }
+                        };
+                    }
+                    // SAFETY: the caller's promise; the quants are the first bytes of a block.
+                    unsafe {
+                        issue!(0, $sums);
+                        issue!(1, $more);
+                        issue!(2, $sums);
+                        issue!(3, $more);
+                        for row in (0..$rows).step_by(SUMS) {
+                            let sums = products.as_mut_ptr().add(row).cast::<f32>().add(half * LANES);
+                            let x = x.add(row * stride);
+                            add_dots::<S, F>(simd, unpacked, from, groups.clone(), x, stride, &dots, row, sums);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+byte_tile!(tall, TILE_ROWS, 0, 1, 2);
+byte_tile!(low, LOW_ROWS, 3, 4, 5);
+
+/// Adds some groups' products to the sums of [`SUMS`] rows: the formula of [`super::quantised`].
+///
+/// # Safety
+/// As for the tile that calls it; `dots` are of these groups, those of the rows from `row` on;
+/// `sums` is the first of as many vectors, a panel's rows apart.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the inside of a loop")]
+unsafe fn add_dots<S: Simd, F: Format>(
+    simd: S,
+    unpacked: Unpacked,
+    from: *mut u8,
+    groups: Range<usize>,
+    x: *const ActivationBlock,
+    stride: usize,
+    dots: &Dots,
+    row: usize,
+    at: *mut f32,
+) {
+    let layout = const { F::LAYOUT };
+    let per_block = const { F::LAYOUT.groups_per_block() };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [simd.splat(0.0); SUMS];
+        for m in 0..SUMS {
+            sums[m] = simd.load(at.add(m * PANEL_ROWS));
+        }
+        for (index, group) in groups.enumerate() {
+            let x = x.add(group / per_block);
+            let dots = dots.0[index].as_ptr().add(row);
+            let scale = simd.load(unpacked.scales(from, group));
+            for m in 0..SUMS {
+                let scales = simd.mul(scale, simd.splat((*x.add(m * stride)).scale));
+                let dot = simd.to_f32(simd.load_i32(dots.add(m).cast()));
+                sums[m] = simd.mul_add(dot, scales, sums[m]);
+            }
+            if layout.minima {
+                let minimum = simd.load(unpacked.minima(from, group));
+                for m in 0..SUMS {
+                    let x = &*x.add(m * stride);
+                    let sum = if per_block == 1 { x.sum } else { x.half_sums[group % 2] };
+                    sums[m] = simd.mul_add(minimum, simd.splat(sum), sums[m]);
+                }
+            }
+        }
+        for m in 0..SUMS {
+            simd.store(at.add(m * PANEL_ROWS), sums[m]);
+        }
+    }
+}
+
+/// Columns of a BF16 matrix that one tile product takes.
+const BRAIN_COLUMNS: usize = 32;
+/// Bytes of a pair of columns of a panel.
+const PAIR_BYTES: usize = 4 * PANEL_ROWS;
+/// Bytes of what a tile product takes of both halves of a panel.
+const STEP_BYTES: usize = BRAIN_COLUMNS / 2 * PAIR_BYTES;
+/// How far ahead a panel that lies in the second cache is asked for.
+const RUN_BYTES: usize = 2 * STEP_BYTES;
+
+/// Whether tiles multiply this BF16 matrix: the decision is the matrix's alone, so that all
+/// products with it have the same bits.
+pub(super) fn tiles_fit(weight: &PackedMatrix) -> bool {
+    weight.columns().is_multiple_of(BRAIN_COLUMNS)
+}
+
+/// A product with BF16.
+pub(super) struct TiledBrain<'a, 'b, 'c> {
+    pub(super) tiles: Tiles,
+    pub(super) task: &'a Matmul<'b>,
+    /// Rows of pairs.
+    pub(super) x: &'a [u32],
+    pub(super) out: &'a mut OutputMatrix<'c>,
+}
+
+impl Kernel for TiledBrain<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { tiles, task, x, out } = self;
+        let Matmul { weight, rows, epilogue, .. } = task;
+        let stride = prepared_stride(weight.activation_kind(), weight.columns());
+        let (matrices, used) = epilogue.matrices(weight);
+        let rest = rows.len() % TILE_ROWS;
+        let full = (TILE_ROWS, TILE_ROW);
+        let _configured =
+            tiles.configure([full, full, full, (rest, TILE_ROW), (rest, TILE_ROW), (rest, TILE_ROW), full, full]);
+        let steps = weight.columns() / BRAIN_COLUMNS;
+        let alone = rows.len() <= TILE_ROWS;
+        for first in task.panels.clone().step_by(PANELS) {
+            let panels = first..task.panels.end.min(first + PANELS);
+            for row in rows.clone().step_by(TILE_ROWS) {
+                let count = TILE_ROWS.min(rows.end - row);
+                let x = x[row * stride..].as_ptr();
+                let mut products: [Products; PANELS] = [[[[0.0; PANEL_ROWS]; TILE_ROWS]; 2]; PANELS];
+                for run in (0..steps).step_by(RUN_GROUPS) {
+                    let run = run..steps.min(run + RUN_GROUPS);
+                    for (panel, products) in panels.clone().zip(&mut products) {
+                        for (matrix, products) in matrices.iter().zip(products).take(used) {
+                            let panel = matrix.panel_contents(panel);
+                            let distance = if alone { PREFETCH_BYTES } else { RUN_BYTES };
+                            // SAFETY: a panel has `steps` times 16 pairs of columns, and so has each row.
+                            unsafe {
+                                match count {
+                                    TILE_ROWS => tall_brain(simd, panel, x, stride, run.clone(), distance, products),
+                                    _ => rest_brain(simd, panel, x, stride, run.clone(), distance, products),
+                                }
+                            }
+                        }
+                    }
+                }
+                for (panel, products) in panels.clone().zip(&products) {
+                    for column in 0..count {
+                        let products = products.each_ref().map(|products| &products[column]);
+                        finish(simd, *epilogue, products, panel, out, row + column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One tile kernel for whole tiles and one for what is left.
+macro_rules! brain_tile {
+    ($name:ident, $low:literal, $high:literal, $x:literal) => {
+        /// Adds the products of a run of steps of a panel with rows of pairs, `stride` pairs apart.
+        ///
+        /// # Safety
+        /// Panel and rows have the run's steps, of 16 pairs each; tiles are configured.
+        #[inline(always)]
+        unsafe fn $name<S: Simd>(
+            simd: S,
+            panel: &[u8],
+            x: *const u32,
+            stride: usize,
+            run: Range<usize>,
+            prefetch_bytes: usize,
+            products: &mut [[f32; PANEL_ROWS]; TILE_ROWS],
+        ) {
+            let to = products.as_mut_ptr().cast::<u8>();
+            // SAFETY: the caller's promise; a row of products is as long as a pair's column.
+            unsafe {
+                tile_load!($low, to, PAIR_BYTES);
+                tile_load!($high, to.add(TILE_ROW), PAIR_BYTES);
+                for step in run {
+                    let from = panel.as_ptr().add(step * STEP_BYTES);
+                    for line in (0..STEP_BYTES).step_by(64) {
+                        simd.prefetch(from.wrapping_add(prefetch_bytes + line));
+                    }
+                    tile_load!($x, x.add(step * TILE_ROWS), 4 * stride);
+                    tile_load!(6, from, PAIR_BYTES);
+                    tile_load!(7, from.add(TILE_ROW), PAIR_BYTES);
+                    tile_dot_brain!($low, $x, 6);
+                    tile_dot_brain!($high, $x, 7);
+                }
+                tile_store!($low, to, PAIR_BYTES);
+                tile_store!($high, to.add(TILE_ROW), PAIR_BYTES);
+            }
+        }
+    };
+}
+brain_tile!(tall_brain, 0, 1, 2);
+brain_tile!(rest_brain, 3, 4, 5);
