@@ -24,8 +24,9 @@ pub struct Peer {
     pub version: &'static str,
     /// SHA-256 of the source archive of that version.
     archive_sha256: &'static str,
-    /// C and C++ compiler.
-    pub compilers: [&'static str; 2],
+    /// What it is built with, each in a folder of its own. Compilers differ in the instructions that they let a
+    /// peer use and in the threading runtime that they bring; the first is used where speed does not count.
+    pub compilers: &'static [Compiler],
     /// Files that the archive lacks, by their paths in the source, and what is in them.
     missing_files: &'static [(&'static str, &'static str)],
     /// Settings of cmake beyond [`CONFIGURATION`].
@@ -34,13 +35,26 @@ pub struct Peer {
     tools: &'static [&'static str],
 }
 
+/// A C and a C++ compiler.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Compiler {
+    /// The C compiler, whose name is used for both.
+    pub name: &'static str,
+    cplusplus: &'static str,
+}
+
+/// With LLVM's OpenMP runtime. Debian 12's version 14 spells the macros of AMX so that llama.cpp does not see them.
+const CLANG: Compiler = Compiler { name: "clang", cplusplus: "clang++" };
+/// With GNU's OpenMP runtime.
+const GCC: Compiler = Compiler { name: "gcc", cplusplus: "g++" };
+
 /// The engine that everyone knows.
 pub const LLAMA_CPP: Peer = Peer {
     name: "llama.cpp",
     package: "llama-cpp-python",
     version: "0.3.36",
     archive_sha256: "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-    compilers: ["clang", "clang++"],
+    compilers: &[CLANG, GCC],
     missing_files: &[],
     configuration: &[
         "-DLLAMA_BUILD_EXAMPLES=OFF",
@@ -58,7 +72,7 @@ pub const IK_LLAMA_CPP: Peer = Peer {
     version: "0.1.5",
     archive_sha256: "33c67eb99e4dcab5e611050433243815709b8b3067753f9ce18375013cf002ad",
     // Debian 12's clang 14 refuses its source, which has const members without a constructor.
-    compilers: ["gcc", "g++"],
+    compilers: &[GCC],
     missing_files: &[(
         "common/cmake/build-info-gen-cpp.cmake",
         "include(cmake/build-info.cmake)\nconfigure_file(common/build-info.cpp.in common/build-info.cpp)\n",
@@ -110,7 +124,8 @@ pub struct Options {
 /// Where the programs of the peers are, for the commands that run them.
 #[derive(Debug, Default, Args)]
 pub struct Programs {
-    /// Folder with the programs of a peer (may be given once for each) [default: what `cargo xtask peers` built]
+    /// Folder with the programs of a peer, for all its compilers (may be given once for each peer) [default: what
+    /// `cargo xtask peers` built]
     #[arg(long = "peer-bin", value_name = "PEER=FOLDER", value_parser = folder_of_peer)]
     folders: Vec<(&'static Peer, PathBuf)>,
 }
@@ -121,8 +136,16 @@ impl Programs {
     /// # Errors
     /// The program is not there; says how to get it.
     pub fn tool(&self, peer: &Peer, tool: &str) -> Result<Command> {
+        self.tool_of(peer, &peer.compilers[0], tool)
+    }
+
+    /// The same, of the build with one of the peer's compilers.
+    ///
+    /// # Errors
+    /// Those of [`Programs::tool`].
+    pub fn tool_of(&self, peer: &Peer, compiler: &Compiler, tool: &str) -> Result<Command> {
         let given = self.folders.iter().find(|(of, _)| of.name == peer.name);
-        let folder = given.map_or_else(|| peer.programs(), |(_, folder)| folder.clone());
+        let folder = given.map_or_else(|| peer.programs(compiler), |(_, folder)| folder.clone());
         let path = folder.join(tool);
         ensure!(path.is_file(), "{} is missing; `cargo xtask peers` builds it", path.display());
         Ok(Command::new(path))
@@ -151,16 +174,16 @@ impl Peer {
         format!("{}-{}", self.package.replace('-', "_"), self.version)
     }
 
-    fn build_folder(&self) -> PathBuf {
-        home().join(format!("{}-{}", self.name, self.version))
+    fn build_folder(&self, compiler: &Compiler) -> PathBuf {
+        home().join(format!("{}-{}-{}", self.name, self.version, compiler.name))
     }
 
-    fn programs(&self) -> PathBuf {
-        self.build_folder().join("bin")
+    fn programs(&self, compiler: &Compiler) -> PathBuf {
+        self.build_folder(compiler).join("bin")
     }
 
-    fn is_built(&self) -> bool {
-        self.tools.iter().all(|tool| self.programs().join(tool).is_file())
+    fn is_built(&self, compiler: &Compiler) -> bool {
+        self.tools.iter().all(|tool| self.programs(compiler).join(tool).is_file())
     }
 }
 
@@ -171,10 +194,12 @@ impl Peer {
 pub fn run(options: &Options) -> Result<()> {
     let wanted = if options.peers.is_empty() { PEERS.to_vec() } else { options.peers.clone() };
     for peer in wanted {
-        if options.rebuild || !peer.is_built() {
-            build(peer)?;
+        for compiler in peer.compilers {
+            if options.rebuild || !peer.is_built(compiler) {
+                build(peer, compiler)?;
+            }
+            println!("{}", peer.programs(compiler).display());
         }
-        println!("{}", peer.programs().display());
     }
     let models = if options.models { &MODELS[..] } else { &[] };
     for model in models {
@@ -183,7 +208,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn build(peer: &Peer) -> Result<()> {
+fn build(peer: &Peer, compiler: &Compiler) -> Result<()> {
     install_build_tools()?;
     unpack(peer, &download(peer)?)?;
     let source = home().join(peer.archive_stem()).join("vendor").join(peer.name);
@@ -192,11 +217,11 @@ fn build(peer: &Peer) -> Result<()> {
         fs::create_dir_all(path.parent().unwrap_or(&source))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let folder = peer.build_folder();
+    let folder = peer.build_folder(compiler);
     let mut configure = Command::new("cmake");
     configure.args(["-G", "Ninja", "-S"]).arg(&source).arg("-B").arg(&folder);
-    let [c, cplusplus] = peer.compilers;
-    configure.arg(format!("-DCMAKE_C_COMPILER={c}")).arg(format!("-DCMAKE_CXX_COMPILER={cplusplus}"));
+    configure.arg(format!("-DCMAKE_C_COMPILER={}", compiler.name));
+    configure.arg(format!("-DCMAKE_CXX_COMPILER={}", compiler.cplusplus));
     process::run(configure.args(CONFIGURATION).args(peer.configuration))?;
     process::run(Command::new("cmake").arg("--build").arg(&folder).arg("--target").args(peer.tools))
 }

@@ -8,7 +8,7 @@ use super::cold;
 use super::outputs;
 use super::workload::{Kind, Workload};
 use crate::contestants;
-use crate::peers::{IK_LLAMA_CPP, LLAMA_CPP, Peer, Programs};
+use crate::peers::{Compiler, IK_LLAMA_CPP, LLAMA_CPP, Peer, Programs};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -71,7 +71,6 @@ pub const SETTINGS: &[Setting] = &[
     llama(Tool::Bench, "-fa on"),
     llama(Tool::Bench, "-fa off"),
     llama(Tool::Bench, "-fa on --repack 0"),
-    llama(Tool::Bench, "-fa off --repack 0"),
     llama(Tool::Bench, "-fa on -ub 128"),
     llama(Tool::Bench, "-fa on -ub 2048"),
     llama(Tool::BatchedBench, "-fa on"),
@@ -95,12 +94,38 @@ pub const SETTINGS: &[Setting] = &[
     ik(IK_ANSWER, "-fa on -rtr"),
 ];
 
+/// A setting with one of the builds of its peer.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// The setting.
+    pub setting: &'static Setting,
+    /// What the peer was built with.
+    pub compiler: &'static Compiler,
+}
+
+impl Candidate {
+    /// How tables and JSON name it.
+    pub fn contestant(&self) -> Contestant {
+        let flags = format!("{}: {}", self.compiler.name, self.setting.flags);
+        Contestant { engine: self.setting.peer.name.to_owned(), flags }
+    }
+}
+
+/// Everything that is tried of one peer for one kind of work: each of its builds with each setting.
+pub fn candidates(peer: &'static Peer, kind: Kind) -> Vec<Candidate> {
+    let settings =
+        SETTINGS.iter().filter(|setting| setting.peer.name == peer.name && setting.tool.measures(kind));
+    settings
+        .flat_map(|setting| peer.compilers.iter().map(move |compiler| Candidate { setting, compiler }))
+        .collect()
+}
+
 /// One engine with one setting: what takes a turn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contestant {
     /// `alti`, or the name of a peer.
     pub engine: String,
-    /// Its flags beyond those that say what to do.
+    /// What it was built with, and its flags beyond those that say what to do.
     pub flags: String,
 }
 
@@ -145,12 +170,19 @@ impl Engines<'_> {
         Ok(Sample { value, memory: None })
     }
 
-    /// A peer does `work` once with `setting`.
+    /// A peer does `work` once.
     ///
     /// # Errors
     /// Its program is missing or fails, or prints what it should not.
-    pub fn peer(&self, setting: &Setting, work: &Workload, model: &Path, threads: usize) -> Result<Sample> {
-        let mut command = self.programs.tool(setting.peer, setting.tool.program())?;
+    pub fn peer(
+        &self,
+        candidate: Candidate,
+        work: &Workload,
+        model: &Path,
+        threads: usize,
+    ) -> Result<Sample> {
+        let Candidate { setting, compiler } = candidate;
+        let mut command = self.programs.tool_of(setting.peer, compiler, setting.tool.program())?;
         command
             .arg("-m")
             .arg(model)
@@ -172,11 +204,6 @@ impl Engines<'_> {
         };
         Ok(Sample { value, memory: None })
     }
-}
-
-/// The settings that are tried for `kind`, of one peer.
-pub fn settings_of(peer: &Peer, kind: Kind) -> Vec<&'static Setting> {
-    SETTINGS.iter().filter(|setting| setting.peer.name == peer.name && setting.tool.measures(kind)).collect()
 }
 
 /// How `llama-bench` is told what to do. Decoding behind a context is spelled differently: llama.cpp has `-d`, and
@@ -221,12 +248,12 @@ mod tests {
     fn every_peer_has_settings_for_every_kind_of_work_and_none_twice() {
         for peer in PEERS {
             for kind in Kind::value_variants() {
-                let settings = settings_of(peer, *kind);
-                assert!(settings.len() >= 2, "{} {kind:?}", peer.name);
-                let mut flags: Vec<_> = settings.iter().map(|setting| setting.flags).collect();
+                let candidates = candidates(peer, *kind);
+                assert!(candidates.len() >= 2, "{} {kind:?}", peer.name);
+                let mut flags: Vec<_> = candidates.iter().map(|one| one.contestant().flags).collect();
                 flags.sort_unstable();
                 flags.dedup();
-                assert_eq!(flags.len(), settings.len());
+                assert_eq!(flags.len(), candidates.len());
             }
         }
     }

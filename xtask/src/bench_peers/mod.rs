@@ -1,8 +1,8 @@
 //! `cargo xtask bench-peers`: the speed of `alti` and of its peers on the same files, in one run.
 //!
 //! Machines differ and drift (clocks, neighbours, heat), so the number that travels is a ratio: all take turns, round
-//! after round, and medians are compared. A peer counts with its best setting: every setting of a table is tried once,
-//! and the two best of each peer go on into the rounds. What the machine could do at most is measured in the same run.
+//! after round, and medians are compared. A peer counts with its best setting: every setting of a table is tried once
+//! with every build, and the two best of each peer go on into the rounds. What the machine could do at most is measured in the same run.
 //!
 //! Work is what `llama-bench` and `llama-batched-bench` define: a prompt is computed in an empty context and the logits
 //! of its last token wanted; tokens are decoded one step after another, logits wanted each time. Each run warms up
@@ -24,7 +24,7 @@ use crate::workspace;
 use anyhow::{Context as _, Result, bail};
 use bounds::{Demand, Limits};
 use clap::{Args, ValueEnum as _};
-use engines::{Contestant, Engines, Sample, Setting, settings_of};
+use engines::{Candidate, Contestant, Engines, Sample, candidates};
 use report::{ALTI, Outcome, Report, Row, Scouted, Turns};
 use std::fs;
 use std::path::{self, Path, PathBuf};
@@ -175,8 +175,7 @@ fn measure(options: &Options) -> Result<Report> {
     let models = chosen(options)?;
     let limits =
         options.threads.iter().map(|&threads| Limits::measure(threads)).collect::<Result<Vec<_>>>()?;
-    let version =
-        |peer: &Peer| format!("{} ({} {}, {})", peer.name, peer.package, peer.version, peer.compilers[0]);
+    let version = |peer: &Peer| format!("{} ({} {})", peer.name, peer.package, peer.version);
     let mut report = Report {
         machine: Machine::describe(),
         peers: PEERS.map(version).to_vec(),
@@ -215,43 +214,41 @@ impl Match<'_> {
     /// Tries all settings, then lets the survivors and `alti` take turns.
     fn play(&self, rounds: u32) -> Result<(Vec<Turns>, Vec<Scouted>)> {
         let mut scouted = Vec::new();
-        let mut survivors: Vec<&'static Setting> = Vec::new();
+        let mut survivors: Vec<Candidate> = Vec::new();
         for peer in PEERS {
             survivors.extend(self.scout(peer, &mut scouted)?);
         }
         let started = |contestant| Turns { contestant, samples: Vec::new(), memory: Vec::new() };
         let alti = Contestant { engine: ALTI.to_owned(), flags: String::new() };
-        let mut turns: Vec<Turns> = std::iter::once(alti)
-            .chain(survivors.iter().map(|setting| contestant(setting)))
-            .map(started)
-            .collect();
+        let mut turns: Vec<Turns> =
+            std::iter::once(alti).chain(survivors.iter().map(Candidate::contestant)).map(started).collect();
         for _ in 0..rounds {
             record(&mut turns[0], self.engines.alti(&self.work, self.model, self.threads)?);
-            for (setting, turns) in survivors.iter().zip(&mut turns[1..]) {
-                record(turns, self.engines.peer(setting, &self.work, self.model, self.threads)?);
+            for (&candidate, turns) in survivors.iter().zip(&mut turns[1..]) {
+                record(turns, self.engines.peer(candidate, &self.work, self.model, self.threads)?);
             }
         }
         Ok((turns, scouted))
     }
 
     /// Tries every setting of a peer once; the best go on.
-    fn scout(&self, peer: &Peer, scouted: &mut Vec<Scouted>) -> Result<Vec<&'static Setting>> {
+    fn scout(&self, peer: &'static Peer, scouted: &mut Vec<Scouted>) -> Result<Vec<Candidate>> {
         let mut reached = Vec::new();
         let mut first_error = None;
-        for setting in settings_of(peer, self.work.kind) {
-            let outcome = match self.engines.peer(setting, &self.work, self.model, self.threads) {
+        for candidate in candidates(peer, self.work.kind) {
+            let outcome = match self.engines.peer(candidate, &self.work, self.model, self.threads) {
                 Ok(sample) => {
-                    reached.push((setting, sample.value));
+                    reached.push((candidate, sample.value));
                     Outcome::Reached(sample.value)
                 }
                 Err(error) => {
-                    eprintln!("{} {}: {error:#}", peer.name, setting.flags);
+                    eprintln!("{} {}: {error:#}", peer.name, candidate.contestant().flags);
                     let said = format!("{error:#}");
                     first_error.get_or_insert(error);
                     Outcome::Failed(said)
                 }
             };
-            scouted.push(Scouted { contestant: contestant(setting), outcome });
+            scouted.push(Scouted { contestant: candidate.contestant(), outcome });
         }
         match first_error {
             Some(error) if reached.is_empty() => {
@@ -260,10 +257,6 @@ impl Match<'_> {
             _ => Ok(best(reached, &self.work)),
         }
     }
-}
-
-fn contestant(setting: &Setting) -> Contestant {
-    Contestant { engine: setting.peer.name.to_owned(), flags: setting.flags.to_owned() }
 }
 
 fn record(turns: &mut Turns, sample: Sample) {
