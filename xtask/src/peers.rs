@@ -41,12 +41,31 @@ pub struct Compiler {
     /// The C compiler, whose name is used for both.
     pub name: &'static str,
     cplusplus: &'static str,
+    /// A header that goes before every source; may be empty.
+    header: &'static str,
 }
 
-/// With LLVM's OpenMP runtime. Debian 12's version 14 spells the macros of AMX so that llama.cpp does not see them.
-const CLANG: Compiler = Compiler { name: "clang", cplusplus: "clang++" };
-/// With GNU's OpenMP runtime.
-const GCC: Compiler = Compiler { name: "gcc", cplusplus: "g++" };
+/// With LLVM's OpenMP runtime. Version 14, Debian 12's, has other names for what later ones and gcc define where a
+/// machine has tiles, and llama.cpp would not use them.
+const CLANG: Compiler = Compiler {
+    name: "clang",
+    cplusplus: "clang++",
+    header: "\
+#if defined(__AMXTILE__) && !defined(__AMX_TILE__)
+#define __AMX_TILE__ 1
+#endif
+#if defined(__AMXINT8__) && !defined(__AMX_INT8__)
+#define __AMX_INT8__ 1
+#endif
+#if defined(__AMXBF16__) && !defined(__AMX_BF16__)
+#define __AMX_BF16__ 1
+#endif
+",
+};
+
+/// With GNU's OpenMP runtime. Version 12.2, Debian 12's, miscompiles the loading of a tile configuration (GCC bug
+/// 114098), so that llama.cpp crashes where a machine has tiles; elsewhere it is a second opinion.
+const GCC: Compiler = Compiler { name: "gcc", cplusplus: "g++", header: "" };
 
 /// The engine that everyone knows.
 pub const LLAMA_CPP: Peer = Peer {
@@ -95,11 +114,8 @@ const BUILD_TOOLS: [(&str, &[&str]); 5] = [
 ];
 
 /// How every peer is configured: as its documentation recommends for a CPU, without what the comparisons never call.
-const CONFIGURATION: [&str; 8] = [
+const CONFIGURATION: [&str; 6] = [
     "-DCMAKE_BUILD_TYPE=Release",
-    // Hundreds of thousands of lines of warnings otherwise.
-    "-DCMAKE_C_FLAGS=-w",
-    "-DCMAKE_CXX_FLAGS=-w",
     "-DBUILD_SHARED_LIBS=OFF",
     "-DGGML_NATIVE=ON",
     "-DGGML_OPENMP=ON",
@@ -222,6 +238,12 @@ fn build(peer: &Peer, compiler: &Compiler) -> Result<()> {
     configure.args(["-G", "Ninja", "-S"]).arg(&source).arg("-B").arg(&folder);
     configure.arg(format!("-DCMAKE_C_COMPILER={}", compiler.name));
     configure.arg(format!("-DCMAKE_CXX_COMPILER={}", compiler.cplusplus));
+    let header = home().join(format!("{}.h", compiler.name));
+    fs::write(&header, compiler.header).with_context(|| format!("cannot write {}", header.display()))?;
+    // No warnings: there are hundreds of thousands of lines of them.
+    for language in ["C", "CXX"] {
+        configure.arg(format!("-DCMAKE_{language}_FLAGS=-w -include {}", header.display()));
+    }
     process::run(configure.args(CONFIGURATION).args(peer.configuration))?;
     process::run(Command::new("cmake").arg("--build").arg(&folder).arg("--target").args(peer.tools))
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench-peers`: the speed of `alti` and of its peers on the same files, in one run.
 //!
 //! Machines differ and drift (clocks, neighbours, heat), so the number that travels is a ratio: all take turns, round
-//! after round, and medians are compared. A peer counts with its best setting: every setting of a table is tried once
+//! after round, and medians are compared. A peer counts with its best setting: every setting of a table is tried
 //! with every build, and the two best of each peer go on into the rounds. What the machine could do at most is measured in the same run.
 //!
 //! Work is what `llama-bench` and `llama-batched-bench` define: a prompt is computed in an empty context and the logits
@@ -55,6 +55,9 @@ pub struct Options {
     /// Rounds; in each, everyone has one turn
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Runs of each setting of a peer that decide which settings go on into the rounds; its best one counts
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    trials: u32,
     /// Tokens of prompts
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512")]
     prefill: Vec<usize>,
@@ -188,7 +191,7 @@ fn measure(options: &Options) -> Result<Report> {
         for limits in &limits {
             for work in workloads(options) {
                 let match_up = Match { engines: &engines, model: &model.file, threads: limits.threads, work };
-                let (turns, scouted) = match_up.play(options.rounds)?;
+                let (turns, scouted) = match_up.play(options.trials, options.rounds)?;
                 let (name, bound) = (model.name.clone(), demand.bound(&work, limits));
                 let row = Row { model: name, threads: limits.threads, work, demand, bound, turns, scouted };
                 eprintln!("{}", row.markdown());
@@ -212,11 +215,11 @@ struct Match<'a> {
 
 impl Match<'_> {
     /// Tries all settings, then lets the survivors and `alti` take turns.
-    fn play(&self, rounds: u32) -> Result<(Vec<Turns>, Vec<Scouted>)> {
+    fn play(&self, trials: u32, rounds: u32) -> Result<(Vec<Turns>, Vec<Scouted>)> {
         let mut scouted = Vec::new();
         let mut survivors: Vec<Candidate> = Vec::new();
         for peer in PEERS {
-            survivors.extend(self.scout(peer, &mut scouted)?);
+            survivors.extend(self.scout(peer, trials, &mut scouted)?);
         }
         let started = |contestant| Turns { contestant, samples: Vec::new(), memory: Vec::new() };
         let alti = Contestant { engine: ALTI.to_owned(), flags: String::new() };
@@ -231,31 +234,30 @@ impl Match<'_> {
         Ok((turns, scouted))
     }
 
-    /// Tries every setting of a peer once; the best go on.
-    fn scout(&self, peer: &'static Peer, scouted: &mut Vec<Scouted>) -> Result<Vec<Candidate>> {
-        let mut reached = Vec::new();
-        let mut first_error = None;
-        for candidate in candidates(peer, self.work.kind) {
-            let outcome = match self.engines.peer(candidate, &self.work, self.model, self.threads) {
-                Ok(sample) => {
-                    reached.push((candidate, sample.value));
-                    Outcome::Reached(sample.value)
+    /// Tries every setting of a peer, all of them before any a second time; the best go on. One that fails is not tried
+    /// again.
+    fn scout(&self, peer: &'static Peer, trials: u32, scouted: &mut Vec<Scouted>) -> Result<Vec<Candidate>> {
+        let candidates = candidates(peer, self.work.kind);
+        let mut outcomes = vec![Outcome::Reached(Vec::new()); candidates.len()];
+        for _ in 0..trials {
+            for (&candidate, outcome) in candidates.iter().zip(&mut outcomes) {
+                let Outcome::Reached(samples) = outcome else { continue };
+                match self.engines.peer(candidate, &self.work, self.model, self.threads) {
+                    Ok(sample) => samples.push(sample.value),
+                    Err(error) => {
+                        eprintln!("{} {}: {error:#}", peer.name, candidate.contestant().flags);
+                        *outcome = Outcome::Failed(format!("{error:#}"));
+                    }
                 }
-                Err(error) => {
-                    eprintln!("{} {}: {error:#}", peer.name, candidate.contestant().flags);
-                    let said = format!("{error:#}");
-                    first_error.get_or_insert(error);
-                    Outcome::Failed(said)
-                }
-            };
-            scouted.push(Scouted { contestant: candidate.contestant(), outcome });
-        }
-        match first_error {
-            Some(error) if reached.is_empty() => {
-                Err(error.context(format!("no setting of {} works for {}", peer.name, self.work)))
             }
-            _ => Ok(best(reached, &self.work)),
         }
+        let survivors = best(&candidates, &outcomes, &self.work);
+        if let (true, Some(Outcome::Failed(error))) = (survivors.is_empty(), outcomes.first()) {
+            bail!("no setting of {} works for {}: {error}", peer.name, self.work);
+        }
+        let tried = candidates.iter().map(Candidate::contestant).zip(outcomes);
+        scouted.extend(tried.map(|(contestant, outcome)| Scouted { contestant, outcome }));
+        Ok(survivors)
     }
 }
 
@@ -264,10 +266,17 @@ fn record(turns: &mut Turns, sample: Sample) {
     turns.memory.extend(sample.memory);
 }
 
-/// The best few of what was tried, best first.
-fn best<T>(mut tried: Vec<(T, f64)>, work: &Workload) -> Vec<T> {
-    tried.sort_by(|(_, a), (_, b)| if work.is_time() { a.total_cmp(b) } else { b.total_cmp(a) });
-    tried.into_iter().take(SURVIVORS).map(|(setting, _)| setting).collect()
+/// The few that did best in their best trial, best first.
+fn best<T: Copy>(candidates: &[T], outcomes: &[Outcome], work: &Workload) -> Vec<T> {
+    let order = |a: &f64, b: &f64| if work.is_time() { b.total_cmp(a) } else { a.total_cmp(b) };
+    let mut tried: Vec<(T, f64)> = Vec::new();
+    for (&candidate, outcome) in candidates.iter().zip(outcomes) {
+        if let Outcome::Reached(samples) = outcome {
+            tried.extend(samples.iter().copied().max_by(order).map(|sample| (candidate, sample)));
+        }
+    }
+    tried.sort_by(|(_, a), (_, b)| order(b, a));
+    tried.into_iter().take(SURVIVORS).map(|(candidate, _)| candidate).collect()
 }
 
 #[cfg(test)]
@@ -275,9 +284,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_best_settings_go_on() {
-        let tried = vec![("a", 3.0), ("b", 9.0), ("c", 5.0)];
-        assert_eq!(best(tried.clone(), &Workload::prefill(512)), ["b", "c"]);
-        assert_eq!(best(tried, &Workload::cold()), ["a", "c"]);
+    fn the_two_settings_with_the_best_trials_go_on_and_failed_ones_do_not() {
+        let reached = |samples: &[f64]| Outcome::Reached(samples.to_vec());
+        let outcomes = [
+            reached(&[3.0, 2.0]),
+            reached(&[1.0, 9.0]),
+            Outcome::Failed("crashed".into()),
+            reached(&[5.0, 5.0]),
+        ];
+        let names = ["a", "b", "c", "d"];
+        assert_eq!(best(&names, &outcomes, &Workload::prefill(512)), ["b", "d"]);
+        assert_eq!(best(&names, &outcomes, &Workload::cold()), ["b", "a"]);
     }
 }

@@ -44,7 +44,7 @@ pub struct Row {
     pub bound: Option<Bound>,
     /// Who took turns, `alti` first.
     pub turns: Vec<Turns>,
-    /// The one run of each setting of a peer that decided who takes turns.
+    /// The trials of each setting of a peer, which decided who takes turns.
     pub scouted: Vec<Scouted>,
 }
 
@@ -61,7 +61,7 @@ pub struct Turns {
     pub memory: Vec<f64>,
 }
 
-/// The trial of one setting.
+/// The trials of one setting.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scouted {
     /// Who.
@@ -76,8 +76,8 @@ pub struct Scouted {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Tokens a second, or milliseconds.
-    Reached(f64),
+    /// Tokens a second, or milliseconds, of each trial.
+    Reached(Vec<f64>),
     /// The setting does not work.
     Failed(String),
 }
