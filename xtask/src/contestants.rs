@@ -82,6 +82,13 @@ pub struct Alti {
 }
 
 impl Alti {
+    /// What a measurement says of it: the revision that a report names is the checkout's, and a given program may be
+    /// of any.
+    #[must_use]
+    pub fn origin(&self) -> &'static str {
+        if self.alti.is_some() { "a given program, of any revision" } else { "built from this revision" }
+    }
+
     /// The program, built if it is this checkout's.
     ///
     /// # Errors

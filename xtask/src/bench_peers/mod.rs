@@ -181,6 +181,7 @@ fn measure(options: &Options) -> Result<Report> {
     let version = |peer: &Peer| format!("{} ({} {})", peer.name, peer.package, peer.version);
     let mut report = Report {
         machine: Machine::describe(),
+        alti: options.alti.origin().to_owned(),
         peers: PEERS.map(version).to_vec(),
         rounds: options.rounds,
         limits: limits.clone(),

@@ -19,6 +19,8 @@ pub const ALTI: &str = "alti";
 pub struct Report {
     /// What it ran on.
     pub machine: Machine,
+    /// Where `alti` came from.
+    pub alti: String,
     /// Versions of the peers.
     pub peers: Vec<String>,
     /// Rounds; in each, every contestant had one turn.
@@ -170,7 +172,8 @@ impl Report {
         let medians = format!("medians of {} rounds, in turns", self.rounds);
         let _ = writeln!(
             text,
-            "Peers: {}; {medians}. Each with its best setting, in brackets.\n",
+            "alti: {}. Peers: {}; {medians}. Each with its best setting, in brackets.\n",
+            self.alti,
             self.peers.join(", ")
         );
         let names = PEERS.map(|peer| peer.name).join(" | ");
@@ -279,6 +282,7 @@ pub(crate) mod tests {
         }
         Report {
             machine: Machine::describe(),
+            alti: "built from this revision".into(),
             peers: vec!["llama.cpp (package 1)".into()],
             rounds: 3,
             limits: vec![limits()],
