@@ -63,8 +63,9 @@ const CLANG: Compiler = Compiler {
 ",
 };
 
-/// With GNU's OpenMP runtime. Version 12.2, Debian 12's, miscompiles the loading of a tile configuration (GCC bug
-/// 114098), so that llama.cpp crashes where a machine has tiles; elsewhere it is a second opinion.
+/// With GNU's OpenMP runtime. Version 12.2, Debian 12's, tells its optimiser that loading a tile configuration reads 8
+/// bytes, not 64, and so leaves out the rest: llama.cpp crashes where a machine has tiles. Elsewhere it is a second
+/// opinion.
 const GCC: Compiler = Compiler { name: "gcc", cplusplus: "g++", header: "" };
 
 /// The engine that everyone knows.
