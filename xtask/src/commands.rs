@@ -24,9 +24,9 @@ enum Task {
     Test(test_suite::Options),
     /// Print the crate map as ARCHITECTURE.md carries it
     Map,
-    /// Build llama.cpp at the pinned version into target/peers, to compare with
+    /// Build llama.cpp and ik_llama.cpp at pinned versions into target/peers, to compare with
     Peers(peers::Options),
-    /// Measure the speed of alti and of llama.cpp on the same files, in turns
+    /// Measure the speed of alti and of its peers on the same files, in turns
     BenchPeers(bench_peers::Options),
     /// Compare perplexity, next-token distributions and quantisation error with llama.cpp
     CompareQuality(quality::Options),

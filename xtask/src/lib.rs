@@ -15,6 +15,7 @@ pub mod machine;
 pub mod peers;
 pub mod process;
 pub mod quality;
+pub mod random_model;
 pub mod source_rules;
 pub mod source_text;
 pub mod test_suite;

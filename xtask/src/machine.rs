@@ -1,7 +1,7 @@
 //! The description that goes with every measurement: a rate without its machine says nothing.
 
 use crate::{process, workspace};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::env;
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 
 /// What a measurement ran on, and which versions of everything took part.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// Name of the processor, as it gives it.
     pub processor: String,

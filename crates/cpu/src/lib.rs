@@ -11,6 +11,7 @@ mod backend;
 mod error;
 pub mod isa;
 pub mod kernels;
+pub mod limits;
 mod memory;
 pub mod pack;
 pub mod pool;

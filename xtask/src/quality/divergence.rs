@@ -9,6 +9,7 @@
 use super::base_file::{BaseFile, Distribution, NEGLIGIBLE};
 use super::{CONTEXT, Setting, number_after};
 use crate::contestants;
+use crate::peers::LLAMA_CPP;
 use crate::process;
 use alti_formats::gguf::GgufFile;
 use anyhow::{Context as _, Result, ensure};
@@ -58,15 +59,15 @@ impl fmt::Display for Divergences {
 }
 
 pub(super) fn compare(setting: &Setting<'_>, chunks: u32) -> Result<Divergences> {
-    let exact = contestants::quantised(setting.llama, &setting.model, "F32")?;
+    let exact = contestants::quantised(setting.programs, &setting.model, "F32")?;
     let base = setting.scratch.join("base.logits");
-    let mut make_base = setting.llama.tool("llama-perplexity")?;
+    let mut make_base = setting.programs.tool(&LLAMA_CPP, "llama-perplexity")?;
     make_base.arg("--model").arg(&exact).arg("--file").arg(&setting.text);
     make_base.args(["--ctx-size", &CONTEXT.to_string(), "--chunks", &chunks.to_string()]);
     make_base.args(["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]);
     process::capture(make_base.arg("--kl-divergence-base").arg(&base))?;
 
-    let mut theirs = setting.llama.tool("llama-perplexity")?;
+    let mut theirs = setting.programs.tool(&LLAMA_CPP, "llama-perplexity")?;
     theirs.arg("--model").arg(&setting.model).args(["--ctx-size", &CONTEXT.to_string(), "--kl-divergence"]);
     let (printed, logged) = process::capture(theirs.arg("--kl-divergence-base").arg(&base))?;
     let printed = printed + &logged;

@@ -13,7 +13,7 @@ mod quantisation;
 use crate::contestants::Alti;
 use crate::default_model;
 use crate::machine::Machine;
-use crate::peers::LlamaCpp;
+use crate::peers::Programs;
 use crate::workspace;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -48,7 +48,7 @@ pub struct Options {
     #[command(flatten)]
     alti: Alti,
     #[command(flatten)]
-    llama: LlamaCpp,
+    programs: Programs,
 }
 
 /// The comparisons, in the order they run.
@@ -65,7 +65,7 @@ enum Comparison {
 /// What every comparison needs.
 struct Setting<'a> {
     alti: PathBuf,
-    llama: &'a LlamaCpp,
+    programs: &'a Programs,
     model: PathBuf,
     text: PathBuf,
     /// A folder for files that nobody keeps.
@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
         options.text.clone().unwrap_or_else(|| workspace::root().join("benches/texts/eighty-days.txt"));
     let scratch = workspace::target().join("peers/scratch");
     fs::create_dir_all(&scratch)?;
-    let setting = Setting { alti, llama: &options.llama, model, text, scratch };
+    let setting = Setting { alti, programs: &options.programs, model, text, scratch };
     let report = compare(options, &setting)?;
     fs::remove_dir_all(&setting.scratch)?;
     if let Some(path) = &options.json {

@@ -4,6 +4,7 @@
 
 use super::{CONTEXT, Setting, number_after};
 use crate::contestants;
+use crate::peers::LLAMA_CPP;
 use crate::process;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -35,7 +36,7 @@ impl fmt::Display for Perplexities {
 
 pub(super) fn compare(setting: &Setting<'_>) -> Result<Perplexities> {
     let context = CONTEXT.to_string();
-    let mut theirs = setting.llama.tool("llama-perplexity")?;
+    let mut theirs = setting.programs.tool(&LLAMA_CPP, "llama-perplexity")?;
     theirs.arg("--model").arg(&setting.model).arg("--file").arg(&setting.text).args(["--ctx-size", &context]);
     let (printed, logged) = process::capture(&mut theirs)?;
     let printed = printed + &logged;

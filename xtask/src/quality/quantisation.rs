@@ -6,6 +6,7 @@
 
 use super::Setting;
 use crate::contestants;
+use crate::peers::LLAMA_CPP;
 use crate::process;
 use alti_formats::gguf::{GgufFile, GgufTensor};
 use alti_tensor::{DType, quant};
@@ -46,12 +47,15 @@ impl Tensor {
 }
 
 pub(super) fn compare(setting: &Setting<'_>, recipes: &[String]) -> Result<Vec<Recipe>> {
-    let source = unrounded(&contestants::quantised(setting.llama, &setting.model, "F32")?, &setting.scratch)?;
+    let source =
+        unrounded(&contestants::quantised(setting.programs, &setting.model, "F32")?, &setting.scratch)?;
     let [ours, theirs] = ["alti.gguf", "llama.gguf"].map(|name| setting.scratch.join(name));
     let mut compared = Vec::new();
     for recipe in recipes {
         process::capture(Command::new(&setting.alti).arg("quantize").arg(&source).arg(&ours).arg(recipe))?;
-        process::capture(setting.llama.tool("llama-quantize")?.arg(&source).arg(&theirs).arg(recipe))?;
+        process::capture(
+            setting.programs.tool(&LLAMA_CPP, "llama-quantize")?.arg(&source).arg(&theirs).arg(recipe),
+        )?;
         let files = [&source, &ours, &theirs].map(|path| GgufFile::open(path));
         let [source, ours, theirs] = files;
         compared.push(Recipe { name: recipe.clone(), tensors: errors(&source?, &ours?, &theirs?)? });

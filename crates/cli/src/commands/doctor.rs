@@ -5,7 +5,7 @@ use crate::machine::{Bandwidth, CacheSize, bandwidths, caches};
 use crate::model::{available_memory, cores};
 use crate::output::{self, bytes};
 use crate::{interrupt, pulling};
-use alti_cpu::Isa;
+use alti_cpu::{CpuError, Isa};
 use alti_hub::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry};
 use alti_hub::{Observer, Silent};
 use serde::Serialize;
@@ -65,7 +65,7 @@ impl DoctorCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// When the store cannot be opened.
+    /// When the store cannot be opened, or there is no memory to measure.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         let findings = self.look(environment)?;
         output::result(json, &findings, Findings::text)
@@ -75,7 +75,7 @@ impl DoctorCommand {
         let store = pulling::store(environment)?;
         let settings = pulling::settings(environment);
         let available = available_memory();
-        let bandwidth = measured_bandwidth(available);
+        let bandwidth = measured_bandwidth(available)?;
         let best = bandwidth.iter().map(|row| row.bytes_per_second).fold(0.0, f64::max);
         Ok(Findings {
             processor: processor(),
@@ -117,7 +117,7 @@ fn total_memory() -> u64 {
     system.total_memory().min(limit)
 }
 
-fn measured_bandwidth(available: u64) -> Vec<Bandwidth> {
+fn measured_bandwidth(available: u64) -> Result<Vec<Bandwidth>, CpuError> {
     const MOST: u64 = 512 << 20;
     let mut threads = vec![1, cores()];
     threads.dedup();

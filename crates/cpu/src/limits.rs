@@ -1,0 +1,400 @@
+//! What this machine can physically do: how fast memory is read, and how fast its best instructions
+//! multiply and add. Every speed of the backend is a fraction of one of these.
+//!
+//! They are measured, not looked up: clocks, memory and neighbours differ between machines of the
+//! same name. The best of several passes counts, because everything that disturbs only slows.
+
+use crate::pool::PoolOptions;
+use crate::{AlignedBytes, CpuError, Pool};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Passes of each measurement.
+const PASSES: usize = 7;
+
+/// Bytes a second read from a buffer of `bytes` by all of `threads` together, each reading a part of
+/// its own again and again. From a buffer much larger than the caches this is the stream of memory.
+///
+/// # Errors
+/// When the system has no memory or no threads.
+pub fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, CpuError> {
+    let mut buffer = AlignedBytes::zeroed(bytes)?;
+    // Pages that nobody wrote are all the same page of zeros.
+    buffer.as_mut_slice().fill(1);
+    let lines = buffer.as_slice().as_chunks::<LINE>().0;
+    let mut best = 0f64;
+    for ahead in PREFETCHED_AHEAD {
+        let seconds = fastest(threads, |thread, threads| {
+            let part = lines.len().div_ceil(threads).max(1);
+            black_box(read(lines.chunks(part).nth(thread).unwrap_or_default(), ahead));
+        })?;
+        best = best.max(size_of_val(lines) as f64 / seconds);
+    }
+    Ok(best)
+}
+
+/// Seconds of the fastest of several passes in which every thread of a pool runs `work`, which gets
+/// the thread's number and how many there are.
+fn fastest(threads: usize, work: impl Fn(usize, usize) + Sync) -> Result<f64, CpuError> {
+    let mut pool = Pool::new(PoolOptions { threads, pin: true })?;
+    let mut seconds = f64::INFINITY;
+    for _ in 0..PASSES {
+        let started = Instant::now();
+        pool.run(|region| {
+            work(region.thread(), region.threads());
+            Ok(())
+        })?;
+        seconds = seconds.min(started.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Cache lines that a reader asks for ahead; which distance is best differs between machines, and 0
+/// leaves it to the machine.
+const PREFETCHED_AHEAD: [usize; 4] = [0, 16, 64, 256];
+
+type Sums = [u64; 32];
+
+/// Reads all lines, in the widest vectors that the machine has.
+fn read(lines: &[[u8; LINE]], ahead: usize) -> Sums {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the machine has just been seen to have the instructions.
+            return unsafe { read_avx512(lines, ahead) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { read_avx2(lines, ahead) };
+        }
+    }
+    add_all(lines, ahead)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn read_avx512(lines: &[[u8; LINE]], ahead: usize) -> Sums {
+    add_all(lines, ahead)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn read_avx2(lines: &[[u8; LINE]], ahead: usize) -> Sums {
+    add_all(lines, ahead)
+}
+
+/// Four lines at a time into sums of their own, so that no addition waits for another.
+#[inline(always)]
+fn add_all(lines: &[[u8; LINE]], ahead: usize) -> Sums {
+    lines.as_chunks::<4>().0.iter().fold([0; 32], |mut sums, four| {
+        if ahead > 0 {
+            four.iter().for_each(|line| prefetch(line, ahead));
+        }
+        let words = four.as_flattened().as_chunks::<8>().0;
+        sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(u64::from_ne_bytes(*word)));
+        sums
+    })
+}
+
+/// Asks for the line that comes `ahead` lines after this one.
+#[inline(always)]
+fn prefetch(line: &[u8; LINE], ahead: usize) {
+    let address = line.as_ptr().wrapping_add(ahead * LINE);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it may name any address.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// What a [`Unit`] multiplies; sums are of 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// Integers of 8 bits.
+    Int8,
+    /// bfloat16.
+    Bf16,
+    /// Single precision.
+    F32,
+}
+
+impl Operand {
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// One way of multiplying and adding that a machine may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    /// The instruction, as manuals spell it.
+    pub instruction: &'static str,
+    /// What it multiplies.
+    pub operand: Operand,
+    /// Multiplications and additions of one round.
+    operations: u64,
+    /// Whether the machine has it.
+    available: fn() -> bool,
+    /// Runs this many rounds.
+    ///
+    /// # Safety
+    /// The machine must have the instruction.
+    rounds: unsafe fn(u64),
+}
+
+impl Unit {
+    /// Operations a second of `threads` threads that do nothing else; a multiplication and an
+    /// addition are two. `None` where the machine lacks the instruction.
+    ///
+    /// # Errors
+    /// When the system has no threads.
+    pub fn peak(&self, threads: usize) -> Result<Option<f64>, CpuError> {
+        if !(self.available)() {
+            return Ok(None);
+        }
+        // About the same work for every unit: some milliseconds.
+        let rounds = (1 << 34) / self.operations;
+        let seconds = fastest(threads, |_, _| {
+            // SAFETY: `available` has just said that the machine has the instruction.
+            unsafe { (self.rounds)(rounds) }
+        })?;
+        Ok(Some((rounds * self.operations) as f64 * threads as f64 / seconds))
+    }
+}
+
+/// The units that are measured, those of other machines included.
+pub const UNITS: &[Unit] = &[
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vpdpbusd ymm",
+        operand: Operand::Int8,
+        operations: 12 * 64,
+        available: || is_x86_feature_detected!("avxvnni"),
+        rounds: x86::avx_int8,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vpdpbusd zmm",
+        operand: Operand::Int8,
+        operations: 24 * 128,
+        available: || is_x86_feature_detected!("avx512vnni"),
+        rounds: x86::avx512_int8,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "tdpbusd tmm",
+        operand: Operand::Int8,
+        operations: 4 * 2 * 16 * 16 * 64,
+        available: || x86::has_tiles(x86::TILES_INT8),
+        rounds: x86::tiles_int8,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vdpbf16ps zmm",
+        operand: Operand::Bf16,
+        operations: 24 * 64,
+        available: || is_x86_feature_detected!("avx512bf16"),
+        rounds: x86::avx512_bf16,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "tdpbf16ps tmm",
+        operand: Operand::Bf16,
+        operations: 4 * 2 * 16 * 16 * 32,
+        available: || x86::has_tiles(x86::TILES_BF16),
+        rounds: x86::tiles_bf16,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vfmadd231ps ymm",
+        operand: Operand::F32,
+        operations: 12 * 16,
+        available: || is_x86_feature_detected!("fma"),
+        rounds: x86::avx_f32,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vfmadd231ps zmm",
+        operand: Operand::F32,
+        operations: 24 * 32,
+        available: || is_x86_feature_detected!("avx512f"),
+        rounds: x86::avx512_f32,
+    },
+];
+
+/// Loops of nothing but one instruction. They are written in assembly because a compiler would see
+/// that nothing comes of them, and because Rust has no names for tiles yet.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::asm;
+    use std::arch::x86_64::__cpuid_count;
+
+    /// The instruction on accumulators 4 to 15: as many as hide its latency behind two a cycle.
+    macro_rules! on_12 {
+        ($start:literal, $register:literal) => {
+            on_12!(@ $start, $register, "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
+        };
+        (@ $start:literal, $register:literal, $($number:literal)*) => {
+            concat!($($start, " ", $register, $number, ", ", $register, "0, ", $register, "1\n"),*)
+        };
+    }
+
+    /// The instruction on accumulators 4 to 27.
+    macro_rules! on_24 {
+        ($start:literal, $register:literal) => {
+            concat!(
+                on_12!($start, $register),
+                on_12!(@ $start, $register,
+                    "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27")
+            )
+        };
+    }
+
+    /// A function that runs rounds of instructions on registers, with zeros as operands: no number
+    /// is slower to add to than a denormal one.
+    macro_rules! rounds {
+        ($name:ident, $instructions:expr, $zero:literal) => {
+            /// # Safety
+            /// The machine must have the instruction.
+            pub(super) unsafe fn $name(rounds: u64) {
+                // SAFETY: only registers are touched, and all of them are declared; the caller knows
+                // that the machine has the instruction.
+                unsafe {
+                    asm!(
+                        $zero,
+                        "2:",
+                        $instructions,
+                        "dec rcx",
+                        "jnz 2b",
+                        "vzeroupper",
+                        inout("rcx") rounds.max(1) => _,
+                        clobber_abi("sysv64"),
+                        options(nomem, nostack),
+                    );
+                }
+            }
+        };
+    }
+
+    rounds!(avx_int8, on_12!("{{vex}} vpdpbusd", "ymm"), "vzeroall");
+    rounds!(avx_f32, on_12!("vfmadd231ps", "ymm"), "vzeroall");
+    rounds!(avx512_int8, on_24!("vpdpbusd", "zmm"), "vzeroall");
+    rounds!(avx512_bf16, on_24!("vdpbf16ps", "zmm"), "vzeroall");
+    rounds!(avx512_f32, on_24!("vfmadd231ps", "zmm"), "vzeroall");
+
+    /// Bits of leaf 7's EDX for what tiles multiply.
+    pub(super) const TILES_BF16: u32 = 1 << 22;
+    pub(super) const TILES_INT8: u32 = 1 << 25;
+
+    /// Whether the machine has tiles with the feature, and the system lets this process use them.
+    pub(super) fn has_tiles(feature: u32) -> bool {
+        /// Bit of leaf 7's EDX for tiles as such.
+        const TILES: u32 = 1 << 24;
+        let has =
+            __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & (TILES | feature) == TILES | feature;
+        has && permission()
+    }
+
+    /// Asks Linux for the registers of tiles, which a process does not have before it asks.
+    #[cfg(target_os = "linux")]
+    fn permission() -> bool {
+        const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+        const TILE_DATA: libc::c_ulong = 18;
+        // SAFETY: the call reads no memory of ours.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn permission() -> bool {
+        false
+    }
+
+    /// `ldtilecfg`'s operand: palette 1, eight tiles of 16 rows of 64 bytes.
+    #[repr(align(64))]
+    struct TileShapes([u8; 64]);
+
+    const SHAPES: TileShapes = {
+        let mut shapes = [0; 64];
+        shapes[0] = 1;
+        let mut tile = 0;
+        while tile < 8 {
+            shapes[16 + 2 * tile] = 64;
+            shapes[48 + tile] = 16;
+            tile += 1;
+        }
+        TileShapes(shapes)
+    };
+
+    /// A function that multiplies two tiles by two others, as a matrix product does.
+    macro_rules! tile_rounds {
+        ($name:ident, $instruction:literal) => {
+            /// # Safety
+            /// `has_tiles` must have said so for the feature.
+            pub(super) unsafe fn $name(rounds: u64) {
+                // SAFETY: the shapes are 64 readable bytes in the documented layout; all registers
+                // are declared, and tiles are given back before the end.
+                unsafe {
+                    asm!(
+                        "ldtilecfg [rax]",
+                        "tilezero tmm4",
+                        "tilezero tmm5",
+                        "tilezero tmm6",
+                        "tilezero tmm7",
+                        "2:",
+                        concat!($instruction, " tmm0, tmm4, tmm6"),
+                        concat!($instruction, " tmm1, tmm4, tmm7"),
+                        concat!($instruction, " tmm2, tmm5, tmm6"),
+                        concat!($instruction, " tmm3, tmm5, tmm7"),
+                        "dec rcx",
+                        "jnz 2b",
+                        "tilerelease",
+                        in("rax") &SHAPES.0,
+                        inout("rcx") rounds.max(1) => _,
+                        clobber_abi("sysv64"),
+                        options(readonly, nostack),
+                    );
+                }
+            }
+        };
+    }
+
+    tile_rounds!(tiles_int8, "tdpbusd");
+    tile_rounds!(tiles_bf16, "tdpbf16ps");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_read_whatever_the_instructions_and_the_distance() {
+        let lines: Vec<[u8; LINE]> = (0..64).map(|line| [line as u8; LINE]).collect();
+        let total = |sums: Sums| sums.iter().fold(0u64, |total, sum| total.wrapping_add(*sum));
+        let words = lines.as_flattened().as_chunks::<8>().0;
+        let expected = words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_ne_bytes(*word)));
+        for ahead in PREFETCHED_AHEAD {
+            assert_eq!(total(read(&lines, ahead)), expected);
+            assert_eq!(total(add_all(&lines, ahead)), expected);
+        }
+    }
+
+    #[test]
+    fn what_the_machine_has_can_be_measured() {
+        assert!(read_bandwidth(1 << 16, 2).unwrap() > 0.0);
+        for unit in UNITS {
+            if let Some(peak) = unit.peak(1).unwrap() {
+                assert!(peak > 0.0, "{}", unit.instruction);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What the machine allows: the limits measured in the same run, and the speed that each piece of work could have if
+//! nothing but reading the weights and K/V and multiplying took time.
+
+use super::workload::{Kind, Workload};
+use alti_cpu::limits::{self, Operand, UNITS};
+use alti_formats::{Checkpoint, Part};
+use alti_tensor::DType;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Bytes of the buffer that is streamed: far more than caches hold.
+const STREAM: usize = 1 << 30;
+/// Bytes of the buffer that is read again and again: about a small model's weights.
+const REREAD: usize = 100_000_000;
+/// Models up to this size are bounded by re-reading, larger ones by streaming.
+const SMALL_MODEL: u64 = 120_000_000;
+
+/// The limits with one number of threads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Threads that took part.
+    pub threads: usize,
+    /// Bytes a second streamed from memory.
+    pub stream: f64,
+    /// Bytes a second read from a buffer of 100 MB again and again.
+    pub reread: f64,
+    /// Operations a second of each instruction that the machine has.
+    pub peaks: Vec<Peak>,
+}
+
+/// What one instruction reaches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peak {
+    /// The instruction.
+    pub instruction: String,
+    /// What it multiplies.
+    pub operand: String,
+    /// Operations a second.
+    pub operations: f64,
+}
+
+impl Limits {
+    /// Measures them.
+    ///
+    /// # Errors
+    /// The system has no memory or no threads.
+    pub fn measure(threads: usize) -> Result<Self> {
+        eprintln!("measuring what {threads} threads could do");
+        let mut peaks = Vec::new();
+        for unit in UNITS {
+            if let Some(operations) = unit.peak(threads)? {
+                let operand = unit.operand.name().to_owned();
+                peaks.push(Peak { instruction: unit.instruction.to_owned(), operand, operations });
+            }
+        }
+        let [stream, reread] = [STREAM, REREAD].map(|bytes| limits::read_bandwidth(bytes, threads));
+        Ok(Self { threads, stream: stream?, reread: reread?, peaks })
+    }
+
+    /// The most operations a second on `operand`, by whichever instruction.
+    pub fn peak(&self, operand: Operand) -> Option<f64> {
+        let of_operand = self.peaks.iter().filter(|peak| peak.operand == operand.name());
+        of_operand.map(|peak| peak.operations).max_by(f64::total_cmp)
+    }
+}
+
+/// What a model asks of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Bytes of the layers' matrices.
+    pub layer_bytes: u64,
+    /// Parameters of the layers' matrices.
+    pub layer_parameters: u64,
+    /// Bytes of the output matrix.
+    pub output_bytes: u64,
+    /// Parameters of the output matrix.
+    pub output_parameters: u64,
+    /// Bytes of keys and values of one token, in 16 bits each.
+    pub cache_bytes: u64,
+    /// Whether weights are multiplied as bf16 and not as int8.
+    pub floating: bool,
+}
+
+impl Demand {
+    /// Reads it off a model file.
+    ///
+    /// # Errors
+    /// The file is no model.
+    pub fn of(path: &Path) -> Result<Self> {
+        let model = Checkpoint::open(path)?;
+        let config = model.config();
+        let mut demand = Self {
+            layer_bytes: 0,
+            layer_parameters: 0,
+            output_bytes: 0,
+            output_parameters: 0,
+            cache_bytes: 4 * (config.layers * config.kv_heads * config.head_dim) as u64,
+            floating: false,
+        };
+        let output = if config.tied_embeddings { Part::TokenEmbedding } else { Part::Output };
+        for weight in model.weights().iter().filter(|weight| weight.shape.len() > 1) {
+            let parameters: usize = weight.shape.iter().product();
+            let bytes = weight.dtype.bytes_for(parameters).context("a weight of whole blocks")? as u64;
+            if weight.name.layer.is_some() {
+                demand.layer_bytes += bytes;
+                demand.layer_parameters += parameters as u64;
+                demand.floating |= matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
+            } else if weight.name.part == output {
+                demand.output_bytes += bytes;
+                demand.output_parameters += parameters as u64;
+            }
+        }
+        Ok(demand)
+    }
+
+    /// Bytes read and operations done for one step of `work`, and the tokens it yields. A prompt is one step, whose
+    /// vocabulary projection is of one row and not counted; decoding reads on average half of its own K/V.
+    pub fn step(&self, work: &Workload) -> Step {
+        let sequences = work.sequences as u64;
+        if work.kind == Kind::Prefill {
+            let tokens = work.tokens as u64;
+            return Step { tokens, bytes: self.layer_bytes, operations: 2 * self.layer_parameters * tokens };
+        }
+        let context = (work.depth + work.tokens / 2) as u64;
+        Step {
+            tokens: sequences,
+            bytes: self.layer_bytes + self.output_bytes + sequences * context * self.cache_bytes,
+            operations: 2 * (self.layer_parameters + self.output_parameters) * sequences,
+        }
+    }
+
+    /// What bounds `work` on a machine with these limits; `None` where no peak of the model's numbers was measured,
+    /// and for a cold start, whose bound is none of these.
+    pub fn bound(&self, work: &Workload, limits: &Limits) -> Option<Bound> {
+        if work.kind == Kind::Cold {
+            return None;
+        }
+        let operand = if self.floating { Operand::Bf16 } else { Operand::Int8 };
+        let small = self.layer_bytes + self.output_bytes <= SMALL_MODEL;
+        let (memory, bandwidth) = if small { ("re-read", limits.reread) } else { ("stream", limits.stream) };
+        let step = self.step(work);
+        let reading = step.bytes as f64 / bandwidth;
+        let computing = step.operations as f64 / limits.peak(operand)?;
+        let limit = if reading > computing { memory } else { operand.name() };
+        Some(Bound { limit: limit.to_owned(), value: step.tokens as f64 / reading.max(computing) })
+    }
+}
+
+/// One step of a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Tokens that it yields.
+    pub tokens: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Multiplications and additions.
+    pub operations: u64,
+}
+
+/// The fastest that the machine allows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Which limit it is.
+    pub limit: String,
+    /// Tokens a second.
+    pub value: f64,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A model of 100 MB and 200 million parameters, half of them in the output.
+    pub(crate) const SMALL: Demand = Demand {
+        layer_bytes: 50_000_000,
+        layer_parameters: 100_000_000,
+        output_bytes: 50_000_000,
+        output_parameters: 100_000_000,
+        cache_bytes: 1_000,
+        floating: false,
+    };
+
+    pub(crate) fn limits() -> Limits {
+        let peak = |instruction: &str, operand: Operand, operations| Peak {
+            instruction: instruction.into(),
+            operand: operand.name().into(),
+            operations,
+        };
+        let peaks = vec![
+            peak("vpdpbusd zmm", Operand::Int8, 1e12),
+            peak("tdpbusd tmm", Operand::Int8, 4e12),
+            peak("vdpbf16ps zmm", Operand::Bf16, 5e11),
+        ];
+        Limits { threads: 2, stream: 5e10, reread: 1e11, peaks }
+    }
+
+    #[test]
+    fn prefill_is_bounded_by_the_fastest_instruction_and_leaves_the_output_out() {
+        let bound = SMALL.bound(&Workload::prefill(512), &limits()).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("int8", 20_000.0));
+        let floating = Demand { floating: true, ..SMALL };
+        let bound = floating.bound(&Workload::prefill(512), &limits()).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("bf16", 2_500.0));
+    }
+
+    #[test]
+    fn decoding_is_bounded_by_reading_weights_and_cache() {
+        let bound = SMALL.bound(&Workload::decode(0, 0), &limits()).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("re-read", 1_000.0));
+        let behind = SMALL.bound(&Workload::decode(0, 100_000), &limits()).unwrap();
+        assert_eq!(behind.value.round(), 500.0);
+        let large = Demand { output_bytes: 450_000_000, ..SMALL };
+        let bound = large.bound(&Workload::decode(0, 0), &limits()).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("stream", 100.0));
+    }
+
+    #[test]
+    fn a_wide_batch_is_bounded_by_computing() {
+        let cacheless = Demand { cache_bytes: 0, ..SMALL };
+        assert_eq!(cacheless.bound(&Workload::batch(1, 2), &limits()).unwrap().limit, "re-read");
+        assert_eq!(cacheless.bound(&Workload::batch(1, 32), &limits()).unwrap().limit, "int8");
+    }
+
+    #[test]
+    fn without_a_measured_peak_there_is_no_bound() {
+        let limits = Limits { peaks: Vec::new(), ..limits() };
+        assert_eq!(SMALL.bound(&Workload::prefill(512), &limits), None);
+        assert_eq!(SMALL.bound(&Workload::cold(), &limits), None);
+    }
+}
