@@ -2,7 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output;
 use alti_models::{Llama, Step, memory};
@@ -134,6 +134,10 @@ struct BenchTask<'a> {
 
 impl Task for BenchTask<'_> {
     type Output = Vec<Measurement>;
+
+    fn wants(&self) -> Wants {
+        Wants::Weights
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         let batch = self.command.batch as usize;

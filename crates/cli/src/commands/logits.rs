@@ -2,7 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{self, Loaded, StepRows, Task, with_model};
+use crate::model::{self, Loaded, StepRows, Task, Wants, with_model};
 use crate::options::{BackendName, RunOptions};
 use crate::output;
 use alti_formats::layout::hugging_face_tensors;
@@ -105,6 +105,10 @@ struct LogitsTask<'a> {
 
 impl Task for LogitsTask<'_> {
     type Output = Tensors;
+
+    fn wants(&self) -> Wants {
+        Wants::Weights
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         StepRows::all(options.prefill_chunk as usize)

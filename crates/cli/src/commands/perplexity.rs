@@ -1,7 +1,7 @@
 //! `alti perplexity`: how well a model predicts a text.
 
 use crate::environment::Environment;
-use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output::{Unit, bar};
 use crate::{input, output};
@@ -72,6 +72,10 @@ struct PerplexityTask<'a> {
 
 impl Task for PerplexityTask<'_> {
     type Output = PerplexityResult;
+
+    fn wants(&self) -> Wants {
+        Wants::Text
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         StepRows::all(options.prefill_chunk as usize)

@@ -3,7 +3,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{Loaded, StepRows, Task, cores, open, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, cores, open, with_model};
 use crate::options::RunOptions;
 use crate::output::{self, Unit, bar, bytes};
 use crate::{input, interrupt};
@@ -213,6 +213,10 @@ struct ImportanceTask<'a> {
 
 impl Task for ImportanceTask<'_> {
     type Output = Importance;
+
+    fn wants(&self) -> Wants {
+        Wants::Text
+    }
 
     /// A chunk is one step, and nothing wants logits.
     fn step_rows(&self, _: &RunOptions, context: usize) -> StepRows {
