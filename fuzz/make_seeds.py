@@ -590,6 +590,14 @@ def templates() -> None:
         ("debug-doubles", double + "{% set ns.x = debug() %}{% endfor %}"),
         ("escape-grows", "{% set ns = namespace(x='&' * 99999) %}{% for i in range(999) %}{% set ns.x = ns.x | e %}{% endfor %}"),
         ("texts-times-1e6", "{% set a = 'x' * 1000000 %}" * 99),
+        ("tag-of-one-brace", "{% block a %}{{ self.a() }{%} endblock %}"),
+        ("calls-190", "{{ x" + "()" * 190 + " }}"),
+        ("ternaries-90", "{{ " + "1 if 1 else " * 90 + "1 }}"),
+        ("nots-190", "{{ " + "not " * 190 + "1 }}"),
+        ("additions-190", "{{ x" + " + x" * 190 + " }}"),
+        ("indices-190", "{{ messages" + "[0]" * 190 + " }}"),
+        ("elifs-190", "{% if 0 %}" + "{% elif 0 %}" * 190 + "{% endif %}"),
+        ("ifs-with-chains", "{% if 1 %}" * 100 + "{{ x" + "|list" * 190 + " }}" + "{% endif %}" * 100),
         ("meter-taken-over", "{% set __alti_meter = 1 %}{% macro __alti_equal(a, b) %}{% endmacro %}{{ 1 == 1 }}"),
     ]:
         seed(name, what, source)

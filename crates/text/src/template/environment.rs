@@ -52,7 +52,8 @@ pub(super) fn without_generation_blocks(source: &str) -> String {
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
-        let Some(close) = tag.find("%}") else { break };
+        // From behind the opening: in "{%}" the two share a character.
+        let Some(close) = tag[2..].find("%}").map(|at| at + 2) else { break };
         let inner = &tag[2..close];
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let replacement = match word {

@@ -167,6 +167,13 @@ fn nothing_can_contain_itself() {
 }
 
 #[test]
+fn a_tag_of_one_brace_is_a_syntax_error() {
+    check_refused("{%}", "line 1");
+    check_refused("{% block a %}{{ self.a() }{%} endblock %}", "line 1");
+    check_refused("{%}{% generation %}", "line 1");
+}
+
+#[test]
 fn what_cannot_be_charged_is_named() {
     check_refused("a\n{{ 1 < x < 3 }}", "line 2: not supported: comparisons in a chain");
     check_refused("{{ dict(*x) }}", "not supported: arguments out of a list");
