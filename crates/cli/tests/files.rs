@@ -56,6 +56,7 @@ fn tokenize_says_what_is_wrong() {
         &["texts.json", "array of strings"],
     );
     user.fails(&["tokenize", "--model", model, "--file", "absent"], 3, &["absent"]);
+    user.fails(&["pull", "absent"], 3, &["the catalogue has no model", "`alti list --catalogue`"]);
     user.fails(&["tokenize", "--model", "absent", "x"], 3, &["no model `absent`"]);
     user.fails(&["tokenize", "--model", text(&golden("llama3-gqa")), "x"], 5, &["no tokenizer"]);
     assert_eq!(user.run(&["tokenize"]).code, 2);

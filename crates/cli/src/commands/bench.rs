@@ -17,9 +17,9 @@ use std::time::Instant;
   alti bench model.gguf -t 2 -p 512 -n 128 -r 5 --json
   alti bench --batch 8 -n 64
 
-`ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one step a
-token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded together and
-all their tokens counted. A round that is not counted comes first.")]
+`ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one
+step a token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded
+together and all their tokens counted. A round that is not counted comes first.")]
 pub struct BenchCommand {
     /// Model: a name in the store or a path
     model: Option<String>,

@@ -27,7 +27,8 @@ use std::sync::atomic::Ordering;
   alti chat llama3.2-1b-instruct --system \"Answer in one sentence.\"
   alti chat model.gguf --temperature 0.2 --context 16384
 
-In a chat, /help lists what can be typed besides messages. Ctrl-C stops an answer, Ctrl-D ends the chat.")]
+In a chat, /help lists what can be typed besides messages. Ctrl-C stops an answer, Ctrl-D ends
+the chat.")]
 pub struct ChatCommand {
     /// Model: a name in the store or a path
     model: Option<String>,

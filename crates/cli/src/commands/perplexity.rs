@@ -17,9 +17,9 @@ use std::path::PathBuf;
   alti perplexity --file wiki.test.raw
   alti perplexity model.gguf --file text.txt --context 512 --chunks 20 --json
 
-As llama.cpp's tool of that name: the text is cut into chunks of --context tokens, each begins with the
-model's beginning-of-text token if it has one, and the second half of each chunk is predicted. The
-result is e to the mean negative log-likelihood of a token.")]
+As llama.cpp's tool of that name: the text is cut into chunks of --context tokens, each begins
+with the model's beginning-of-text token if it has one, and the second half of each chunk is
+predicted. The result is e to the mean negative log-likelihood of a token.")]
 pub struct PerplexityCommand {
     /// Model: a name in the store or a path
     model: Option<String>,

@@ -19,7 +19,8 @@ use std::path::PathBuf;
   alti pull ./model.gguf --name mine --import link    a file or folder of this machine
 
 A pull that was interrupted continues where it was. Llama licences have terms to accept once:
-they are shown on stderr, and --accept-license accepts them; the store remembers who did, and when.")]
+they are shown on stderr, and --accept-license accepts them; the store remembers who did, and
+when.")]
 pub struct PullCommand {
     /// What to pull
     #[arg(value_name = "MODEL")]

@@ -24,9 +24,9 @@ use std::sync::atomic::Ordering;
   alti quantize model-bf16.gguf --imatrix-from wiki.train.raw --imatrix-out importance.gguf
   alti quantize model-bf16.gguf model-q5.gguf Q5_K_M --imatrix importance.gguf
 
-Recipes and tensor types are those of llama.cpp's llama-quantize, and so are importance matrices. Rows
-that are not whole blocks of a format get the nearest one that fits. The error shown of each tensor
-is the root of its summed squared errors over its summed squares.")]
+Recipes and tensor types are those of llama.cpp's llama-quantize, and so are importance
+matrices. Rows that are not whole blocks of a format get the nearest one that fits. The error
+shown of each tensor is the root of its summed squared errors over its summed squares.")]
 pub struct QuantizeCommand {
     /// Model: a name in the store or a path, in any format
     source: String,
