@@ -510,6 +510,8 @@ def tokenizers() -> None:
 def templates() -> None:
     name = "chat_template"
     double = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
+    two_of_themselves = "{% set a = namespace() %}{% set a.x = a %}{% set b = namespace() %}{% set b.x = b %}"
+    long_text = "{% set a = 'x' * 1000 %}{% set a = a * 3500 %}{% set b = a[1:] %}{% for i in range(100000) %}"
     for what, source in [
         ("plain", TEMPLATE + "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"),
         ("tools", "{{ tools | tojson(indent=4) }}{{ messages[2].tool_calls[0].function.arguments.x }}"),
@@ -574,6 +576,29 @@ def templates() -> None:
         ("attributes-of-itself", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}"),
         ("attributes-of-itself-json", "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns | tojson }}"),
         ("list-of-itself", "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x | string }}"),
+        ("two-of-themselves-compared", two_of_themselves + "{{ a == b }}{{ a is eq b }}"),
+        ("two-of-themselves-changed", two_of_themselves + "{% for i in [a, b] %}{{ loop.changed(i) }}{% endfor %}"),
+        ("key-of-itself", two_of_themselves + "{{ messages[0][a] }}{{ a in 'x' }}{{ a | e }}"),
+        ("loop-of-itself", "{% for i in [1, 2] %}{{ loop.changed(loop) }}{% endfor %}"),
+        ("cycle-of-nothing", "{% for i in [1] %}{{ loop.cycle() }}{% endfor %}"),
+        ("long-texts-compared", long_text + "{% if a == b %}{% endif %}{% endfor %}"),
+        ("long-texts-searched", long_text + "{% if 'y' in a %}{% endif %}{{ a | length }}{% endfor %}"),
+        ("long-texts-iterated", long_text + "{% for c in a %}{% break %}{% endfor %}{% endfor %}"),
+        ("long-texts-as-keys", long_text + "{{ messages[0][a] }}{% endfor %}"),
+        ("long-ranges", "{% for i in range(100000) %}{{ range(100000) | last }}{% endfor %}"),
+        ("pprint-doubles", double + "{% set ns.x = ns.x | pprint %}{% endfor %}"),
+        ("debug-doubles", double + "{% set ns.x = debug() %}{% endfor %}"),
+        ("escape-grows", "{% set ns = namespace(x='&' * 99999) %}{% for i in range(999) %}{% set ns.x = ns.x | e %}{% endfor %}"),
+        ("texts-times-1e6", "{% set a = 'x' * 1000000 %}" * 99),
+        ("tag-of-one-brace", "{% block a %}{{ self.a() }{%} endblock %}"),
+        ("calls-190", "{{ x" + "()" * 190 + " }}"),
+        ("ternaries-90", "{{ " + "1 if 1 else " * 90 + "1 }}"),
+        ("nots-190", "{{ " + "not " * 190 + "1 }}"),
+        ("additions-190", "{{ x" + " + x" * 190 + " }}"),
+        ("indices-190", "{{ messages" + "[0]" * 190 + " }}"),
+        ("elifs-190", "{% if 0 %}" + "{% elif 0 %}" * 190 + "{% endif %}"),
+        ("ifs-with-chains", "{% if 1 %}" * 100 + "{{ x" + "|list" * 190 + " }}" + "{% endif %}" * 100),
+        ("meter-taken-over", "{% set __alti_meter = 1 %}{% macro __alti_equal(a, b) %}{% endmacro %}{{ 1 == 1 }}"),
     ]:
         seed(name, what, source)
 

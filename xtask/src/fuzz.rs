@@ -39,14 +39,13 @@ pub fn run(options: &Options) -> Result<()> {
         let corpus = folder.join("target/corpus").join(target);
         fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
         eprintln!("\n==> {target}, {} seconds", options.seconds);
-        // Leaks do not count: a template's namespace that contains itself is a cycle of references.
         // Sanitizers want an unstable flag; the pinned compiler takes it when told so.
         let mut fuzz = process::cargo();
         fuzz.current_dir(&folder)
             .env("RUSTC_BOOTSTRAP", "1")
             .args(["fuzz", "run", "--fuzz-dir", ".", target])
             .args([&corpus, &folder.join("seeds").join(target)])
-            .args(["--", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536", "-detect_leaks=0"])
+            .args(["--", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536"])
             .arg(format!("-max_total_time={}", options.seconds));
         process::run(&mut fuzz)?;
     }

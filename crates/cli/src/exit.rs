@@ -74,6 +74,18 @@ impl fmt::Display for Exit {
 
 impl std::error::Error for Exit {}
 
+/// What an error says, in one line: its message, and those of its causes that it does not repeat itself.
+pub fn message_of(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |line, cause| {
+        let cause = cause.to_string();
+        match line.is_empty() {
+            true => cause,
+            false if line.contains(&cause) => line,
+            false => format!("{line}: {cause}"),
+        }
+    })
+}
+
 /// The exit code of an error: its own where it (or what caused it) has one.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let failure = error.chain().find_map(failure_of).unwrap_or(Failure::Failed);
@@ -158,6 +170,15 @@ fn of_io(error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = io::Error::new(ErrorKind::NotFound, "no such file");
+        let error = FormatError::Io { path: "a.gguf".into(), action: "open", source: cause };
+        assert_eq!(message_of(&error.into()), "a.gguf: cannot open: no such file");
+        let error = anyhow::Error::from(io::Error::other("the reason")).context("the model");
+        assert_eq!(message_of(&error), "the model: the reason");
+    }
 
     #[test]
     fn the_table_is_in_the_order_of_the_enum_and_codes_are_distinct() {

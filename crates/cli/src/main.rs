@@ -56,6 +56,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
         // Whoever read our output has enough.
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", exit::message_of(error));
     exit::code_of(error)
 }

@@ -79,6 +79,10 @@ pub struct Loaded<B: Backend> {
     pub model: Arc<Llama<B::Weight>>,
     /// Where it came from.
     pub checkpoint: Checkpoint,
+    /// Its tokenizer, for tasks that read text.
+    tokenizer: Option<Tokenizer>,
+    /// Its chat template, for tasks that talk.
+    template: Option<ChatTemplate>,
     /// Tokens of context to use.
     pub context: usize,
 }
@@ -89,7 +93,10 @@ impl<B: Backend> Loaded<B> {
     /// # Errors
     /// When the files have none, or a damaged one.
     pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
-        Ok(Tokenizer::for_checkpoint(&self.checkpoint)?)
+        match &self.tokenizer {
+            Some(tokenizer) => Ok(tokenizer.clone()),
+            None => Ok(Tokenizer::for_checkpoint(&self.checkpoint)?),
+        }
     }
 
     /// The model's chat template.
@@ -97,7 +104,10 @@ impl<B: Backend> Loaded<B> {
     /// # Errors
     /// When it has none that can be used.
     pub fn template(&self, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
-        Ok(ChatTemplate::for_checkpoint(&self.checkpoint, tokenizer)?)
+        match &self.template {
+            Some(template) => Ok(template.clone()),
+            None => Ok(ChatTemplate::for_checkpoint(&self.checkpoint, tokenizer)?),
+        }
     }
 
     /// A text in whole chunks of the context, at most `most`, as llama.cpp's tools cut it: the text as a whole
@@ -160,10 +170,24 @@ impl StepRows {
     }
 }
 
+/// What a task wants of a model besides its weights. It is read before them: what is wrong with it is then told at
+/// once, and without the memory that weights take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Nothing.
+    Weights,
+    /// The tokenizer.
+    Text,
+    /// The tokenizer and the chat template.
+    Chat,
+}
+
 /// What a command does with a model, whatever computes.
 pub trait Task {
     /// What comes of it.
     type Output;
+    /// What it wants besides weights.
+    fn wants(&self) -> Wants;
     /// The largest step it takes, in a context of `context` tokens: one of prefill, with the logits
     /// of its last row, if it does not say.
     fn step_rows(&self, options: &RunOptions, context: usize) -> StepRows {
@@ -193,13 +217,15 @@ pub fn with_model<T: Task>(
     let step = task.step_rows(options, context);
     let workload = Workload { backend: options.backend, context, kv_dtype: options.kv_dtype(), step };
     check_memory(&checkpoint, workload)?;
+    let wants = task.wants();
+    let tokenizer = (wants != Wants::Weights).then(|| Tokenizer::for_checkpoint(&checkpoint)).transpose()?;
+    let template = tokenizer.as_ref().filter(|_| wants == Wants::Chat);
+    let template =
+        template.map(|tokenizer| ChatTemplate::for_checkpoint(&checkpoint, tokenizer)).transpose()?;
+    let opened = Opened { checkpoint, tokenizer, template, context };
     match options.backend {
-        BackendName::Cpu => {
-            task.run(load(environment, cpu(environment, options)?, checkpoint, options, context)?)
-        }
-        BackendName::Reference => {
-            task.run(load(environment, Reference::<f32>::new(), checkpoint, options, context)?)
-        }
+        BackendName::Cpu => task.run(load(environment, cpu(environment, options)?, opened, options)?),
+        BackendName::Reference => task.run(load(environment, Reference::<f32>::new(), opened, options)?),
     }
 }
 
@@ -245,19 +271,27 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A model of which all but the weights has been read.
+struct Opened {
+    checkpoint: Checkpoint,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    context: usize,
+}
+
 fn load<B: Backend>(
     environment: &Environment,
     backend: B,
-    checkpoint: Checkpoint,
+    opened: Opened,
     options: &RunOptions,
-    context: usize,
 ) -> anyhow::Result<Loaded<B>> {
+    let Opened { checkpoint, tokenizer, template, context } = opened;
     let (rope, _) = options.rope.apply(checkpoint.config());
     let shown = bar(environment, checkpoint.weights().len() as u64, "loading", Unit::Items);
     let model = Llama::load(&backend, &checkpoint, |done, _| shown.set_position(done as u64));
     shown.finish_and_clear();
     let model = model.with_context(|| checkpoint.path().display().to_string())?.with_rope(rope);
-    Ok(Loaded { backend, model: Arc::new(model), checkpoint, context })
+    Ok(Loaded { backend, model: Arc::new(model), checkpoint, tokenizer, template, context })
 }
 
 /// What decides how much memory a model takes, besides itself.

@@ -32,16 +32,23 @@ pub fn settings(environment: &Environment) -> HubSettings {
 /// # Errors
 /// When the source fails, the disk is full, or the licence is not accepted; its terms are shown then.
 pub fn pull(environment: &Environment, request: &PullRequest) -> anyhow::Result<Pulled> {
-    let display = Display { environment: environment.clone(), bar: Mutex::new(ProgressBar::hidden()) };
-    let cancel = interrupt::flag();
-    let pulled = store(environment)?.pull(request, &settings(environment), Observer::new(&display, &cancel));
-    if let Ok(bar) = display.bar.lock() {
-        bar.finish_and_clear();
-    }
+    let store = store(environment)?;
+    let pulled = watched(environment, |observer| store.pull(request, &settings(environment), observer));
     if let Err(HubError::LicenseNotAccepted { terms, .. }) = &pulled {
         eprintln!("{terms}");
     }
     Ok(pulled?)
+}
+
+/// Does something with the store that shows its progress and ends on Ctrl-C.
+pub fn watched<T>(environment: &Environment, work: impl FnOnce(Observer<'_>) -> T) -> T {
+    let display = Display { environment: environment.clone(), bar: Mutex::new(ProgressBar::hidden()) };
+    let cancel = interrupt::flag();
+    let done = work(Observer::new(&display, &cancel));
+    if let Ok(bar) = display.bar.lock() {
+        bar.finish_and_clear();
+    }
+    done
 }
 
 /// Brings a model in by its name, with nothing special about it.

@@ -56,9 +56,54 @@ fn tokenize_says_what_is_wrong() {
         &["texts.json", "array of strings"],
     );
     user.fails(&["tokenize", "--model", model, "--file", "absent"], 3, &["absent"]);
+    user.fails(&["pull", "absent"], 3, &["the catalogue has no model", "`alti list --catalogue`"]);
     user.fails(&["tokenize", "--model", "absent", "x"], 3, &["no model `absent`"]);
     user.fails(&["tokenize", "--model", text(&golden("llama3-gqa")), "x"], 5, &["no tokenizer"]);
     assert_eq!(user.run(&["tokenize"]).code, 2);
+}
+
+#[test]
+fn causes_are_told_once_and_the_file_asked_for_is_named() {
+    let user = User::new();
+    let done = user.run(&["show", "absent-00001-of-00002.gguf"]);
+    assert_eq!(done.stderr.matches("os error").count(), 0, "{}", done.stderr);
+    std::fs::copy(gguf(&user, "llama3-gqa"), user.path("m-00002-of-00002.gguf")).expect("a copy");
+    let done = user.run(&["show", "m-00002-of-00002.gguf"]);
+    assert!(done.stderr.matches("os error").count() <= 1, "{}", done.stderr);
+    user.write("damaged.gguf", "GGUF");
+    let done = user.run(&["show", "damaged.gguf"]);
+    assert_eq!(done.stderr.matches("damaged.gguf").count(), 1, "{}", done.stderr);
+    user.write("other.json", "{}");
+    user.fails(&["tokenize", "--model", "other.json", "x"], 5, &["no tokenizer found in other.json"]);
+}
+
+#[test]
+fn verify_finds_what_changed_and_unused_files_go() {
+    let user = User::new();
+    let model = gguf(&user, "llama3-gqa");
+    assert_eq!(user.run(&["pull", &model, "--name", "mine"]).code, 0);
+    let verified = user.run(&["list", "--verify"]);
+    assert_eq!(verified.code, 0, "{}", verified.stderr);
+    assert!(verified.stdout.contains("mine") && verified.stdout.contains("intact"), "{}", verified.stdout);
+    let path = user.json(&["show", "mine", "--json"])["path"].as_str().expect("a path").to_owned();
+    let mut permissions = std::fs::metadata(&path).expect("it is there").permissions();
+    #[expect(clippy::permissions_set_readonly_false, reason = "a file that the test alone sees")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(&path, permissions).expect("it may be changed");
+    let mut bytes = std::fs::read(&path).expect("it can be read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    let verified = user.run(&["list", "--verify", "--json"]);
+    assert_eq!(verified.code, 5, "{}", verified.stderr);
+    assert!(verified.stderr.contains("1 file is not what was pulled"), "{}", verified.stderr);
+    let faults: serde_json::Value = serde_json::from_str(&verified.stdout).expect("JSON");
+    assert!(faults[0]["fault"].as_str().expect("a fault").len() > 10, "{faults}");
+
+    std::fs::write(user.path("store/partial/left-over"), "12345").expect("the store has such a folder");
+    assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 5);
+    assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 0);
+    assert_eq!(user.run(&["rm"]).code, 2);
 }
 
 #[test]

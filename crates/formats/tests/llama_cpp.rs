@@ -3,7 +3,7 @@
 //! `fixtures/make_llama_cpp.py` made both.
 
 use alti_formats::gguf::{GgufFile, Value};
-use alti_formats::tokenizer::Vocabulary;
+use alti_formats::tokenizer::{TokenKind, TokenizerFile, Vocabulary};
 use alti_formats::{Checkpoint, ConvertOptions, Format, convert};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +55,33 @@ fn byte_level_models_convert_alike() {
 #[test]
 fn sentence_piece_models_convert_alike() {
     check("sentence-piece");
+}
+
+/// A fine-tuned model's `tokenizer.json` decides; the original's `tokenizer.model` beside it lends its scores.
+#[test]
+fn of_two_tokenizers_in_a_folder_hugging_faces_counts() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("model");
+    convert(
+        &open(&fixture("sentence-piece.gguf")),
+        Format::HuggingFace,
+        &path,
+        &ConvertOptions::default(),
+        &mut |_| {},
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
+    let json = path.join("tokenizer.json");
+    assert_eq!(TokenizerFile::find(&path), Some(TokenizerFile::HuggingFace(json.clone())));
+    let original = fixture("sentence-piece").join("tokenizer.model");
+    std::fs::copy(&original, path.join("tokenizer.model")).expect("file can be copied");
+    assert_eq!(TokenizerFile::find(&path), Some(TokenizerFile::HuggingFace(json)));
+    let found = Vocabulary::of(&open(&path)).expect("readable").expect("it has one");
+    let expected = Vocabulary::of(&open(&fixture("sentence-piece"))).expect("readable").expect("it has one");
+    let scores = |v: &Vocabulary| -> Vec<(String, f32)> {
+        let normal = v.tokens.iter().filter(|token| token.kind == TokenKind::Normal);
+        normal.map(|token| (token.text.clone(), token.score)).collect()
+    };
+    assert_eq!(scores(&found), scores(&expected));
 }
 
 #[test]

@@ -116,4 +116,8 @@ fn tokenizers() {
         std::fs::write(folder.path().join(name), &contents).expect("file can be written");
         measure(what, contents.len(), || Vocabulary::of(&model).is_err());
     }
+    std::fs::remove_file(folder.path().join("tokenizer.json")).expect("file can be removed");
+    let pieces = "\n\x02\n\0".repeat(3 << 20);
+    std::fs::write(folder.path().join("tokenizer.model"), &pieces).expect("file can be written");
+    measure("pieces", pieces.len(), || Vocabulary::of(&model).is_err());
 }

@@ -61,7 +61,7 @@ pub enum HubError {
     },
 
     /// No model of that name is in the store.
-    #[error("no model `{name}` in the store{}", suggestion(suggestions))]
+    #[error("no model `{name}` in the store{}", suggestion(suggestions, "alti list"))]
     NotInStore {
         /// The name as given.
         name: String,
@@ -79,7 +79,7 @@ pub enum HubError {
     },
 
     /// A short name that the catalogue does not have.
-    #[error("the catalogue has no model `{name}`{}", suggestion(suggestions))]
+    #[error("the catalogue has no model `{name}`{}", suggestion(suggestions, "alti list --catalogue"))]
     NotInCatalogue {
         /// The name as given.
         name: String,
@@ -299,9 +299,9 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-fn suggestion(names: &[String]) -> String {
+fn suggestion(names: &[String], lists_them: &str) -> String {
     match names {
-        [] => "; `alti list` shows what is there".to_string(),
+        [] => format!("; `{lists_them}` shows what is there"),
         names => format!("; did you mean {}?", names.join(" or ")),
     }
 }

@@ -13,9 +13,14 @@ impl Peak {
     /// Begins: what the process has now is not counted.
     #[must_use]
     pub fn start() -> Self {
-        // Sets the recorded peak to the present size (proc(5)); without it the old one stays.
-        let _kernel_may_lack_it = fs::write("/proc/self/clear_refs", "5");
+        forget_peak();
         Self { before: peak() }
+    }
+
+    /// Begins another stretch, measured against the same start: memory that was freed and that the allocator kept, to
+    /// use it again unseen, counts for it too.
+    pub fn again(&self) {
+        forget_peak();
     }
 
     /// Bytes by which the process was ever larger than at the start. Pages of mapped files count.
@@ -23,6 +28,11 @@ impl Peak {
     pub fn grown(&self) -> u64 {
         peak().saturating_sub(self.before)
     }
+}
+
+/// Sets the recorded peak to the present size (proc(5)); without it the old one stays.
+fn forget_peak() {
+    let _kernel_may_lack_it = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The recorded peak in bytes; 0 where the system keeps none.
@@ -42,7 +52,9 @@ mod tests {
         let peak = Peak::start();
         drop(std::hint::black_box(vec![1u8; 100 << 20]));
         assert!(peak.grown() >= 99 << 20, "{}", peak.grown());
-        let peak = Peak::start();
+        let later = Peak::start();
+        assert!(later.grown() < 50 << 20, "{}", later.grown());
+        peak.again();
         assert!(peak.grown() < 50 << 20, "{}", peak.grown());
     }
 }

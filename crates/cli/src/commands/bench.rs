@@ -2,7 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output;
 use alti_models::{Llama, Step, memory};
@@ -17,9 +17,9 @@ use std::time::Instant;
   alti bench model.gguf -t 2 -p 512 -n 128 -r 5 --json
   alti bench --batch 8 -n 64
 
-`ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one step a
-token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded together and
-all their tokens counted. A round that is not counted comes first.")]
+`ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one
+step a token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded
+together and all their tokens counted. A round that is not counted comes first.")]
 pub struct BenchCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
@@ -134,6 +134,10 @@ struct BenchTask<'a> {
 
 impl Task for BenchTask<'_> {
     type Output = Vec<Measurement>;
+
+    fn wants(&self) -> Wants {
+        Wants::Weights
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         let batch = self.command.batch as usize;

@@ -2,9 +2,9 @@
 
 use crate::commands::run::now;
 use crate::environment::Environment;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, message_of};
 use crate::interrupt;
-use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::model::{Loaded, Task, Wants, name_or_default, with_model};
 use crate::options::{RunOptions, SamplingOptions};
 use alti_engine::sampling::SamplerSettings;
 use alti_engine::stop::FinishReason;
@@ -27,7 +27,8 @@ use std::sync::atomic::Ordering;
   alti chat llama3.2-1b-instruct --system \"Answer in one sentence.\"
   alti chat model.gguf --temperature 0.2 --context 16384
 
-In a chat, /help lists what can be typed besides messages. Ctrl-C stops an answer, Ctrl-D ends the chat.")]
+In a chat, /help lists what can be typed besides messages. Ctrl-C stops an answer, Ctrl-D ends
+the chat.")]
 pub struct ChatCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
@@ -86,6 +87,10 @@ struct ChatTask<'a> {
 impl Task for ChatTask<'_> {
     type Output = ();
 
+    fn wants(&self) -> Wants {
+        Wants::Chat
+    }
+
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<()> {
         let tokenizer = loaded.tokenizer()?;
         let template = loaded.template(&tokenizer)?;
@@ -119,7 +124,7 @@ impl Task for ChatTask<'_> {
                 Ok(true) => (),
                 Ok(false) => break,
                 // In a conversation an error is told and the conversation goes on.
-                Err(error) if input.is_terminal() => eprintln!("error: {error:#}"),
+                Err(error) if input.is_terminal() => eprintln!("error: {}", message_of(&error)),
                 Err(error) => return Err(error),
             }
         }

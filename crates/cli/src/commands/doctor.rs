@@ -18,8 +18,8 @@ use std::path::PathBuf;
   alti doctor --network      also ask whether the Hub answers
   alti doctor --json
 
-Every weight is read once for each token, so that memory bandwidth bounds the speed of an answer: the
-rates shown are bandwidth over bytes of weights, an upper bound.")]
+Every weight is read once for each token, so that memory bandwidth bounds the speed of an answer:
+the rates shown are bandwidth over bytes of weights, an upper bound.")]
 pub struct DoctorCommand {
     /// Ask whether the Hub answers
     #[arg(long)]

@@ -1,8 +1,10 @@
 //! `alti list` and `alti rm`: what is in the store.
 
 use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
 use crate::output::{self, bytes};
-use crate::pulling::store;
+use crate::pulling::{store, watched};
+use alti_hub::{FileState, Manifest};
 use serde::Serialize;
 
 /// List the models in the store
@@ -10,11 +12,23 @@ use serde::Serialize;
 #[command(after_help = "Examples:
   alti list
   alti list --catalogue       models that can be pulled by a short name
+  alti list --verify          read every file again and compare it with what was pulled
   alti list --json")]
 pub struct ListCommand {
     /// List what can be pulled by a short name instead
     #[arg(long)]
     catalogue: bool,
+    /// Read every file again and say which differ from what was pulled
+    #[arg(long, conflicts_with = "catalogue")]
+    verify: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Verified {
+    name: String,
+    revision: String,
+    file: String,
+    fault: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +61,9 @@ impl ListCommand {
         }
         let listing = store(environment)?.list()?;
         listing.damaged.iter().for_each(|error| eprintln!("warning: {error}"));
+        if self.verify {
+            return verify(environment, &listing.models, json);
+        }
         let rows: Vec<Row> = listing
             .models
             .into_iter()
@@ -70,6 +87,39 @@ impl ListCommand {
             format!("{:32} {:>10}  {:24} {}\n", "NAME", "SIZE", "LICENCE", "SOURCE")
                 + &rows.iter().map(row).collect::<String>()
         })
+    }
+}
+
+/// Hashes all files of the models and says which are not what was pulled.
+fn verify(environment: &Environment, models: &[Manifest], json: bool) -> anyhow::Result<()> {
+    let store = store(environment)?;
+    let mut checked = Vec::new();
+    for model in models {
+        let name = format!("{}@{}", model.name, model.revision);
+        for (file, state) in watched(environment, |observer| store.verify(&name, observer))? {
+            let fault = match state {
+                FileState::Intact => None,
+                FileState::Missing => Some("is gone".to_owned()),
+                FileState::Changed(fault) => Some(fault),
+            };
+            let (name, revision) = (model.name.clone(), model.revision.clone());
+            checked.push(Verified { name, revision, file: file.path, fault });
+        }
+    }
+    output::result(json, &checked, |checked| {
+        let row = |it: &Verified| {
+            format!("{:32} {}: {}\n", it.name, it.file, it.fault.as_deref().unwrap_or("intact"))
+        };
+        checked.iter().map(row).collect()
+    })?;
+    match checked.iter().filter(|it| it.fault.is_some()).count() {
+        0 => Ok(()),
+        faults => {
+            let files = if faults == 1 { "1 file is".to_owned() } else { format!("{faults} files are") };
+            let message =
+                format!("{files} not what was pulled; `alti rm` and `alti pull` bring a model again");
+            Err(Exit::new(Failure::BadFile, message).into())
+        }
     }
 }
 
@@ -103,10 +153,15 @@ fn catalogue(json: bool) -> anyhow::Result<()> {
 /// Remove a model from the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  alti rm llama3.2-1b-instruct")]
+  alti rm llama3.2-1b-instruct
+  alti rm --unused            unfinished downloads, and files that no model names")]
 pub struct RemoveCommand {
     /// The model's name; `alti list` shows them
-    model: String,
+    #[arg(required_unless_present = "unused")]
+    model: Option<String>,
+    /// Remove what belongs to no model: unfinished downloads, and what a killed process left
+    #[arg(long, conflicts_with = "model")]
+    unused: bool,
 }
 
 impl RemoveCommand {
@@ -115,8 +170,15 @@ impl RemoveCommand {
     /// # Errors
     /// When there is no such model.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
-        let removed = store(environment)?.remove(&self.model)?;
-        let result = serde_json::json!({ "removed": removed.manifests, "freed_bytes": removed.freed });
-        output::result(json, &result, |_| format!("removed {}, {} freed\n", self.model, bytes(removed.freed)))
+        let store = store(environment)?;
+        let (removed, freed, what) = match &self.model {
+            Some(model) => {
+                let removed = store.remove(model)?;
+                (removed.manifests, removed.freed, model.as_str())
+            }
+            None => (Vec::new(), store.prune()?, "what no model uses"),
+        };
+        let result = serde_json::json!({ "removed": removed, "freed_bytes": freed });
+        output::result(json, &result, |_| format!("removed {what}, {} freed\n", bytes(freed)))
     }
 }

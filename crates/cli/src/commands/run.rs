@@ -2,7 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::model::{Loaded, Task, name_or_default, with_model};
+use crate::model::{Loaded, Task, Wants, name_or_default, with_model};
 use crate::options::{RunOptions, SamplingOptions};
 use crate::{interrupt, output};
 use alti_engine::{Event, Request, Timings, WhenFull, generate};
@@ -92,6 +92,10 @@ struct RunTask<'a> {
 
 impl Task for RunTask<'_> {
     type Output = ();
+
+    fn wants(&self) -> Wants {
+        if self.command.raw { Wants::Text } else { Wants::Chat }
+    }
 
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<()> {
         let command = self.command;

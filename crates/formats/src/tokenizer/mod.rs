@@ -151,25 +151,23 @@ impl Vocabulary {
         }
     }
 
-    /// The tokenizer files of a model folder: SentencePiece's `tokenizer.model`, then
-    /// `tokenizer.json`, then tiktoken's `tokenizer.model`.
     fn in_folder(folder: &Path, config: &ModelConfig) -> Result<Option<Self>, FormatError> {
-        let model = model_file(folder);
-        let json = folder.join("tokenizer.json");
-        let mut vocabulary = match model {
-            Some(path) => {
+        let mut vocabulary = match TokenizerFile::find(folder) {
+            Some(TokenizerFile::HuggingFace(path)) => {
+                let mut vocabulary = hugging_face::read(&path)?;
+                vocabulary.take_scores(folder)?;
+                vocabulary
+            }
+            Some(TokenizerFile::Meta(path)) => {
                 let bytes = read_file(&path)?;
-                if !tiktoken::is_tiktoken(&bytes) {
+                if tiktoken::is_tiktoken(&bytes) {
+                    tiktoken::parse(&path, &bytes)?
+                } else {
                     let mut vocabulary = sentence_piece::parse(&path, &bytes)?;
                     hugging_face::add_added_tokens(folder, &mut vocabulary, config.vocabulary_size)?;
                     vocabulary
-                } else if json.is_file() {
-                    hugging_face::read(&json)?
-                } else {
-                    tiktoken::parse(&path, &bytes)?
                 }
             }
-            None if json.is_file() => hugging_face::read(&json)?,
             None => return Ok(None),
         };
         hugging_face::add_tokenizer_config(folder, &mut vocabulary)?;
@@ -177,6 +175,25 @@ impl Vocabulary {
         vocabulary.eos = vocabulary.eos.or(config.eos.first().copied());
         vocabulary.fit(folder, config.vocabulary_size)?;
         Ok(Some(vocabulary))
+    }
+
+    /// Takes the scores of the SentencePiece model that a `tokenizer.json` was made from, where it lies beside it:
+    /// the order of merges says the same, but other programs compare the scores themselves.
+    fn take_scores(&mut self, folder: &Path) -> Result<(), FormatError> {
+        let Some(path) = model_file(folder).filter(|_| self.model == TokenizerModel::SentencePiece) else {
+            return Ok(());
+        };
+        let bytes = read_file(&path)?;
+        if tiktoken::is_tiktoken(&bytes) {
+            return Ok(());
+        }
+        let original = sentence_piece::parse(&path, &bytes)?;
+        for (token, original) in self.tokens.iter_mut().zip(original.tokens) {
+            if token.text == original.text {
+                token.score = original.score;
+            }
+        }
+        Ok(())
     }
 
     /// Fills the vocabulary up to the rows of the embedding matrix.
@@ -228,8 +245,26 @@ fn unused(id: usize) -> Token {
     Token { text: format!("[PAD{id}]"), kind: TokenKind::Unused, score: -10_000.0 }
 }
 
+/// The file that says what a model folder's tokenizer is. Both who runs a model and who converts it ask here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerFile {
+    /// Hugging Face's `tokenizer.json`.
+    HuggingFace(PathBuf),
+    /// Meta's `tokenizer.model`: tiktoken's ranks or a SentencePiece model.
+    Meta(PathBuf),
+}
+
+impl TokenizerFile {
+    /// The one in `folder`: `tokenizer.json` where there is one, since fine-tuned models add their tokens there and
+    /// keep the original's `tokenizer.model` as it was.
+    pub fn find(folder: &Path) -> Option<Self> {
+        let json = folder.join("tokenizer.json");
+        if json.is_file() { Some(Self::HuggingFace(json)) } else { model_file(folder).map(Self::Meta) }
+    }
+}
+
 /// A folder's `tokenizer.model`, also where Hugging Face repositories keep Meta's originals.
-pub fn model_file(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn model_file(folder: &Path) -> Option<PathBuf> {
     let places = [folder.join("tokenizer.model"), folder.join("original").join("tokenizer.model")];
     places.into_iter().find(|path| path.is_file())
 }

@@ -2,6 +2,7 @@
 //! of which the pieces, their scores and kinds, and a few settings matter. Fields that are not
 //! known are skipped.
 
+use super::json::MAX_TOKENS;
 use super::{Token, TokenKind, TokenizerModel, Vocabulary};
 use crate::FormatError;
 use std::path::Path;
@@ -96,6 +97,9 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vocabulary, FormatError> {
     (vocabulary.add_bos, vocabulary.add_space_prefix) = (Some(true), Some(true));
     while let Some(field) = message.next()? {
         match (field.number, field.value) {
+            (1, Wire::Bytes(_)) if vocabulary.tokens.len() == MAX_TOKENS => {
+                return message.fail(&format!("has more than {MAX_TOKENS} pieces"));
+            }
             (1, Wire::Bytes(piece)) => vocabulary.tokens.push(read_piece(message.inner(piece))?),
             (2, Wire::Bytes(trainer)) => read_trainer(message.inner(trainer), &mut vocabulary)?,
             (3, Wire::Bytes(normalizer)) => read_normalizer(message.inner(normalizer), &mut vocabulary)?,

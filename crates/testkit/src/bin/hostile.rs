@@ -16,12 +16,13 @@ fn main() {
         std::process::exit(2);
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let memory = memory::Peak::start();
     for file in arguments {
         println!("start\t{file}");
         let input = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
         let bytes = target.write(&input, folder.path());
         drop(input);
-        let memory = memory::Peak::start();
+        memory.again();
         let start = Instant::now();
         let outcome = target.open(folder.path());
         let (took, grown) = (start.elapsed(), memory.grown());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use alti_formats::Checkpoint;
 use alti_formats::gguf::GgufFile;
-use alti_formats::tokenizer::{MAX_SETTINGS, model_file, read_file, read_settings, read_settings_text};
+use alti_formats::tokenizer::{MAX_SETTINGS, TokenizerFile, read_file, read_settings, read_settings_text};
 use serde_json::Value;
 
 use crate::error::{Result, TextError};
@@ -54,7 +54,12 @@ impl Tokenizer {
                 fields.build().map_err(|error| error.of_model(path))
             }
             Some("model") => Self::from_meta_file(path),
-            _ => Self::from_folder(path.parent().unwrap_or(Path::new(""))),
+            _ => Self::from_folder(path.parent().unwrap_or(Path::new(""))).map_err(|error| match error {
+                TextError::Missing { expected, .. } => {
+                    TextError::Missing { place: path.display().to_string(), expected }
+                }
+                other => other,
+            }),
         }
     }
 
@@ -102,15 +107,14 @@ impl Tokenizer {
 }
 
 fn folder_definition(folder: &Path) -> Result<Definition> {
-    let json = folder.join("tokenizer.json");
-    if json.is_file() {
-        let names = ["tokenizer_config.json", "special_tokens_map.json"];
-        let configs = names.iter().filter_map(|name| read_settings(&folder.join(name)).transpose());
-        let configs = configs.collect::<std::result::Result<Vec<_>, _>>()?;
-        return hugging_face::definition(&read_file(&json)?, &configs);
-    }
-    match model_file(folder) {
-        Some(path) => meta::definition(&path, &read_file(&path)?),
+    match TokenizerFile::find(folder) {
+        Some(TokenizerFile::HuggingFace(path)) => {
+            let names = ["tokenizer_config.json", "special_tokens_map.json"];
+            let configs = names.iter().filter_map(|name| read_settings(&folder.join(name)).transpose());
+            let configs = configs.collect::<std::result::Result<Vec<_>, _>>()?;
+            hugging_face::definition(&read_file(&path)?, &configs)
+        }
+        Some(TokenizerFile::Meta(path)) => meta::definition(&path, &read_file(&path)?),
         None => Err(TextError::Missing {
             place: folder.display().to_string(),
             expected: "tokenizer.json or tokenizer.model",

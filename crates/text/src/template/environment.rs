@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 
+use super::bounded::BoundedText;
 use super::json::{self, Style};
 use super::{limits, no_more};
 
@@ -27,9 +28,11 @@ pub(super) fn new() -> Environment<'static> {
     limits::install(&mut environment);
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |state: &State, value: &Value| {
-        limits::spend(state, limits::size(value)).map(|()| python_text(value))
+        let text = python_text(state, value)?;
+        limits::spend(state, text.len()).map(|()| text.into_owned())
     });
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+    environment.add_function("raise_exception", |state: &State, message: Value| -> Result<Value, Error> {
+        let message = python_text(state, &message)?.into_owned();
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     // In Python a text can be iterated over and indexed, and nothing (None) cannot.
@@ -49,7 +52,8 @@ pub(super) fn without_generation_blocks(source: &str) -> String {
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
-        let Some(close) = tag.find("%}") else { break };
+        // From behind the opening: in "{%}" the two share a character.
+        let Some(close) = tag[2..].find("%}").map(|at| at + 2) else { break };
         let inner = &tag[2..close];
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let replacement = match word {
@@ -93,32 +97,36 @@ fn to_json(state: &State, value: &Value, indent: Option<usize>, arguments: Kwarg
     limits::spend(state, limits::size(value))?;
     let value = serde_json::to_value(value)
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}")))?;
-    Ok(Value::from_safe_string(json::write(&value, &style)))
+    let text = json::write(&value, &style, limits::left(state)).ok_or_else(too_long)?;
+    limits::spend(state, text.len())?;
+    Ok(Value::from_safe_string(text))
 }
 
 fn write_value(out: &mut Output<'_>, state: &State, value: &Value) -> Result<(), Error> {
-    limits::spend(state, limits::size(value))?;
-    let text = match value.as_str() {
-        Some(text) => Cow::Borrowed(text),
-        None => Cow::Owned(python_text(value)),
-    };
+    let text = python_text(state, value)?;
+    limits::spend(state, text.len())?;
     out.write_str(&text).map_err(Error::from)
 }
 
-/// Python's `str(value)`.
-pub(super) fn python_text(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) => text.to_owned(),
-        None => {
-            let mut text = String::new();
-            write_repr(value, &mut text);
-            text
-        }
+/// Python's `str(value)`. What had to be written for it is charged; a text is only borrowed.
+pub(super) fn python_text<'value>(state: &State, value: &'value Value) -> Result<Cow<'value, str>, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(Cow::Borrowed(text));
     }
+    limits::read(state, limits::size(value))?;
+    let mut text = BoundedText::new(limits::left(state));
+    write_repr(value, &mut text);
+    let text = text.finish().ok_or_else(too_long)?;
+    limits::spend(state, text.len())?;
+    Ok(Cow::Owned(text))
+}
+
+fn too_long() -> Error {
+    Error::new(ErrorKind::InvalidOperation, "it takes too much memory")
 }
 
 /// Python's `repr(value)`; an undefined value prints as nothing, as in Jinja.
-fn write_repr(value: &Value, text: &mut String) {
+fn write_repr(value: &Value, text: &mut BoundedText) {
     match value.kind() {
         ValueKind::Undefined => {}
         ValueKind::None => text.push_str("None"),
@@ -151,7 +159,7 @@ fn write_repr(value: &Value, text: &mut String) {
     }
 }
 
-fn write_string_repr(string: &str, text: &mut String) {
+fn write_string_repr(string: &str, text: &mut BoundedText) {
     let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
     text.push(quote);
     for c in string.chars() {
@@ -160,7 +168,10 @@ fn write_string_repr(string: &str, text: &mut String) {
             '\r' => text.push_str("\\r"),
             '\t' => text.push_str("\\t"),
             '\\' => text.push_str("\\\\"),
-            c if c == quote => text.extend(['\\', c]),
+            c if c == quote => {
+                text.push('\\');
+                text.push(c);
+            }
             c if c.is_control() => {
                 let code = c as u32;
                 let _ = write!(text, "\\x{code:02x}");

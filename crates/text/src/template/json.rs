@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::bounded::BoundedText;
+
 /// The arguments of `json.dumps`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Style {
@@ -20,17 +22,17 @@ pub(super) struct Style {
     pub(super) mark: Option<char>,
 }
 
-/// `value` as JSON.
-pub(super) fn write(value: &Value, style: &Style) -> String {
+/// `value` as JSON, if that has no more than `limit` bytes.
+pub(super) fn write(value: &Value, style: &Style, limit: usize) -> Option<String> {
     let defaults = (if style.indent.is_some() { "," } else { ", " }, ": ");
     let (item, key) = style.separators.as_ref().map_or(defaults, |(item, key)| (item, key));
-    let mut writer = Writer { text: String::new(), style, item, key };
+    let mut writer = Writer { text: BoundedText::new(limit), style, item, key };
     writer.value(value, 0);
-    writer.text
+    writer.text.finish()
 }
 
 struct Writer<'a> {
-    text: String,
+    text: BoundedText,
     style: &'a Style,
     item: &'a str,
     key: &'a str,
@@ -81,7 +83,7 @@ impl Writer<'_> {
     fn new_line(&mut self, depth: usize) {
         if let Some(width) = self.style.indent {
             self.text.push('\n');
-            self.text.extend(std::iter::repeat_n(' ', width * depth));
+            (0..width * depth).for_each(|_| self.text.push(' '));
         }
     }
 
@@ -160,6 +162,7 @@ mod tests {
     #[test]
     fn spaces_and_indents_are_pythons() {
         let value = json!({"b": [1, 2.0, {}], "a": "é\"\n<", "c": []});
+        let write = |value: &Value, style: &Style| super::write(value, style, 1000).unwrap();
         assert_eq!(write(&value, &Style::default()), r#"{"b": [1, 2.0, {}], "a": "é\"\n<", "c": []}"#);
         let sorted = Style { sort_keys: true, ensure_ascii: true, indent: Some(2), ..Style::default() };
         let expected =
@@ -167,5 +170,6 @@ mod tests {
         assert_eq!(write(&value, &sorted), expected);
         let tight = Style { separators: Some((",".into(), ":".into())), ..Style::default() };
         assert_eq!(write(&json!({"a": [1, 2]}), &tight), r#"{"a":[1,2]}"#);
+        assert_eq!(super::write(&value, &sorted, 30), None);
     }
 }

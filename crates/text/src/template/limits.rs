@@ -1,25 +1,27 @@
 //! What a template may take. Templates come with downloaded models, so one must neither run forever nor fill memory;
-//! the engine counts instructions but not bytes, and forty instructions that double a text are a terabyte.
+//! the engine counts instructions but not bytes, and forty instructions that double a text are a terabyte, a million
+//! that compare texts of a megabyte an hour.
 //!
-//! So every operation that makes text or lists is charged before it runs against a budget of bytes: the operators
-//! `~`, `+` and `*` (their instructions are replaced by calls of the functions here), the filters and methods that
-//! copy or grow their input, and all that is printed. Text that stands in the template itself is printed without a
-//! charge, which the number of instructions bounds.
+//! So all that makes text or lists is charged before it runs against a budget of bytes to make, and all that goes
+//! through text or lists against a budget of bytes to read: operators ([`super::operators`]), filters, tests, methods
+//! and what is printed. Text that stands in the template itself is printed without a charge, which the number of
+//! instructions bounds.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minijinja::machinery::{
-    CompiledTemplate, Instruction, Instructions, TemplateConfig, Vm, WhitespaceConfig, make_string_output,
-};
+use minijinja::machinery::{CompiledTemplate, TemplateConfig, Vm, WhitespaceConfig, make_string_output};
 use minijinja::value::{Object, Rest, Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, context, filters, functions};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, filters, functions, tests};
 
-use super::environment::python_text;
+use super::operators;
 
 /// Bytes one rendering may make in all, besides a multiple of what it is given (a template that builds its prompt by
 /// appending copies it once for each message).
-const BYTES: usize = 32 << 20;
+const BYTES: usize = 8 << 20;
 const COPIES_OF_CONTEXT: usize = 64;
+/// Bytes one rendering may read in all, besides a multiple of what it is given.
+const READ_BYTES: usize = 256 << 20;
+const READINGS_OF_CONTEXT: usize = 8 * COPIES_OF_CONTEXT;
 /// Instructions one rendering may take in all, and for each message.
 const INSTRUCTIONS: u64 = 2_000_000;
 const INSTRUCTIONS_PER_MESSAGE: u64 = 10_000;
@@ -29,33 +31,83 @@ const PRINTED_BYTES_PER_MESSAGE: u64 = 512 << 10;
 /// What an item of a list is charged.
 const ITEM_BYTES: usize = 32;
 
+/// How all names begin that only this crate may use in an environment.
+pub(super) const RESERVED: &str = "__alti_";
 const METER: &str = "__alti_meter";
-const CONCATENATE: &str = "__alti_concatenate";
-const ADD: &str = "__alti_add";
-const MULTIPLY: &str = "__alti_multiply";
-const SLICE: &str = "__alti_slice";
-const LIST: &str = "__alti_list";
-const MAP: &str = "__alti_map";
+/// The function that says whether a namespace may hold a value.
+pub(super) const HOLD: &str = "__alti_hold";
+/// The function around what a loop goes through.
+pub(super) const ITERATE: &str = "__alti_iterate";
+/// The methods of a loop.
+pub(super) const CHANGED: &str = "__alti_changed";
+pub(super) const CYCLE: &str = "__alti_cycle";
 
 /// Values may nest this deep: printing, comparing and freeing them recurses.
 const MAX_DEPTH: usize = 100;
 /// Items a value may have, counted as often as they are reached.
 const MAX_ITEMS: usize = 1_000_000;
 
+/// How white space around tags is treated, as `transformers` does it.
+pub(super) const WHITESPACE: WhitespaceConfig =
+    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+
 /// What is left of a rendering's bytes.
 #[derive(Debug)]
-struct Meter(AtomicUsize);
+struct Meter {
+    to_make: AtomicUsize,
+    to_read: AtomicUsize,
+}
 
 impl Object for Meter {}
 
-/// Charges `bytes` to the rendering.
-pub(super) fn spend(state: &State, bytes: usize) -> Result<(), Error> {
+/// Takes `bytes` off what is left of one of the meter's budgets.
+fn charge(
+    state: &State,
+    of: fn(&Meter) -> &AtomicUsize,
+    bytes: usize,
+    problem: &'static str,
+) -> Result<(), Error> {
     let meter = state.lookup(METER);
-    let Some(Meter(left)) = meter.as_ref().and_then(|meter| meter.downcast_object_ref()) else {
+    let Some(meter) = meter.as_ref().and_then(|meter| meter.downcast_object_ref::<Meter>()) else {
         return Ok(());
     };
-    let paid = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-    paid.map(drop).map_err(|_| Error::new(ErrorKind::InvalidOperation, "it takes too much memory"))
+    let paid = of(meter).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+    paid.map(drop).map_err(|_| Error::new(ErrorKind::InvalidOperation, problem))
+}
+
+/// Charges `bytes` that are made to the rendering.
+pub(super) fn spend(state: &State, bytes: usize) -> Result<(), Error> {
+    charge(state, |meter| &meter.to_make, bytes, "it takes too much memory")
+}
+
+/// Charges `bytes` that are gone through to the rendering.
+pub(super) fn read(state: &State, bytes: usize) -> Result<(), Error> {
+    charge(state, |meter| &meter.to_read, bytes, "it runs too long")
+}
+
+/// Bytes that may still be made.
+pub(super) fn left(state: &State) -> usize {
+    let meter = state.lookup(METER);
+    let meter = meter.as_ref().and_then(|meter| meter.downcast_object_ref::<Meter>());
+    meter.map_or(BYTES, |meter| meter.to_make.load(Ordering::Relaxed))
+}
+
+/// The template with its operators charged, and the longest text that one instruction prints.
+pub(super) fn compile<'source>(
+    name: &'source str,
+    source: &'source str,
+) -> Result<(CompiledTemplate<'source>, usize), Error> {
+    let config = TemplateConfig {
+        syntax_config: Default::default(),
+        ws_config: WHITESPACE,
+        default_auto_escape: std::sync::Arc::new(|_| AutoEscape::None),
+    };
+    let mut compiled = CompiledTemplate::new(name, source, &config)?;
+    let mut longest = operators::patch(&mut compiled.instructions)?;
+    for block in compiled.blocks.values_mut() {
+        longest = longest.max(operators::patch(block)?);
+    }
+    Ok((compiled, longest))
 }
 
 /// Compiles and runs a template for a conversation of so many messages.
@@ -66,22 +118,23 @@ pub(super) fn render(
     context: Value,
     messages: usize,
 ) -> Result<String, Error> {
-    let config = TemplateConfig {
-        syntax_config: Default::default(),
-        ws_config: WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true },
-        default_auto_escape: std::sync::Arc::new(|_| AutoEscape::None),
-    };
     let mut environment = environment.clone();
-    let mut compiled = CompiledTemplate::new(name, source, &config)?;
-    let longest =
-        std::iter::once(&mut compiled.instructions).chain(compiled.blocks.values_mut()).map(patch).max();
+    let (compiled, longest) = compile(name, source)?;
     let scaled = |base: u64, each: u64| base.saturating_add(each.saturating_mul(messages as u64));
-    let printing = scaled(PRINTED_BYTES, PRINTED_BYTES_PER_MESSAGE) / longest.unwrap_or(0).max(1) as u64;
+    let printing = scaled(PRINTED_BYTES, PRINTED_BYTES_PER_MESSAGE) / longest.max(1) as u64;
     let instructions = scaled(INSTRUCTIONS, INSTRUCTIONS_PER_MESSAGE);
     environment.set_fuel(Some(instructions.min(printing)));
-    let bytes = BYTES.saturating_add(size(&context).saturating_mul(messages.max(COPIES_OF_CONTEXT)));
-    let meter = Value::from_object(Meter(AtomicUsize::new(bytes)));
-    environment.add_global(METER, meter);
+    let given = size(&context);
+    let budget = |base: usize, times: usize| {
+        AtomicUsize::new(
+            base.saturating_add(given.saturating_mul(messages.max(COPIES_OF_CONTEXT)).saturating_mul(times)),
+        )
+    };
+    let meter = Meter {
+        to_make: budget(BYTES, 1),
+        to_read: budget(READ_BYTES, READINGS_OF_CONTEXT / COPIES_OF_CONTEXT),
+    };
+    environment.add_global(METER, Value::from_object(meter));
     let mut rendered = String::new();
     let mut output = make_string_output(&mut rendered);
     Vm::new(&environment).eval(
@@ -94,34 +147,14 @@ pub(super) fn render(
     Ok(rendered)
 }
 
-/// Replaces the operators by calls, which take as many values off the stack and put one back as they did; returns
-/// the length of the longest text that one instruction prints.
-fn patch(instructions: &mut Instructions<'_>) -> usize {
-    let mut longest = 0;
-    for at in 0.. {
-        let Some(instruction) = instructions.get_mut(at) else { break };
-        match instruction {
-            Instruction::StringConcat => *instruction = Instruction::CallFunction(CONCATENATE, Some(2)),
-            Instruction::Add => *instruction = Instruction::CallFunction(ADD, Some(2)),
-            Instruction::Mul => *instruction = Instruction::CallFunction(MULTIPLY, Some(2)),
-            Instruction::Slice => *instruction = Instruction::CallFunction(SLICE, Some(4)),
-            Instruction::BuildList(Some(items)) if let Ok(items) = u16::try_from(*items) => {
-                *instruction = Instruction::CallFunction(LIST, Some(items));
-            }
-            Instruction::BuildMap(pairs) if let Ok(items) = u16::try_from(2 * *pairs) => {
-                *instruction = Instruction::CallFunction(MAP, Some(items));
-            }
-            Instruction::EmitRaw(text) => longest = longest.max(text.len()),
-            _ => {}
-        }
-    }
-    longest
-}
-
 /// Puts what charges into an environment, in place of what does not.
 pub(super) fn install(environment: &mut Environment<'static>) {
-    install_operators(environment);
+    operators::install(environment);
     install_filters(environment);
+    install_tests(environment);
+    // They print values as they are in memory, with everything in it.
+    environment.remove_global("debug");
+    environment.remove_filter("pprint");
     for (name, function) in [
         ("namespace", Value::from_function(functions::namespace)),
         ("dict", Value::from_function(functions::dict)),
@@ -145,78 +178,128 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         // "x".join(list) is list | join("x").
         let charged = if method == "join" { all.iter().rev().cloned().collect() } else { all };
+        read(state, items_times_others(&charged))?;
         spend(state, cost(method, &charged))?;
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
     });
 }
 
-/// The functions that instructions were replaced by. Those without text to put together leave the work to the engine.
-fn install_operators(environment: &mut Environment<'static>) {
-    environment.add_function(CONCATENATE, |state: &State, left: Value, right: Value| {
-        spend(state, size(&left).saturating_add(size(&right)))?;
-        Ok(Value::from(python_text(&left) + &python_text(&right)))
-    });
-    environment.add_function(ADD, |state: &State, left: Value, right: Value| {
-        spend(state, size(&left).saturating_add(size(&right)))?;
-        match (left.as_str(), right.as_str()) {
-            (Some(left), Some(right)) => Ok(Value::from([left, right].concat())),
-            _ => state.env().compile_expression("left + right")?.eval(context! { left, right }),
-        }
-    });
-    environment.add_function(MULTIPLY, |state: &State, left: Value, right: Value| {
-        let times = |count: &Value, value: &Value| count.as_usize().unwrap_or(1).saturating_mul(size(value));
-        spend(state, times(&left, &right).max(times(&right, &left)))?;
-        state.env().compile_expression("left * right")?.eval(context! { left, right })
-    });
-    environment.add_function(SLICE, |state: &State, value: Value, start: Value, stop: Value, step: Value| {
-        spend(state, size(&value))?;
-        state.env().compile_expression("value[start:stop:step]")?.eval(context! { value, start, stop, step })
-    });
-    environment.add_function(LIST, |state: &State, items: Rest<Value>| {
-        spend(state, cost("list", &items))?;
-        Ok(Value::from(items.0))
-    });
-    environment.add_function(MAP, |state: &State, items: Rest<Value>| {
-        spend(state, cost("map", &items))?;
-        Ok(items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect::<Value>())
-    });
+/// What a filter is charged for.
+#[derive(Clone, Copy)]
+enum Charge {
+    /// It copies or grows its input.
+    Copies,
+    /// It goes through its input.
+    Reads,
+    /// It makes a list of as many items as its input has.
+    Lists,
+    /// It counts the items or characters of its input.
+    Counts,
 }
 
-/// The engine's filters that copy or grow what they are given.
+/// The engine's filters whose cost depends on what they are given.
 fn install_filters(environment: &mut Environment<'static>) {
-    for (name, filter) in [
-        ("batch", Value::from_function(filters::batch)),
-        ("capitalize", Value::from_function(filters::capitalize)),
-        ("chain", Value::from_function(filters::chain)),
-        ("dictsort", Value::from_function(filters::dictsort)),
-        ("format", Value::from_function(filters::format)),
-        ("groupby", Value::from_function(filters::groupby)),
-        ("indent", Value::from_function(filters::indent)),
-        ("items", Value::from_function(filters::items)),
-        ("join", Value::from_function(filters::join)),
-        ("lines", Value::from_function(filters::lines)),
-        ("list", Value::from_function(filters::list)),
-        ("lower", Value::from_function(filters::lower)),
-        ("replace", Value::from_function(filters::replace)),
-        ("reverse", Value::from_function(filters::reverse)),
-        ("slice", Value::from_function(filters::slice)),
-        ("sort", Value::from_function(filters::sort)),
-        ("split", Value::from_function(filters::split)),
-        ("title", Value::from_function(filters::title)),
-        ("trim", Value::from_function(filters::trim)),
-        ("unique", Value::from_function(filters::unique)),
-        ("upper", Value::from_function(filters::upper)),
-        ("zip", Value::from_function(filters::zip)),
+    use Charge::{Copies, Counts, Lists, Reads};
+    for (name, filter, charge) in [
+        ("attr", Value::from_function(filters::attr), Counts),
+        ("batch", Value::from_function(filters::batch), Copies),
+        ("bool", Value::from_function(filters::bool), Counts),
+        ("capitalize", Value::from_function(filters::capitalize), Copies),
+        ("chain", Value::from_function(filters::chain), Copies),
+        ("count", Value::from_function(filters::length), Counts),
+        ("dictsort", Value::from_function(filters::dictsort), Copies),
+        ("e", Value::from_function(filters::escape), Copies),
+        ("escape", Value::from_function(filters::escape), Copies),
+        ("first", Value::from_function(filters::first), Counts),
+        ("float", Value::from_function(filters::float), Counts),
+        ("format", Value::from_function(filters::format), Copies),
+        ("groupby", Value::from_function(filters::groupby), Copies),
+        ("indent", Value::from_function(filters::indent), Copies),
+        ("int", Value::from_function(filters::int), Counts),
+        ("items", Value::from_function(filters::items), Copies),
+        ("join", Value::from_function(filters::join), Copies),
+        ("last", Value::from_function(filters::last), Counts),
+        ("length", Value::from_function(filters::length), Counts),
+        ("lines", Value::from_function(filters::lines), Copies),
+        ("list", Value::from_function(filters::list), Copies),
+        ("lower", Value::from_function(filters::lower), Copies),
+        ("map", Value::from_function(filters::map), Lists),
+        ("max", Value::from_function(filters::max), Reads),
+        ("min", Value::from_function(filters::min), Reads),
+        ("reject", Value::from_function(filters::reject), Lists),
+        ("rejectattr", Value::from_function(filters::rejectattr), Lists),
+        ("replace", Value::from_function(filters::replace), Copies),
+        ("reverse", Value::from_function(filters::reverse), Copies),
+        ("safe", Value::from_function(filters::safe), Copies),
+        ("select", Value::from_function(filters::select), Lists),
+        ("selectattr", Value::from_function(filters::selectattr), Lists),
+        ("slice", Value::from_function(filters::slice), Copies),
+        ("sort", Value::from_function(filters::sort), Copies),
+        ("split", Value::from_function(filters::split), Copies),
+        ("sum", Value::from_function(filters::sum), Reads),
+        ("title", Value::from_function(filters::title), Copies),
+        ("trim", Value::from_function(filters::trim), Copies),
+        ("unique", Value::from_function(filters::unique), Copies),
+        ("upper", Value::from_function(filters::upper), Copies),
+        ("zip", Value::from_function(filters::zip), Copies),
     ] {
         environment.add_filter(name, move |state: &State, arguments: Rest<Value>| {
-            spend(state, cost(name, &arguments))?;
-            filter.call(state, &arguments)
+            let shallow = arguments.first().map_or(0, shallow_size);
+            let (reads, makes) = match charge {
+                Copies => (0, cost(name, &arguments)),
+                Reads => (arguments.iter().map(size).fold(0, usize::saturating_add), 0),
+                Lists => (shallow, shallow),
+                Counts => (shallow, 0),
+            };
+            read(state, reads.saturating_add(items_times_others(&arguments)))?;
+            spend(state, makes)?;
+            eager(filter.call(state, &arguments)?)
         });
     }
 }
 
+/// The engine's tests that go through what they are given.
+fn install_tests(environment: &mut Environment<'static>) {
+    for (names, test) in [
+        (&["eq", "equalto", "=="][..], Value::from_function(tests::is_eq)),
+        (&["ne", "!="], Value::from_function(tests::is_ne)),
+        (&["lt", "lessthan", "<"], Value::from_function(tests::is_lt)),
+        (&["le", "<="], Value::from_function(tests::is_le)),
+        (&["gt", "greaterthan", ">"], Value::from_function(tests::is_gt)),
+        (&["ge", ">="], Value::from_function(tests::is_ge)),
+    ] {
+        for name in names {
+            let test = test.clone();
+            environment.add_test(*name, move |state: &State, left: &Value, right: &Value| {
+                read(state, compared(left, right))?;
+                test.call(state, &[left.clone(), right.clone()]).map(|holds| holds.is_true())
+            });
+        }
+    }
+    for (name, test) in [
+        ("endingwith", Value::from_function(tests::is_endingwith)),
+        ("in", Value::from_function(tests::is_in)),
+        ("lower", Value::from_function(tests::is_lower)),
+        ("startingwith", Value::from_function(tests::is_startingwith)),
+        ("upper", Value::from_function(tests::is_upper)),
+    ] {
+        environment.add_test(name, move |state: &State, arguments: Rest<Value>| {
+            read(state, arguments.iter().map(size).fold(0, usize::saturating_add))?;
+            test.call(state, &arguments).map(|holds| holds.is_true())
+        });
+    }
+}
+
+/// What every item of a first argument costs when it is met with the other arguments: attributes that are looked up,
+/// values that are compared with.
+fn items_times_others(arguments: &[Value]) -> usize {
+    let Some((first, others)) = arguments.split_first() else { return 0 };
+    let items = if first.as_str().is_some() { 1 } else { first.len().unwrap_or(1) };
+    items.saturating_mul(others.iter().map(size).fold(0, usize::saturating_add))
+}
+
 /// At least the bytes that a filter or method makes out of its arguments.
-fn cost(name: &str, arguments: &[Value]) -> usize {
+pub(super) fn cost(name: &str, arguments: &[Value]) -> usize {
     let text = |at: usize| arguments.get(at).and_then(Value::as_str).unwrap_or_default();
     let number = |at: usize| arguments.get(at).and_then(Value::as_usize).unwrap_or(0);
     let copy = arguments.iter().map(size).fold(0, usize::saturating_add);
@@ -246,6 +329,49 @@ fn largest_digits(format: &str) -> usize {
     numbers.map(|digits| digits.parse().unwrap_or(usize::MAX)).fold(0, usize::saturating_add)
 }
 
+/// What comparing two values may go through.
+pub(super) fn compared(left: &Value, right: &Value) -> usize {
+    match (left.as_str(), right.as_str()) {
+        (Some(left), Some(right)) => left.len().min(right.len()),
+        _ if left.as_object().is_some() && right.as_object().is_some() => size(left).min(size(right)),
+        _ => 0,
+    }
+}
+
+/// The bytes of a text, or those of a list or map without what is in its items.
+pub(super) fn shallow_size(value: &Value) -> usize {
+    match value.as_str() {
+        Some(text) => text.len(),
+        None => value.len().unwrap_or(0).saturating_mul(ITEM_BYTES),
+    }
+}
+
+/// A list in place of what makes its items when asked: that keeps alive what nothing can find in it.
+pub(super) fn eager(value: Value) -> Result<Value, Error> {
+    if value.kind() == ValueKind::Iterable { value.try_iter().map(Value::from_iter) } else { Ok(value) }
+}
+
+/// Refuses a value that holds a namespace or a loop. What a namespace holds can be changed later, and what a loop
+/// remembers too, so only these could come to contain themselves; then comparing or printing them would not end.
+pub(super) fn holds_no_cycle(value: &Value) -> Result<(), Error> {
+    let type_name = value.as_object().map(|object| object.type_name()).unwrap_or_default();
+    if type_name.ends_with("::Namespace") || type_name.ends_with("::Loop") {
+        let problem = "a namespace cannot hold a namespace or a loop";
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
+    if value.as_str().is_some() || value.len().is_none() {
+        return Ok(());
+    }
+    let is_map = value.kind() == ValueKind::Map;
+    for item in value.try_iter()? {
+        holds_no_cycle(&item)?;
+        if is_map {
+            holds_no_cycle(&value.get_item(&item)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Roughly the bytes of a value, with what is in it as often as it is there; the largest number for a value that
 /// nests too deep (or contains itself) or has too many items.
 pub(super) fn size(value: &Value) -> usize {
@@ -271,4 +397,43 @@ fn measure(value: &Value, depth: usize, items_left: &mut usize) -> Option<usize>
         }
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::template::environment;
+    use crate::template::source::guarded;
+
+    /// A value that knows how many hold it.
+    #[derive(Debug)]
+    struct Probe(#[allow(dead_code)] Arc<()>);
+
+    impl Object for Probe {}
+
+    #[test]
+    fn nothing_that_a_template_made_outlives_its_rendering() {
+        let held = Arc::new(());
+        for source in [
+            "{% set a = namespace(p=probe) %}{% set a.x = a %}",
+            "{% set a = namespace(p=probe) %}{% set a.x = [[a]] %}",
+            "{% set a = namespace(p=probe) %}{% set b = namespace(a=a) %}{% set a.x = b %}",
+            "{% set a = namespace(p=probe) %}{% set a.x = {'k': a} %}",
+            "{% set a = namespace(p=probe) %}{% set a.x = [a, 1][1:] %}",
+            "{% set a = namespace(p=probe) %}{% set a.x = [a] * 0 %}",
+            "{% set a = namespace(p=probe) %}{% set a.x = [a] | zip([]) %}",
+            "{% set a = namespace(p=probe) %}{% set a.x, b = a, 1 %}",
+            "{% set a = namespace(p=probe) %}{% for i in [a] %}{% set a.x = loop %}{% endfor %}",
+            "{% set a = namespace(p=probe) %}{% for i in [a] %}{% if loop.changed(loop) %}{% endif %}{% endfor %}",
+            "{% set a = namespace(p=probe) %}{% macro f() %}{{ a }}{% endmacro %}{% set a.x = f %}",
+        ] {
+            let guarded = guarded(source, WHITESPACE);
+            let context = [("probe", Value::from_object(Probe(Arc::clone(&held))))];
+            // An error remembers values.
+            drop(render(&environment::new(), "test", &guarded, context.into_iter().collect(), 1));
+            assert_eq!(Arc::strong_count(&held), 1, "{source}");
+        }
+    }
 }

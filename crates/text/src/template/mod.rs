@@ -5,13 +5,16 @@
 //! indistinguishable. So every spelling of a control token inside a value is marked before rendering with a character
 //! that occurs nowhere else ([`mark`]), and afterwards the marks say which characters are not to be trusted.
 
+mod bounded;
 pub(crate) mod builtin;
 mod conversation;
 mod environment;
 mod json;
 mod limits;
 mod mark;
+mod operators;
 mod prompt;
+mod source;
 mod time;
 
 pub use conversation::{Content, Conversation, Message};
@@ -19,7 +22,7 @@ pub use prompt::Prompt;
 pub use time::DateTime;
 
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind};
+use minijinja::{Environment, ErrorKind, State};
 use serde_json::Map;
 
 use crate::error::{Result, TextError};
@@ -62,7 +65,10 @@ impl ChatTemplate {
         }
         let environment = environment::new();
         let prepared = environment::without_generation_blocks(source);
-        environment.template_from_named_str(NAME, &prepared).map_err(|error| template_error(&error))?;
+        source::check(&prepared, limits::WHITESPACE)
+            .map_err(|source::Problem { line, text }| TextError::TemplateSyntax { line, problem: text })?;
+        let prepared = source::guarded(&prepared, limits::WHITESPACE);
+        limits::compile(NAME, &prepared).map_err(|error| template_error(&error))?;
         let mut template = Self {
             environment,
             tokenizer: tokenizer.clone(),
@@ -124,15 +130,21 @@ impl ChatTemplate {
         let tokens = tokens.into_iter().filter_map(|(name, id)| {
             Some((name.to_owned(), Value::from(tokenizer.token_text(id?).into_owned())))
         });
+        // A caller's own variables may not stand for what the limits are made of.
+        let values = values.into_iter().filter(|(name, _)| !name.starts_with(limits::RESERVED));
         let clock = conversation.now.map(|now| {
-            let format = move |pattern: String| now.format(&pattern);
+            // No directive becomes longer than this makes its two characters.
+            const GROWTH: usize = 16;
+            let format = move |state: &State, pattern: String| {
+                limits::spend(state, pattern.len().saturating_mul(GROWTH)).map(|()| now.format(&pattern))
+            };
             ("strftime_now".to_owned(), Value::from_function(format))
         });
         let mark = (environment::MARK_VARIABLE.to_owned(), Value::from(marker.character().to_string()));
         tokens
             .chain(clock)
             .chain([mark])
-            .chain(values.into_iter().map(|(name, value)| (name, Value::from_serialize(&value))))
+            .chain(values.map(|(name, value)| (name, Value::from_serialize(&value))))
             .collect()
     }
 }

@@ -4,5 +4,6 @@ mod common;
 mod detokenizer;
 mod differential;
 mod robustness;
+mod template_limits;
 mod templates;
 mod vectors;
