@@ -24,7 +24,7 @@ use alti_tensor::PAGE_TOKENS;
 use std::ops::Range;
 
 /// Most lanes that share the loads of a page, on any instruction set.
-pub(crate) const MAX_LANES: usize = 6;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// Vectors of scores in a page.
 const VECTORS: usize = PAGE_TOKENS / LANES;
@@ -62,6 +62,11 @@ impl<'a> Running<'a> {
     pub(crate) fn copy_from(&mut self, other: &Running<'_>) {
         (self.maximum, self.sums) = (other.maximum, other.sums);
         self.mixture.copy_from_slice(other.mixture);
+    }
+
+    /// Where the mixture is.
+    pub(crate) fn mixture(&mut self) -> *mut f32 {
+        self.mixture.as_mut_ptr()
     }
 
     /// The attention of what was seen.
@@ -159,7 +164,7 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
 
 /// Turns one lane's scores into weights, 0 where it sees nothing.
 #[inline(always)]
-fn softmax<S: Simd>(
+pub(super) fn softmax<S: Simd>(
     simd: S,
     scores: &mut [f32; PAGE_TOKENS],
     seen: &Range<usize>,

@@ -6,6 +6,8 @@
 
 mod activations;
 pub(crate) mod attention;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod attention_tiles;
 mod float;
 mod math;
 mod matmul;

@@ -9,9 +9,14 @@ use crate::backend::arena::Matrix;
 use crate::backend::cache::CacheView;
 use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
+use crate::memory::CACHE_LINE;
 use crate::kernels::attention::{Block, MAX_LANES, Running, attend_page};
 use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::tiles::Tiles;
 use alti_tensor::{AttentionShape, KvDType, PAGE_TOKENS, RowPlan};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -59,7 +64,7 @@ pub(crate) fn scratch_len(width: usize) -> usize {
 
 /// Floats of a part: the maximum in a vector of its own, and what [`Running::save`] writes.
 pub(crate) fn part_len(width: usize) -> usize {
-    crate::simd::LANES + Running::SAVED + width
+    LANES + Running::SAVED + width
 }
 
 /// Rows of one span that go together with one key/value head.
@@ -143,7 +148,14 @@ impl Attend {
                     let only = self.parts.map(|parts| (parts, segment));
                     let scratch = &mut scratch;
                     let unit = unit.clone();
-                    worker.isa.run(AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData });
+                    let task = AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData };
+                    #[cfg(target_arch = "x86_64")]
+                    if let Some(tiles) = worker.isa.tiles().filter(|_| tiles_fit(&self.attention.cache.head)) {
+                        worker.isa.run(TiledUnit { tiles, task });
+                        turn += 1;
+                        continue;
+                    }
+                    worker.isa.run(task);
                 }
                 turn += 1;
             }
@@ -212,74 +224,166 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
     /// `R` lanes from `first` on.
     #[inline(always)]
     fn lanes<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
+        let (visible, whole) = self.begin(simd, first, R);
+        for (index, segment) in self.segments(&whole).enumerate() {
+            let positions = whole.start.max(segment * SEGMENT)..whole.end.min((segment + 1) * SEGMENT);
+            self.scratch.segment[..R].iter_mut().for_each(Running::reset);
+            for page in pages(&positions) {
+                let seen: [Range<usize>; R] = std::array::from_fn(|r| seen(visible[r], page));
+                let block = self.block(page);
+                self.ask_for_next(simd, page, &whole);
+                let queries = std::array::from_fn(|r| self.scratch.queries[r].as_ptr());
+                let mut running = self.scratch.segment.iter_mut();
+                let running: [&mut Running<'_>; R] =
+                    std::array::from_fn(|_| running.next().expect("as many as the most lanes"));
+                // SAFETY: the rows' sequence has stored every token up to the rows' positions.
+                unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running) };
+            }
+            self.end_segment(simd, first, R, index);
+        }
+        self.end(simd, first, R);
+    }
+
+    /// Makes `count` lanes' queries ready; what each sees, and what they see together.
+    #[inline(always)]
+    fn begin<S: Simd>(
+        &mut self,
+        simd: S,
+        first: usize,
+        count: usize,
+    ) -> ([(usize, usize); MAX_LANES], Range<usize>) {
         let attention = &self.attend.attention;
-        let visible: [(usize, usize); R] = std::array::from_fn(|r| attention.visible(self.lane(first + r).0));
-        for r in 0..R {
+        let mut visible = [(0, 0); MAX_LANES];
+        let mut positions = usize::MAX..0;
+        for r in 0..count {
             let (row, head) = self.lane(first + r);
+            visible[r] = attention.visible(row);
+            positions = positions.start.min(visible[r].0)..positions.end.max(visible[r].1 + 1);
             // SAFETY: the operation that wrote the queries is behind a barrier.
             let query = unsafe { attention.query.columns(row, attention.columns(head)) };
             K::query(simd, query, attention.shape.scale * std::f32::consts::LOG2_E, self.scratch.queries[r]);
         }
-        let start = visible.iter().map(|visible| visible.0).min().unwrap_or(0);
-        let end = visible.iter().map(|visible| visible.1).max().unwrap_or(0) + 1;
-        let segments = match self.only {
+        (visible, positions)
+    }
+
+    /// The segments that lanes which see these positions go through.
+    fn segments(&self, positions: &Range<usize>) -> Range<usize> {
+        match self.only {
             Some((_, segment)) => segment..segment + 1,
-            None => start / SEGMENT..end.div_ceil(SEGMENT),
-        };
-        for (index, segment) in segments.enumerate() {
-            let positions = start.max(segment * SEGMENT)..end.min((segment + 1) * SEGMENT);
-            self.scratch.segment[..R].iter_mut().for_each(Running::reset);
-            if !positions.is_empty() {
-                self.segment::<S, R>(simd, visible, positions);
+            None => positions.start / SEGMENT..positions.end.div_ceil(SEGMENT),
+        }
+    }
+
+    /// The block of a page of the unit's sequence and key/value head.
+    fn block(&self, page: usize) -> Block {
+        let attention = &self.attend.attention;
+        let span = &attention.rows.spans()[self.unit.span];
+        let start = attention.cache.block(span, page * PAGE_TOKENS, self.unit.kv_head);
+        Block { start, head: attention.cache.head }
+    }
+
+    /// Asks for the page after this one of the positions that a single row sees: its keys and values
+    /// are read once, from memory. Those of a prefill are in a cache already.
+    #[inline(always)]
+    fn ask_for_next<S: Simd>(&self, simd: S, page: usize, positions: &Range<usize>) {
+        if self.unit.rows.len() == 1 && (page + 1) * PAGE_TOKENS < positions.end {
+            let next = self.block(page + 1);
+            for at in (0..next.head.bytes).step_by(CACHE_LINE) {
+                simd.prefetch(next.start.wrapping_add(at));
             }
-            for r in 0..R {
-                match self.only {
-                    None if index == 0 => self.scratch.whole[r].copy_from(&self.scratch.segment[r]),
-                    None => self.scratch.whole[r].merge(simd, &self.scratch.segment[r]),
-                    Some((parts, segment)) => {
-                        let (row, head) = self.lane(first + r);
-                        let lane = row * attention.shape.heads + head;
-                        // SAFETY: this part is this unit's alone.
-                        let part = unsafe { parts.row_mut(lane * attention.segments() + segment) };
-                        let (maximum, rest) = part.split_at_mut(crate::simd::LANES);
-                        self.scratch.segment[r].save(&mut maximum[0], rest);
-                    }
+        }
+    }
+
+    /// Merges what lanes saw of a segment, the `index`th, or writes it down.
+    #[inline(always)]
+    fn end_segment<S: Simd>(&mut self, simd: S, first: usize, count: usize, index: usize) {
+        let attention = &self.attend.attention;
+        for r in 0..count {
+            match self.only {
+                None if index == 0 => self.scratch.whole[r].copy_from(&self.scratch.segment[r]),
+                None => self.scratch.whole[r].merge(simd, &self.scratch.segment[r]),
+                Some((parts, segment)) => {
+                    let (row, head) = self.lane(first + r);
+                    let lane = row * attention.shape.heads + head;
+                    // SAFETY: this part is this unit's alone.
+                    let part = unsafe { parts.row_mut(lane * attention.segments() + segment) };
+                    let (maximum, rest) = part.split_at_mut(LANES);
+                    self.scratch.segment[r].save(&mut maximum[0], rest);
                 }
             }
         }
-        for r in (0..R).filter(|_| self.only.is_none()) {
+    }
+
+    /// Writes lanes' results, where they are whole.
+    #[inline(always)]
+    fn end<S: Simd>(&mut self, simd: S, first: usize, count: usize) {
+        let attention = &self.attend.attention;
+        for r in (0..count).filter(|_| self.only.is_none()) {
             let (row, head) = self.lane(first + r);
             // SAFETY: this head of this row is this unit's alone, and nobody reads before a barrier.
             let out = unsafe { attention.out.columns_mut(row, attention.columns(head)) };
             self.scratch.whole[r].finish(simd, out);
         }
     }
+}
 
-    /// The pages of some positions of one segment.
+/// Pages of these positions.
+fn pages(positions: &Range<usize>) -> Range<usize> {
+    match positions.is_empty() {
+        true => 0..0,
+        false => positions.start / PAGE_TOKENS..positions.end.div_ceil(PAGE_TOKENS),
+    }
+}
+
+/// The tokens of a page that are among the first and last visible position and between them.
+fn seen((first, last): (usize, usize), page: usize) -> Range<usize> {
+    let start = page * PAGE_TOKENS;
+    let from = first.max(start) - start;
+    let to = (last + 1).min(start + PAGE_TOKENS).saturating_sub(start);
+    if from < to { from..to } else { 0..0 }
+}
+
+/// A unit whose lanes go through tile registers.
+#[cfg(target_arch = "x86_64")]
+struct TiledUnit<'a, 'b, K> {
+    tiles: Tiles,
+    task: AttendUnit<'a, 'b, K>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<K: Stored> Kernel for TiledUnit<'_, '_, K> {
+    type Output = ();
+
     #[inline(always)]
-    fn segment<S: Simd, const R: usize>(
-        &mut self,
-        simd: S,
-        visible: [(usize, usize); R],
-        positions: Range<usize>,
-    ) {
-        let attention = &self.attend.attention;
-        let span = &attention.rows.spans()[self.unit.span];
-        let head = attention.cache.head;
-        for page in positions.start / PAGE_TOKENS..positions.end.div_ceil(PAGE_TOKENS) {
-            let page_start = page * PAGE_TOKENS;
-            let seen = visible.map(|(first, last)| {
-                let from = first.max(page_start) - page_start;
-                let to = (last + 1).min(page_start + PAGE_TOKENS).saturating_sub(page_start);
-                if from < to { from..to } else { 0..0 }
-            });
-            let block = Block { start: attention.cache.block(span, page_start, self.unit.kv_head), head };
-            let queries = std::array::from_fn(|r| self.scratch.queries[r].as_ptr());
-            let mut running = self.scratch.segment.iter_mut();
-            let running: [&mut Running<'_>; R] =
-                std::array::from_fn(|_| running.next().expect("as many as the most lanes"));
-            // SAFETY: the rows' sequence has stored every token up to the rows' positions.
-            unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running) };
+    fn run<S: Simd>(self, simd: S) {
+        let Self { tiles, mut task } = self;
+        let lanes = task.unit.rows.len() * task.attend.attention.group();
+        let mut first = 0;
+        while first < lanes {
+            let count = MAX_LANES.min(lanes - first);
+            let _configured = configure(tiles, count);
+            let (visible, whole) = task.begin(simd, first, count);
+            for (index, segment) in task.segments(&whole).enumerate() {
+                let positions = whole.start.max(segment * SEGMENT)..whole.end.min((segment + 1) * SEGMENT);
+                task.scratch.segment[..count].iter_mut().for_each(Running::reset);
+                for page in pages(&positions) {
+                    let mut tokens = [const { 0..0 }; MAX_LANES];
+                    for r in 0..count {
+                        tokens[r] = seen(visible[r], page);
+                    }
+                    let block = task.block(page);
+                    task.ask_for_next(simd, page, &whole);
+                    let queries = task.scratch.queries[0].as_ptr();
+                    let running = &mut task.scratch.segment[..count];
+                    let mixtures = running[0].mixture();
+                    // SAFETY: the rows' sequence has stored every token up to the rows' positions;
+                    // the scratch has queries side by side, and so mixtures.
+                    unsafe { attend_page_tiled(simd, block, queries, &tokens[..count], running, mixtures) };
+                }
+                task.end_segment(simd, first, count, index);
+            }
+            task.end(simd, first, count);
+            first += count;
         }
     }
 }
@@ -314,7 +418,7 @@ impl Kernel for MergeLane<'_> {
         // its memory; they were written behind a barrier.
         let part = |segment: usize| {
             let part = unsafe { parts.row_mut(self.lane * attention.segments() + segment) };
-            let (maximum, rest) = part.split_at_mut(crate::simd::LANES);
+            let (maximum, rest) = part.split_at_mut(LANES);
             Running::restore(maximum[0], rest)
         };
         let mut whole = part(first / SEGMENT);
