@@ -6,8 +6,8 @@
 //! are measured in between.
 
 use alti_cpu::kernels::{
-    ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len, quantise_row,
-    round_row,
+    ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len, prepared_stride,
+    quantise_row, round_row,
 };
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::pool::PoolOptions;
@@ -100,6 +100,7 @@ fn run(
             activations: x.view(),
             rows: 0..batch,
             epilogue: Epilogue::Store,
+            next: None,
         };
         matmul(isa, &task, &mut out);
         Ok(())
@@ -132,21 +133,21 @@ enum Buffers {
 
 impl Buffers {
     fn new(isa: Isa, kind: ActivationKind, x: &[f32], columns: usize) -> Self {
-        let len = prepared_len(kind, columns);
+        let (len, stride) = (prepared_len(kind, columns), prepared_stride(kind, columns));
         let rows = x.len() / columns;
         match kind {
             ActivationKind::F32 => Buffers::F32(x.to_vec()),
             ActivationKind::Brain => {
-                let mut out = vec![0; rows * len];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
-                    round_row(isa, x, out);
+                let mut out = vec![0; rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    round_row(isa, x, &mut out[..len]);
                 }
                 Buffers::Brain(out)
             }
             ActivationKind::Int8 => {
-                let mut out = vec![ActivationBlock::default(); rows * len];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
-                    quantise_row(isa, x, out);
+                let mut out = vec![ActivationBlock::default(); rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    quantise_row(isa, x, &mut out[..len]);
                 }
                 Buffers::Int8(out)
             }

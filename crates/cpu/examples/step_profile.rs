@@ -17,7 +17,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let file = PathBuf::from(arguments.first().ok_or("name a GGUF file")?);
-    let number = |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<usize>());
+    let number =
+        |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<usize>());
     let [threads, prefill, decode] = [number(1, 2)?, number(2, 512)?, number(3, 128)?];
     let [batch, depth] = [number(4, 1)?, number(5, 0)?];
     let isa = match std::env::var("ALTI_ISA") {
@@ -78,9 +79,9 @@ fn measure(
     let seconds = run(backend, half)?;
     println!("\n{rows} rows a step: {:.0} µs, {:.1} rows a second", seconds * 1e6, rows as f64 / seconds);
     backend.start_profile();
-    run(backend, half)?;
+    let seconds = run(backend, half)?;
     let profile = backend.start_profile().unwrap_or_default();
-    print(&profile, half as f64);
+    print(&profile, half as f64, seconds);
     Ok(())
 }
 
@@ -91,18 +92,21 @@ fn step(
     plan: RowPlan,
     wanted: &[usize],
 ) -> Outcome<()> {
-    let tokens: Vec<u32> = (0..plan.len()).map(|row| (row * 7919 % model.config.vocabulary_size) as u32).collect();
+    let tokens: Vec<u32> =
+        (0..plan.len()).map(|row| (row * 7919 % model.config.vocabulary_size) as u32).collect();
     let step = Step { tokens: &tokens, rows: &plan, cache: Some(cache) };
     let logits = model.logits(backend, &step, wanted);
     let mut values = Vec::new();
     Ok(backend.fetch(&logits, &mut values)?)
 }
 
-fn print(profile: &Profile, steps: f64) {
+fn print(profile: &Profile, steps: f64, seconds: f64) {
     let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6 / steps;
     let mut lines: Vec<_> = profile.lines.iter().collect();
     lines.sort_by_key(|(_, line)| std::cmp::Reverse(line.running + line.waiting));
+    let inside: f64 = profile.lines.values().map(|line| micros(line.running + line.waiting)).sum();
     println!("{:>10} {:>10} {:>6}  operation", "running", "waiting", "count");
+    println!("{:10.1} {:10.1} {:6}  outside of the parallel region", seconds * 1e6 - inside, 0.0, 1);
     for (name, line) in lines {
         let count = line.count as f64 / steps;
         println!("{:10.1} {:10.1} {count:6.0}  {name}", micros(line.running), micros(line.waiting));

@@ -23,6 +23,7 @@ fn product(isa: Isa, weight: &PackedMatrix, x: &Prepared, rows: usize) -> Vec<f3
         activations: x.view(),
         rows: 0..rows,
         epilogue: Epilogue::Store,
+        next: None,
     };
     matmul(isa, &task, &mut OutputMatrix::new(&mut out, weight.rows()));
     out
@@ -32,9 +33,31 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// A whole number of blocks; for floats any number of columns.
+/// A whole number of blocks; for floats any number of columns, or whole steps of a tile product.
 fn columns_of(dtype: DType, units: usize) -> usize {
-    if dtype.is_quantised() { units * dtype.block_len() } else { 7 * units + 1 }
+    match (dtype.is_quantised(), units % 2) {
+        (true, _) => units * dtype.block_len(),
+        (false, 0) => 32 * units,
+        (false, _) => 7 * units + 1,
+    }
+}
+
+/// The product with BF16 as tile registers make it: in each step of 32 columns one sum over the even
+/// and one over the odd ones, each rounded after every addition, then both together.
+/// Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS.
+fn tile_product(weight: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+    let (weights, columns) = (dequantised(weight), weight.columns());
+    let rounded: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+    let dot = |x: &[f32], w: &[f32]| {
+        x.chunks_exact(32).zip(w.chunks_exact(32)).fold(0f32, |sum, (x, w)| {
+            let half = |first: usize| (first..32).step_by(2).fold(0f32, |sum, k| x[k].mul_add(w[k], sum));
+            sum + (half(0) + half(1))
+        })
+    };
+    rounded
+        .chunks_exact(columns)
+        .flat_map(|x| weights.chunks_exact(columns).map(move |w| dot(x, w)))
+        .collect()
 }
 
 proptest! {
@@ -45,7 +68,7 @@ proptest! {
         dtype in dtypes(),
         outputs in 1..100_usize,
         units in 1..5_usize,
-        rows in 1..16_usize,
+        rows in 1..40_usize,
         seed in any::<u64>(),
     ) {
         let mut random = Random(seed);
@@ -61,6 +84,10 @@ proptest! {
         for isa in Isa::available() {
             let prepared = Prepared::new(isa, kind, &x, columns);
             let whole = product(isa, &packed, &prepared, rows);
+            let expected = match dtype == DType::BF16 && columns % 32 == 0 && isa.name() == "amx" {
+                true => tile_product(&packed, &x),
+                false => expected.clone(),
+            };
             prop_assert_eq!(bits(&whole), bits(&expected), "{} on {}", dtype, isa.name());
             for (row, x) in x.chunks_exact(columns).enumerate() {
                 let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
@@ -126,6 +153,7 @@ proptest! {
                     activations: prepared.view(),
                     rows: 0..rows,
                     epilogue,
+                    next: None,
                 };
                 matmul(isa, &task, &mut OutputMatrix::new(out, outputs));
             }

@@ -37,6 +37,8 @@ pub struct Cpu {
     arena: Arena,
     steps: Vec<Recorded>,
     fences: Fences,
+    /// Where in the list the last matrix product is.
+    last_product: Option<usize>,
     /// What the operation being appended touches; kept to be used again.
     accesses: Vec<Access>,
     /// Pages that the list names: they must not be freed before it has run.
@@ -67,6 +69,7 @@ impl Cpu {
             arena: Arena::default(),
             steps: Vec::new(),
             fences: Fences::default(),
+            last_product: None,
             accesses: Vec::new(),
             pages: Vec::new(),
             failure: None,
@@ -146,7 +149,12 @@ impl Cpu {
 
     fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix) {
         assert_eq!((x.rows, weight.rows()), (out.rows, out.columns), "the result has the product's shape");
-        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out }));
+        let before = self.last_product.and_then(|index| self.steps.get_mut(index));
+        if let Some(Recorded { op: Op::Matmul(before), .. }) = before {
+            before.next = Some(weight.clone());
+        }
+        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out, next: None }));
+        self.last_product = Some(self.steps.len() - 1);
     }
 
     fn linear_with(&mut self, x: &Tensor, weight: &CpuWeight, then: Then, out: Matrix) {
@@ -377,6 +385,7 @@ impl Backend for Cpu {
         };
         self.steps = steps;
         self.steps.clear();
+        self.last_product = None;
         self.pages.clear();
         self.fences.reset();
         Ok(result?)

@@ -171,6 +171,7 @@ pub(super) fn softmax<S: Simd>(
     lane: &mut Running<'_>,
 ) {
     if seen.is_empty() {
+        scores.fill(0.0);
         return;
     }
     scores[..seen.start].fill(f32::NEG_INFINITY);

@@ -77,7 +77,11 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
             } else if !seen.iter().all(|seen| within(seen).is_empty()) {
                 let seen = seen.iter().map(|seen| {
                     let within = within(seen);
-                    if within.is_empty() { 0..0 } else { within.start - tokens.start..within.end - tokens.start }
+                    if within.is_empty() {
+                        0..0
+                    } else {
+                        within.start - tokens.start..within.end - tokens.start
+                    }
                 });
                 mix_masked(head, weights, values, seen, mixtures);
             }

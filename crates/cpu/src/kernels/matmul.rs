@@ -95,6 +95,21 @@ pub struct Matmul<'a> {
     pub rows: Range<usize>,
     /// What happens to the product.
     pub epilogue: Epilogue<'a>,
+    /// The panel that this thread reads after these, to be asked for ahead.
+    pub next: Option<&'a [u8]>,
+}
+
+impl Matmul<'_> {
+    /// What is read after a panel: the next one in the order of `matrices`, one panel of each at a
+    /// time, or where another product begins.
+    pub(super) fn following(&self, matrices: &[&PackedMatrix], index: usize, panel: usize) -> *const u8 {
+        let next = match matrices.get(index + 1) {
+            Some(matrix) => Some(matrix.panel_contents(panel)),
+            None if panel + 1 < self.panels.end => Some(matrices[0].panel_contents(panel + 1)),
+            None => self.next,
+        };
+        next.map_or(std::ptr::null(), <[u8]>::as_ptr)
+    }
 }
 
 /// Runs a product.
@@ -197,10 +212,15 @@ pub(super) trait Tile {
     ) -> [[S::F32; C]; R];
 }
 
-/// Cache lines to ask for while a tile runs, some at each of its steps.
+/// Cache lines to ask for while a tile runs, some at each of its steps: those of a stretch of
+/// memory, then those of another.
 #[derive(Clone, Copy)]
 pub(super) struct Prefetch {
     at: *const u8,
+    /// Where the first stretch ends.
+    end: *const u8,
+    /// Where the other begins.
+    then: *const u8,
     lines: usize,
 }
 
@@ -209,25 +229,31 @@ pub(super) const PREFETCH_BYTES: usize = 8 << 10;
 
 impl Prefetch {
     /// Asks for nothing.
-    pub(super) const NONE: Prefetch = Prefetch { at: std::ptr::null(), lines: 0 };
+    pub(super) const NONE: Prefetch =
+        Prefetch { at: std::ptr::null(), end: std::ptr::null(), then: std::ptr::null(), lines: 0 };
 
-    /// All lines of a panel, `distance` bytes ahead, in so many steps.
-    pub(super) fn ahead(panel: &[u8], steps: usize, distance: usize) -> Self {
-        let lines = panel.len().div_ceil(64).div_ceil(steps);
-        Self { at: panel.as_ptr().wrapping_add(distance), lines }
+    /// All lines of a panel that is read once, some distance ahead, and the beginning of the one
+    /// that is read after it.
+    pub(super) fn ahead(panel: &[u8], following: *const u8, steps: usize) -> Self {
+        let end = panel.as_ptr_range().end;
+        let (at, then) = match PREFETCH_BYTES < panel.len() {
+            true => (panel.as_ptr().wrapping_add(PREFETCH_BYTES), following),
+            false => (following, end),
+        };
+        Self { at, end, then, lines: panel.len().div_ceil(64).div_ceil(steps) }
     }
 
     /// For tile `index` of `tiles` that share a panel with the same number of `steps`: alone, it
-    /// runs a fixed distance ahead; several ask for the next panel together.
-    pub(super) fn new(panel: &[u8], steps: usize, index: usize, tiles: usize) -> Self {
+    /// runs ahead of itself; several ask for the panel of the same size that follows together.
+    pub(super) fn new(panel: &[u8], following: *const u8, steps: usize, index: usize, tiles: usize) -> Self {
         if tiles == 1 {
-            return Self::ahead(panel, steps, PREFETCH_BYTES);
+            return Self::ahead(panel, following, steps);
         }
         let lines = panel.len().div_ceil(64);
         let share = lines.div_ceil(tiles).div_ceil(steps) * steps;
         let first = share * index;
-        let at = panel.as_ptr().wrapping_add(panel.len() + 64 * first);
-        Self { at, lines: if first < lines { share / steps } else { 0 } }
+        let at = following.wrapping_add(64 * first);
+        Self { at, lines: if first < lines { share / steps } else { 0 }, ..Self::NONE }
     }
 
     /// Asks for the lines of one step.
@@ -236,6 +262,9 @@ impl Prefetch {
         for _ in 0..self.lines {
             simd.prefetch(self.at);
             self.at = self.at.wrapping_add(64);
+            if self.at == self.end {
+                self.at = self.then;
+            }
         }
     }
 }
@@ -268,9 +297,14 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
             for tile in 0..tiles {
                 let count = (rows.end - row).div_ceil(tiles - tile);
                 let x = &self.x[row * stride..(row + count - 1) * stride + steps];
-                for (matrix, products) in matrices.iter().zip(&mut scratch).take(used) {
-                    let bytes = matrix.panel_contents(panel);
-                    let prefetch = Prefetch::new(bytes, steps.div_ceil(T::RUN), tile, tiles);
+                for (index, products) in scratch.iter_mut().enumerate().take(used) {
+                    let bytes = matrices[index].panel_contents(panel);
+                    // Tiles that share a panel pass by all matrices before the next panel.
+                    let following = match tiles {
+                        1 => self.task.following(&matrices[..used], index, panel),
+                        _ => self.task.following(&matrices[index..=index], 0, panel),
+                    };
+                    let prefetch = Prefetch::new(bytes, following, steps.div_ceil(T::RUN), tile, tiles);
                     run_tile::<S, T>(simd, bytes, steps, stride, x, prefetch, products);
                 }
                 for (column, out_row) in (row..row + count).enumerate() {

@@ -136,14 +136,16 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
             (group / 4, TILE_ROW),
             (group / 4, TILE_ROW),
         ]);
-        let place = |panel: usize, matrix: usize| workspace.wrapping_add((2 * panel + matrix) * unpacked.bytes());
+        let place =
+            |panel: usize, matrix: usize| workspace.wrapping_add((2 * panel + matrix) * unpacked.bytes());
         for first in task.panels.clone().step_by(PANELS) {
             let panels = first..task.panels.end.min(first + PANELS);
             for panel in panels.clone() {
                 for (index, matrix) in matrices.iter().enumerate().take(used) {
                     let to = place(panel - first, index);
+                    let following = task.following(&matrices[..used], index, panel);
                     // SAFETY: the workspace holds `PANELS` unpacked panels of both matrices' shape.
-                    unsafe { unpack::<S, F>(simd, matrix.panel_contents(panel), unpacked, to) };
+                    unsafe { unpack::<S, F>(simd, matrix.panel_contents(panel), following, unpacked, to) };
                 }
             }
             let mut row = rows.start;
@@ -158,7 +160,8 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {
                         for (matrix, products) in matrices.iter().zip(products).take(used) {
-                            let (bytes, x) = (matrix.panel_contents(panel), &x[..(count - 1) * stride + steps]);
+                            let (bytes, x) =
+                                (matrix.panel_contents(panel), &x[..(count - 1) * stride + steps]);
                             let none = Prefetch::NONE;
                             run_tile::<S, Quantised<F>>(simd, bytes, steps, stride, x, none, products);
                         }
@@ -173,7 +176,9 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                                 // SAFETY: the panel has been unpacked; there are `count` rows from `x` on.
                                 unsafe {
                                     match count {
-                                        TILE_ROWS => tall::<S, F>(simd, unpacked, from, x, stride, run, products),
+                                        TILE_ROWS => {
+                                            tall::<S, F>(simd, unpacked, from, x, stride, run, products)
+                                        }
                                         _ => low::<S, F>(simd, unpacked, from, x, stride, run, products),
                                     }
                                 }
@@ -198,10 +203,16 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
 /// # Safety
 /// `to` has room for it.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Format>(simd: S, panel: &[u8], unpacked: Unpacked, to: *mut u8) {
+unsafe fn unpack<S: Simd, F: Format>(
+    simd: S,
+    panel: &[u8],
+    following: *const u8,
+    unpacked: Unpacked,
+    to: *mut u8,
+) {
     let layout = const { F::LAYOUT };
     let steps = unpacked.code_bytes / TILE_ROW;
-    let mut prefetch = Prefetch::ahead(panel, 2 * unpacked.groups, panel.len());
+    let mut prefetch = Prefetch::ahead(panel, following, 2 * unpacked.groups);
     for half in 0..2 {
         let to = to.wrapping_add(half * unpacked.half_bytes());
         for group in 0..unpacked.groups {
@@ -289,7 +300,17 @@ macro_rules! byte_tile {
                         for row in (0..$rows).step_by(SUMS) {
                             let sums = products.as_mut_ptr().add(row).cast::<f32>().add(half * LANES);
                             let x = x.add(row * stride);
-                            add_dots::<S, F>(simd, unpacked, from, groups.clone(), x, stride, &dots, row, sums);
+                            add_dots::<S, F>(
+                                simd,
+                                unpacked,
+                                from,
+                                groups.clone(),
+                                x,
+                                stride,
+                                &dots,
+                                row,
+                                sums,
+                            );
                         }
                     }
                 }
@@ -385,8 +406,16 @@ impl Kernel for TiledBrain<'_, '_, '_> {
         let (matrices, used) = epilogue.matrices(weight);
         let rest = rows.len() % TILE_ROWS;
         let full = (TILE_ROWS, TILE_ROW);
-        let _configured =
-            tiles.configure([full, full, full, (rest, TILE_ROW), (rest, TILE_ROW), (rest, TILE_ROW), full, full]);
+        let _configured = tiles.configure([
+            full,
+            full,
+            full,
+            (rest, TILE_ROW),
+            (rest, TILE_ROW),
+            (rest, TILE_ROW),
+            full,
+            full,
+        ]);
         let steps = weight.columns() / BRAIN_COLUMNS;
         let alone = rows.len() <= TILE_ROWS;
         for first in task.panels.clone().step_by(PANELS) {
@@ -398,14 +427,25 @@ impl Kernel for TiledBrain<'_, '_, '_> {
                 for run in (0..steps).step_by(RUN_GROUPS) {
                     let run = run..steps.min(run + RUN_GROUPS);
                     for (panel, products) in panels.clone().zip(&mut products) {
-                        for (matrix, products) in matrices.iter().zip(products).take(used) {
-                            let panel = matrix.panel_contents(panel);
-                            let distance = if alone { PREFETCH_BYTES } else { RUN_BYTES };
+                        for (index, products) in products.iter_mut().enumerate().take(used) {
+                            let following = match alone && run.end == steps {
+                                true => task.following(&matrices[..used], index, panel),
+                                false => std::ptr::null(),
+                            };
+                            let panel = matrices[index].panel_contents(panel);
+                            let prefetch = match alone {
+                                true => {
+                                    Ahead { bytes: PREFETCH_BYTES, end: panel.as_ptr_range().end, following }
+                                }
+                                false => Ahead { bytes: RUN_BYTES, end: std::ptr::null(), following },
+                            };
                             // SAFETY: a panel has `steps` times 16 pairs of columns, and so has each row.
                             unsafe {
                                 match count {
-                                    TILE_ROWS => tall_brain(simd, panel, x, stride, run.clone(), distance, products),
-                                    _ => rest_brain(simd, panel, x, stride, run.clone(), distance, products),
+                                    TILE_ROWS => {
+                                        tall_brain(simd, panel, x, stride, run.clone(), prefetch, products)
+                                    }
+                                    _ => rest_brain(simd, panel, x, stride, run.clone(), prefetch, products),
                                 }
                             }
                         }
@@ -418,6 +458,26 @@ impl Kernel for TiledBrain<'_, '_, '_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// What a step asks for: what lies some bytes ahead, beyond the end of a panel the following one.
+#[derive(Clone, Copy)]
+struct Ahead {
+    bytes: usize,
+    /// The end of the panel, or null where panels that follow are in a cache already.
+    end: *const u8,
+    following: *const u8,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn of(self, from: *const u8) -> *const u8 {
+        let at = from.wrapping_add(self.bytes);
+        match self.end.is_null() || at < self.end {
+            true => at,
+            false => self.following.wrapping_add(at as usize - self.end as usize),
         }
     }
 }
@@ -436,7 +496,7 @@ macro_rules! brain_tile {
             x: *const u32,
             stride: usize,
             run: Range<usize>,
-            prefetch_bytes: usize,
+            prefetch: Ahead,
             products: &mut [[f32; PANEL_ROWS]; TILE_ROWS],
         ) {
             let to = products.as_mut_ptr().cast::<u8>();
@@ -446,8 +506,9 @@ macro_rules! brain_tile {
                 tile_load!($high, to.add(TILE_ROW), PAIR_BYTES);
                 for step in run {
                     let from = panel.as_ptr().add(step * STEP_BYTES);
-                    for line in (0..STEP_BYTES).step_by(64) {
-                        simd.prefetch(from.wrapping_add(prefetch_bytes + line));
+                    let ahead = prefetch.of(from);
+                    for line in (0..STEP_BYTES).step_by(TILE_ROW) {
+                        simd.prefetch(ahead.wrapping_add(line));
                     }
                     tile_load!($x, x.add(step * TILE_ROWS), 4 * stride);
                     tile_load!(6, from, PAIR_BYTES);

@@ -1,6 +1,8 @@
 //! Random stored tensors of every format, and the activations to multiply them with.
 
-use alti_cpu::kernels::{ActivationBlock, Activations, prepared_len, quantise_row, round_row};
+use alti_cpu::kernels::{
+    ActivationBlock, Activations, prepared_len, prepared_stride, quantise_row, round_row,
+};
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::{Isa, PackedMatrix};
 use alti_tensor::{DType, WeightData};
@@ -79,20 +81,20 @@ pub(crate) enum Prepared {
 impl Prepared {
     pub(crate) fn new(isa: Isa, kind: ActivationKind, x: &[f32], columns: usize) -> Self {
         let rows = x.len() / columns;
-        let len = prepared_len(kind, columns);
+        let (len, stride) = (prepared_len(kind, columns), prepared_stride(kind, columns));
         match kind {
             ActivationKind::F32 => Prepared::F32(x.to_vec()),
             ActivationKind::Brain => {
-                let mut out = vec![0; rows * len];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
-                    round_row(isa, x, out);
+                let mut out = vec![0; rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    round_row(isa, x, &mut out[..len]);
                 }
                 Prepared::Brain(out)
             }
             ActivationKind::Int8 => {
-                let mut out = vec![ActivationBlock::default(); rows * len];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(len)) {
-                    quantise_row(isa, x, out);
+                let mut out = vec![ActivationBlock::default(); rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    quantise_row(isa, x, &mut out[..len]);
                 }
                 Prepared::Int8(out)
             }

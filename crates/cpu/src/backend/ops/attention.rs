@@ -9,14 +9,14 @@ use crate::backend::arena::Matrix;
 use crate::backend::cache::CacheView;
 use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
-use crate::memory::CACHE_LINE;
 use crate::kernels::attention::{Block, MAX_LANES, Running, attend_page};
-use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
-use crate::simd::{LANES, Simd};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
+use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
+use crate::memory::CACHE_LINE;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::tiles::Tiles;
+use crate::simd::{LANES, Simd};
 use alti_tensor::{AttentionShape, KvDType, PAGE_TOKENS, RowPlan};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -95,7 +95,8 @@ impl Attention {
         for (index, span) in self.rows.spans().iter().enumerate() {
             for start in (first..first + span.rows).step_by(ROW_BLOCK) {
                 let rows = start..(first + span.rows).min(start + ROW_BLOCK);
-                (0..self.shape.kv_heads).for_each(|kv_head| each(Unit { span: index, rows: rows.clone(), kv_head }));
+                (0..self.shape.kv_heads)
+                    .for_each(|kv_head| each(Unit { span: index, rows: rows.clone(), kv_head }));
             }
             first += span.rows;
         }
@@ -122,7 +123,9 @@ impl Attention {
 impl Attend {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
         let attention = &self.attention;
-        list.extend([attention.query, attention.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)));
+        list.extend(
+            [attention.query, attention.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)),
+        );
         list.push(Access::write(self.parts.unwrap_or(attention.out), Sharing::Any));
         list.push(Access::write(self.scratch, Sharing::Own));
     }
@@ -150,7 +153,8 @@ impl Attend {
                     let unit = unit.clone();
                     let task = AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData };
                     #[cfg(target_arch = "x86_64")]
-                    if let Some(tiles) = worker.isa.tiles().filter(|_| tiles_fit(&self.attention.cache.head)) {
+                    if let Some(tiles) = worker.isa.tiles().filter(|_| tiles_fit(&self.attention.cache.head))
+                    {
                         worker.isa.run(TiledUnit { tiles, task });
                         turn += 1;
                         continue;

@@ -144,6 +144,8 @@ pub(crate) struct Matmul {
     pub(crate) x: Prepared,
     pub(crate) then: Then,
     pub(crate) out: Matrix,
+    /// The matrix of the next product in the list, whose weights are asked for ahead.
+    pub(crate) next: Option<Arc<PackedMatrix>>,
 }
 
 impl Matmul {
@@ -155,7 +157,10 @@ impl Matmul {
         let panels = worker.share(self.weight.panels());
         // SAFETY: the activations were prepared by this thread or behind a barrier; threads write
         // different panels.
-        unsafe { product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, self.out) }
+        unsafe {
+            let next = self.next.as_deref();
+            product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, self.out, next);
+        }
     }
 }
 
@@ -163,6 +168,7 @@ impl Matmul {
 ///
 /// # Safety
 /// The activations have been prepared, and nobody else touches these panels of these rows of `out`.
+#[expect(clippy::too_many_arguments, reason = "a product and its place")]
 pub(crate) unsafe fn product(
     worker: &Worker,
     weight: &PackedMatrix,
@@ -171,6 +177,7 @@ pub(crate) unsafe fn product(
     panels: Range<usize>,
     rows: Range<usize>,
     out: Matrix,
+    next: Option<&PackedMatrix>,
 ) {
     if panels.is_empty() || rows.is_empty() {
         return;
@@ -178,7 +185,9 @@ pub(crate) unsafe fn product(
     // SAFETY: the caller's promise; `out` is a matrix of the arena.
     let (activations, mut out) =
         unsafe { (x.activations(worker), OutputMatrix::from_raw(out.start, out.rows, out.columns)) };
-    let task = kernels::Matmul { weight, panels, activations, rows, epilogue: then.epilogue() };
+    let next = next.map(|next| (next, worker.share(next.panels()))).filter(|(_, share)| !share.is_empty());
+    let next = next.map(|(next, share)| next.panel_contents(share.start));
+    let task = kernels::Matmul { weight, panels, activations, rows, epilogue: then.epilogue(), next };
     kernels::matmul(worker.isa, &task, &mut out);
 }
 

@@ -77,7 +77,8 @@ impl Op {
 
     /// What a profile calls it: its kind, and the shape and encoding of its weights.
     pub(crate) fn label(&self) -> String {
-        let matrix = |kind: &str, m: &PackedMatrix| format!("{kind} {} {}x{}", m.dtype(), m.rows(), m.columns());
+        let matrix =
+            |kind: &str, m: &PackedMatrix| format!("{kind} {} {}x{}", m.dtype(), m.rows(), m.columns());
         match self {
             Op::Rows(op) => op.label().to_owned(),
             Op::Gather(_) => "gather".to_owned(),
