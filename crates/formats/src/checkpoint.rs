@@ -247,6 +247,21 @@ impl Checkpoint {
             .map_err(|e| FormatError::tensor(&self.path, &name.gguf(), e.to_string()))
     }
 
+    /// Gives back the memory of a weight that a backend has taken in: else a model would be in memory
+    /// twice, as its file and as what was made of it.
+    pub fn release(&self, name: &WeightName) {
+        match &self.source {
+            Source::Gguf(file) => file.release(&name.gguf()),
+            Source::HuggingFace { store, places } => {
+                if let Some((spelled, _)) = places.get(name) {
+                    store.release(spelled);
+                }
+            }
+            // Pieces of a weight lie in several files, and the system drops them when it must.
+            Source::Meta(_) => {}
+        }
+    }
+
     /// The metadata of a GGUF file: tokenizer, chat template, provenance.
     pub fn gguf(&self) -> Option<&GgufMetadata> {
         match &self.source {

@@ -43,6 +43,21 @@ impl Mapped {
         &self.map
     }
 
+    /// Gives the memory of `bytes` back, where they are of this map: they are read from the file
+    /// again should anyone look. Where the system will not, they stay.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        let (map, range) = (self.map.as_ptr_range(), bytes.as_ptr_range());
+        #[cfg(unix)]
+        if map.start <= range.start && range.end <= map.end {
+            let offset = range.start as usize - map.start as usize;
+            // SAFETY: the map is read-only and of a file, so its pages can be dropped: the same bytes
+            // come back from the file.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len())
+            };
+        }
+    }
+
     /// Where the file is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

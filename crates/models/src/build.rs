@@ -22,6 +22,7 @@ impl<W> Llama<W> {
         Self::build(checkpoint.config(), |name| {
             let weight =
                 backend.load(checkpoint.load(&name)?).map_err(|error| ModelError::Weight { name, error })?;
+            checkpoint.release(&name);
             done += 1;
             progress(done, total);
             Ok(weight)

@@ -153,8 +153,15 @@ impl Task for BenchTask<'_> {
         let layout = memory::cache_layout(&model.config, context, command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
         let each = context.div_ceil(PAGE_TOKENS) / batch;
-        let mut runner =
-            Runner { backend: &mut backend, model: &model, cache: &cache, layout: &layout, each, seed: 1 };
+        let mut runner = Runner {
+            backend: &mut backend,
+            model: &model,
+            cache: &cache,
+            layout: &layout,
+            each,
+            seed: 1,
+            logits: Vec::new(),
+        };
         let chunk = command.run.prefill_chunk as usize;
         let mut results = Vec::new();
         let suffix = if depth > 0 { format!("@d{depth}") } else { String::new() };
@@ -199,6 +206,8 @@ struct Runner<'a, B: Backend> {
     each: usize,
     layout: &'a CacheLayout,
     seed: u64,
+    /// Kept from step to step, as a session does.
+    logits: Vec<f32>,
 }
 
 impl<B: Backend<Element = f32>> Runner<'_, B> {
@@ -220,8 +229,7 @@ impl<B: Backend<Element = f32>> Runner<'_, B> {
         let tokens: Vec<u32> = (0..rows.len()).map(|_| self.token()).collect();
         let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache) };
         let logits = self.model.logits(self.backend, &step, wanted);
-        let mut values = Vec::new();
-        Ok(self.backend.fetch(&logits, &mut values)?)
+        Ok(self.backend.fetch(&logits, &mut self.logits)?)
     }
 
     fn span(&self, sequence: usize, first_position: usize, rows: usize) -> Span {

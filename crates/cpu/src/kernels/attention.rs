@@ -14,8 +14,6 @@
 //! share a key/value head: each key and value is loaded once for all of them (the query heads of a
 //! group, neighbouring rows), and none sees another.
 
-#![expect(clippy::needless_range_loop, reason = "indices are lanes, vectors and tokens, as in the formulas")]
-
 use super::stored::Stored;
 use crate::backend::cache::HeadLayout;
 use crate::kernels::math::exp2;

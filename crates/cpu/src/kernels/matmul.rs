@@ -305,7 +305,7 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
                         _ => self.task.following(&matrices[index..=index], 0, panel),
                     };
                     let prefetch = Prefetch::new(bytes, following, steps.div_ceil(T::RUN), tile, tiles);
-                    run_tile::<S, T>(simd, bytes, steps, stride, x, prefetch, products);
+                    run_tile::<S, T>(simd, bytes, Columns { x, steps, stride }, prefetch, products);
                 }
                 for (column, out_row) in (row..row + count).enumerate() {
                     let [first, second] = scratch.each_ref().map(|products| &products[column]);
@@ -317,28 +317,37 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
     }
 }
 
-/// Runs the tile of as many columns as `x` has rows of `steps`, `stride` apart.
+/// Rows of prepared activations: the columns of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a, A> {
+    /// From the first element of the first to the last of the last.
+    pub(super) x: &'a [A],
+    /// Elements of a row.
+    pub(super) steps: usize,
+    /// Elements from one row to the next.
+    pub(super) stride: usize,
+}
+
+/// Runs the tile of as many columns as there are.
 #[inline(always)]
 pub(super) fn run_tile<S: Simd, T: Tile>(
     simd: S,
     panel: &[u8],
-    steps: usize,
-    stride: usize,
-    x: &[T::Activation],
+    columns: Columns<'_, T::Activation>,
     prefetch: Prefetch,
     products: &mut [[f32; PANEL_ROWS]],
 ) {
     macro_rules! widths {
         ($($columns:literal)*) => {
-            match (x.len() - steps) / stride + 1 {
+            match (columns.x.len() - columns.steps) / columns.stride + 1 {
                 // Shapes that the machine has no registers for are not even compiled.
                 $($columns => {
                     if const { $columns <= S::TALL_COLUMNS } {
-                        tile::<S, T, 2, $columns>(simd, panel, 0, steps, stride, x, prefetch, products);
+                        tile::<S, T, 2, $columns>(simd, panel, 0, columns, prefetch, products);
                     } else if const { $columns <= S::LOW_COLUMNS } {
-                        tile::<S, T, 1, $columns>(simd, panel, 0, steps, stride, x, prefetch, products);
+                        tile::<S, T, 1, $columns>(simd, panel, 0, columns, prefetch, products);
                         let none = Prefetch { lines: 0, ..prefetch };
-                        tile::<S, T, 1, $columns>(simd, panel, 1, steps, stride, x, none, products);
+                        tile::<S, T, 1, $columns>(simd, panel, 1, columns, none, products);
                     } else {
                         unreachable!("a tile is as wide as registers allow")
                     }
@@ -356,12 +365,11 @@ fn tile<S: Simd, T: Tile, const R: usize, const C: usize>(
     simd: S,
     panel: &[u8],
     first_half: usize,
-    steps: usize,
-    stride: usize,
-    x: &[T::Activation],
+    columns: Columns<'_, T::Activation>,
     prefetch: Prefetch,
     products: &mut [[f32; PANEL_ROWS]],
 ) {
+    let Columns { x, steps, stride } = columns;
     let mut pointers = [x.as_ptr(); C];
     for (c, pointer) in pointers.iter_mut().enumerate() {
         *pointer = x[c * stride..c * stride + steps].as_ptr();

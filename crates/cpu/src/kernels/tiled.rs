@@ -19,7 +19,7 @@
 #![expect(clippy::needless_range_loop, reason = "indices are rows of a tile")]
 
 use super::activations::{ActivationBlock, prepared_len, prepared_stride};
-use super::matmul::{Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile};
+use super::matmul::{Columns, Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile};
 use super::quantised::{Format, Part, Quantised, load_codes, load_minimum, load_scale};
 use crate::isa::Kernel;
 use crate::memory::AlignedBytes;
@@ -33,8 +33,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// From so many rows on, tiles of a block format are worth the unpacking.
-pub(super) const FEWEST_ROWS: usize = 8;
+/// From so many rows on, tiles of a block format are faster than vectors (`matmul_speed` shows where).
+pub(super) const FEWEST_ROWS: usize = 128;
 
 /// Rows of activations of a low tile, for what does not fill a whole one.
 const LOW_ROWS: usize = 8;
@@ -160,10 +160,9 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {
                         for (matrix, products) in matrices.iter().zip(products).take(used) {
-                            let (bytes, x) =
-                                (matrix.panel_contents(panel), &x[..(count - 1) * stride + steps]);
-                            let none = Prefetch::NONE;
-                            run_tile::<S, Quantised<F>>(simd, bytes, steps, stride, x, none, products);
+                            let columns = Columns { x: &x[..(count - 1) * stride + steps], steps, stride };
+                            let bytes = matrix.panel_contents(panel);
+                            run_tile::<S, Quantised<F>>(simd, bytes, columns, Prefetch::NONE, products);
                         }
                     }
                 } else {

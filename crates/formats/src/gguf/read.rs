@@ -64,6 +64,11 @@ impl GgufFile {
         Ok(Self { map, metadata, tensors })
     }
 
+    /// Gives back the memory of bytes that this lent.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        self.map.release(bytes);
+    }
+
     /// The key-value pairs.
     pub fn metadata(&self) -> &GgufMetadata {
         &self.metadata

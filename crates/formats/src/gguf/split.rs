@@ -54,6 +54,13 @@ impl SplitGguf {
         self.files[0].metadata()
     }
 
+    /// Gives back the memory of a tensor.
+    pub(crate) fn release(&self, name: &str) {
+        if let (Some(&(file, _)), Some((_, bytes))) = (self.index.get(name), self.tensor(name)) {
+            self.files[file].release(bytes);
+        }
+    }
+
     /// Tensor headers of all files.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &GgufTensor> {
         self.files.iter().flat_map(|file| file.tensors())

@@ -66,6 +66,13 @@ impl SafetensorsFile {
 }
 
 impl SafetensorsStore {
+    /// Gives back the memory of a tensor.
+    pub(crate) fn release(&self, name: &str) {
+        if let (Some(&file), Some(tensor)) = (self.index.get(name), self.tensor(name)) {
+            self.files[file].map.release(tensor.bytes);
+        }
+    }
+
     /// Opens the safetensors file or `*.index.json` at `path`, or those in the folder `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, FormatError> {
         let weights = if path.is_dir() { find_weights(path)? } else { path.to_owned() };

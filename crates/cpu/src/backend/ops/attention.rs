@@ -258,16 +258,16 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
     ) -> ([(usize, usize); MAX_LANES], Range<usize>) {
         let attention = &self.attend.attention;
         let mut visible = [(0, 0); MAX_LANES];
-        let mut positions = usize::MAX..0;
-        for r in 0..count {
+        let (mut start, mut end) = (usize::MAX, 0);
+        for (r, visible) in visible.iter_mut().enumerate().take(count) {
             let (row, head) = self.lane(first + r);
-            visible[r] = attention.visible(row);
-            positions = positions.start.min(visible[r].0)..positions.end.max(visible[r].1 + 1);
+            *visible = attention.visible(row);
+            (start, end) = (start.min(visible.0), end.max(visible.1 + 1));
             // SAFETY: the operation that wrote the queries is behind a barrier.
             let query = unsafe { attention.query.columns(row, attention.columns(head)) };
             K::query(simd, query, attention.shape.scale * std::f32::consts::LOG2_E, self.scratch.queries[r]);
         }
-        (visible, positions)
+        (visible, start..end)
     }
 
     /// The segments that lanes which see these positions go through.
@@ -418,9 +418,9 @@ impl Kernel for MergeLane<'_> {
         let Merge { attention, parts } = self.merge;
         let (row, head) = (self.lane / attention.shape.heads, self.lane % attention.shape.heads);
         let (first, last) = attention.visible(row);
-        // SAFETY: these parts are one lane's, and a lane is one thread's, which may use the first as
-        // its memory; they were written behind a barrier.
         let part = |segment: usize| {
+            // SAFETY: these parts are one lane's, and a lane is one thread's, which may use the first
+            // as its memory; they were written behind a barrier.
             let part = unsafe { parts.row_mut(self.lane * attention.segments() + segment) };
             let (maximum, rest) = part.split_at_mut(LANES);
             Running::restore(maximum[0], rest)
