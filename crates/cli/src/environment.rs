@@ -16,7 +16,7 @@ pub struct Variable {
 /// Every variable that is read.
 pub const VARIABLES: [Variable; 10] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
-    Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512" },
+    Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, amx" },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
     Variable { name: "HF_TOKEN", help: "access token for gated models of the Hugging Face Hub" },
     Variable { name: "HF_ENDPOINT", help: "address of the Hub (default: https://huggingface.co)" },

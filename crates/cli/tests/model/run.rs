@@ -69,19 +69,27 @@ fn threads_and_instruction_sets_do_not_change_a_token() {
     let user = store::user();
     let expected = tokens(&user.json(&short(&[])));
     assert_eq!(tokens(&user.json(&short(&["--threads", "2"]))), expected);
-    let mut ran = 0;
-    for isa in ["scalar", "avx2", "avx512"] {
-        let output = user.command(&short(&[])).env("ALTI_ISA", isa).output().expect("the binary runs");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if stderr.contains("is not available on this machine") {
-            continue;
+    // Tile registers add products of bf16 in an order of their own; with f32 keys and values this
+    // model has none.
+    for (arguments, sets) in [
+        (&[][..], &["scalar", "avx2", "avx512"][..]),
+        (&["--kv-type", "f32"], &["scalar", "avx2", "avx512", "amx"]),
+    ] {
+        let mut expected = None;
+        for isa in sets {
+            let output =
+                user.command(&short(arguments)).env("ALTI_ISA", isa).output().expect("the binary runs");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            if stderr.contains("is not available on this machine") {
+                continue;
+            }
+            assert!(output.status.success(), "{isa}: {stderr}");
+            let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let expected = expected.get_or_insert_with(|| tokens(&result));
+            assert_eq!(*expected, tokens(&result), "{isa} {arguments:?}");
         }
-        assert!(output.status.success(), "{isa}: {stderr}");
-        let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(tokens(&result), expected, "{isa}");
-        ran += 1;
+        assert!(expected.is_some(), "scalar runs everywhere");
     }
-    assert!(ran > 0, "scalar runs everywhere");
 }
 
 #[test]
