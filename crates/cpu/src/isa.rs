@@ -21,7 +21,7 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512, and tile registers for products of many rows.
+    /// AVX-512, and tile registers for long prompts, BF16 weights and bf16 keys and values.
     #[cfg(target_arch = "x86_64")]
     Amx(Tiles),
 }

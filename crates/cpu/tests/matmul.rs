@@ -97,6 +97,46 @@ proptest! {
     }
 
     #[test]
+    fn a_row_of_a_long_prompt_has_the_bits_it_has_alone(
+        dtype in dtypes(),
+        outputs in 1..300_usize,
+        units in 1..5_usize,
+        rows in prop::sample::select(vec![128_usize, 135, 143, 150]),
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = columns_of(dtype, units);
+        let [gate, up] = std::array::from_fn(|_| {
+            let weight = random_weight(&mut random, dtype, outputs, columns);
+            PackedMatrix::pack(&weight, 0..outputs, 1).unwrap()
+        });
+        let x = random.floats(rows * columns);
+        let isa = Isa::detect();
+        let gated = |x: &[f32]| {
+            let prepared = Prepared::new(isa, gate.activation_kind(), x, columns);
+            let rows = x.len() / columns;
+            let mut out = vec![f32::NAN; rows * outputs];
+            let task = Matmul {
+                weight: &gate,
+                panels: 0..gate.panels(),
+                activations: prepared.view(),
+                rows: 0..rows,
+                epilogue: Epilogue::SwiGlu { up: &up },
+                next: None,
+            };
+            matmul(isa, &task, &mut OutputMatrix::new(&mut out, outputs));
+            [product(isa, &gate, &prepared, rows), out]
+        };
+        let whole = gated(&x);
+        for row in [0, 15, 16, 127, rows - 8, rows - 1] {
+            let alone = gated(&x[row * columns..][..columns]);
+            for (whole, alone) in whole.iter().zip(&alone) {
+                prop_assert_eq!(bits(&whole[row * outputs..][..outputs]), bits(alone), "{} row {}", dtype, row);
+            }
+        }
+    }
+
+    #[test]
     fn products_are_right(
         dtype in dtypes(),
         outputs in 1..70_usize,

@@ -253,8 +253,10 @@ impl Checkpoint {
         match &self.source {
             Source::Gguf(file) => file.release(&name.gguf()),
             Source::HuggingFace { store, places } => {
-                if let Some((spelled, _)) = places.get(name) {
-                    store.release(spelled);
+                // A tensor that several weights are parts of is read again for the others.
+                match places.get(name) {
+                    Some((spelled, part)) if part.is_whole() => store.release(spelled),
+                    _ => {}
                 }
             }
             // Pieces of a weight lie in several files, and the system drops them when it must.

@@ -28,6 +28,13 @@ pub struct FilePart {
     pub placement: Placement,
 }
 
+impl FilePart {
+    /// Whether the tensor of the file is this weight and no other.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.placement, Placement::Same | Placement::HalfRotated { .. })
+    }
+}
+
 impl FileTensor {
     /// The file's tensor, put together from canonical values that `weight` gives.
     ///

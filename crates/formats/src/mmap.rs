@@ -45,9 +45,9 @@ impl Mapped {
 
     /// Gives the memory of `bytes` back, where they are of this map: they are read from the file
     /// again should anyone look. Where the system will not, they stay.
+    #[cfg(unix)]
     pub(crate) fn release(&self, bytes: &[u8]) {
         let (map, range) = (self.map.as_ptr_range(), bytes.as_ptr_range());
-        #[cfg(unix)]
         if map.start <= range.start && range.end <= map.end {
             let offset = range.start as usize - map.start as usize;
             // SAFETY: the map is read-only and of a file, so its pages can be dropped: the same bytes
@@ -57,6 +57,10 @@ impl Mapped {
             };
         }
     }
+
+    /// Elsewhere the system drops pages when it must.
+    #[cfg(not(unix))]
+    pub(crate) fn release(&self, _bytes: &[u8]) {}
 
     /// Where the file is.
     pub(crate) fn path(&self) -> &Path {

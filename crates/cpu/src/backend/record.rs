@@ -542,7 +542,7 @@ impl Cpu {
             return out;
         }
         let lanes = attention.rows.len() * attention.shape.heads;
-        let parts = self.tensor(lanes * attention.segments(), part_len(cache.head.width));
+        let parts = self.tensor(lanes * attention.parts(), part_len(cache.head.width));
         let parts = parts.view_in(&self.arena);
         self.append(Op::Attend(Attend { attention: attention.clone(), scratch, parts: Some(parts) }));
         self.append(Op::Merge(Merge { attention, parts }));
@@ -577,6 +577,8 @@ impl Cpu {
         routes: &Routes,
         out: &Tensor,
     ) {
+        // Which experts come next is not known yet.
+        self.last_product = None;
         let (prepared, _memory) = self.prepare(x, None, weights[0].activation_kind());
         let op = ExpertMatmul {
             weights: weights.clone(),

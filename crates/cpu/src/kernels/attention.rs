@@ -73,7 +73,8 @@ impl<'a> Running<'a> {
         // SAFETY: an array of 16.
         let factor = 1.0 / simd.sum(unsafe { simd.load(self.sums.as_ptr()) });
         for (out, mixture) in out.iter_mut().zip(self.mixture.iter()) {
-            *out = mixture * factor;
+            // A zero loses its sign: it depends on who else was in the tile.
+            *out = mixture * factor + 0.0;
         }
     }
 

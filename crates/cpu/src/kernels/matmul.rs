@@ -108,7 +108,9 @@ impl Matmul<'_> {
             None if panel + 1 < self.panels.end => Some(matrices[0].panel_contents(panel + 1)),
             None => self.next,
         };
-        next.map_or(std::ptr::null(), <[u8]>::as_ptr)
+        // Where nothing is known to follow, what lies behind does no harm.
+        let behind = || matrices[index.min(matrices.len() - 1)].panel_contents(panel).as_ptr_range().end;
+        next.map_or_else(behind, <[u8]>::as_ptr)
     }
 }
 

@@ -53,16 +53,16 @@ macro_rules! by_vectors {
     ($total:expr, $simd:ty, |$first:ident, $count:ident| $body:block) => {{
         let (mut $first, total) = (0, $total);
         macro_rules! take {
-                                ($n:literal) => {
-                                    if const { $n <= <$simd>::ATTENTION_VECTORS } {
-                                        const $count: usize = $n;
-                                        while total - $first >= $n {
-                                            $body
-                                            $first += $n;
-                                        }
+                                        ($n:literal) => {
+                                            if const { $n <= <$simd>::ATTENTION_VECTORS } {
+                                                const $count: usize = $n;
+                                                while total - $first >= $n {
+                                                    $body
+                                                    $first += $n;
+                                                }
+                                            }
+                                        };
                                     }
-                                };
-                            }
         take!(4);
         take!(2);
         take!(1);

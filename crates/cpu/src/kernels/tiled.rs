@@ -106,7 +106,7 @@ pub(super) fn with_workspace<F: Format>(weight: &PackedMatrix, job: impl FnOnce(
     let wanted = 2 * PANELS * Unpacked::new::<F>(blocks).bytes();
     WORKSPACE.with_borrow_mut(|workspace| {
         if workspace.as_ref().is_none_or(|memory| memory.as_slice().len() < wanted) {
-            *workspace = Some(AlignedBytes::zeroed(wanted).expect("memory for one unpacked panel"));
+            *workspace = Some(AlignedBytes::zeroed(wanted).expect("memory for a few unpacked panels"));
         }
         if let Some(memory) = workspace {
             job(memory.start());
@@ -423,14 +423,13 @@ impl Kernel for TiledBrain<'_, '_, '_> {
                 let count = TILE_ROWS.min(rows.end - row);
                 let x = x[row * stride..].as_ptr();
                 let mut products: [Products; PANELS] = [[[[0.0; PANEL_ROWS]; TILE_ROWS]; 2]; PANELS];
-                for run in (0..steps).step_by(RUN_GROUPS) {
-                    let run = run..steps.min(run + RUN_GROUPS);
+                // Alone, a panel is read from memory, in one piece.
+                let length = if alone { steps } else { RUN_GROUPS };
+                for run in (0..steps).step_by(length) {
+                    let run = run..steps.min(run + length);
                     for (panel, products) in panels.clone().zip(&mut products) {
                         for (index, products) in products.iter_mut().enumerate().take(used) {
-                            let following = match alone && run.end == steps {
-                                true => task.following(&matrices[..used], index, panel),
-                                false => std::ptr::null(),
-                            };
+                            let following = task.following(&matrices[..used], index, panel);
                             let panel = matrices[index].panel_contents(panel);
                             let prefetch = match alone {
                                 true => {

@@ -3,7 +3,8 @@
 //! A vector has 16 lanes of 32 bits on every machine: one register with AVX-512, two with AVX2, an
 //! array in scalar code. Because the number of lanes never varies, neither does the order in which
 //! a kernel adds: the same kernel gives the same bits on every instruction set, and the scalar
-//! instance is the specification of the others. The one exception is [`Simd::dot_brain`], see there.
+//! instance is the specification of the others. The exceptions are [`Simd::dot_brain`] and
+//! [`Simd::store_brain_normal`], see there, and tile registers ([`tiles`]), which are no vectors.
 //!
 //! Methods are `inline(always)` and compile to single instructions inside [`Isa::run`](crate::Isa).
 //! Kernels must not hand vectors to closures or to functions that are not `inline(always)`.

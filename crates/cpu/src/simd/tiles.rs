@@ -7,9 +7,10 @@
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBSSD and TDPBF16PS.
 
 use std::arch::asm;
+use std::marker::PhantomData;
 
-/// Proof that the machine has AMX-TILE, AMX-INT8 and AMX-BF16, that the system lets this process
-/// use them, and that the machine has AVX-512 as well.
+/// Proof that the machine has AMX-TILE, AMX-INT8 and AMX-BF16, and that the system lets this process
+/// use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tiles(());
 
@@ -28,8 +29,8 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Tile registers in use by this thread.
-pub(crate) struct Configured(());
+/// Tile registers in use by this thread, which alone can release them.
+pub(crate) struct Configured(PhantomData<*const ()>);
 
 impl Tiles {
     /// Asks machine and system.
@@ -44,14 +45,14 @@ impl Tiles {
         let mut configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         for (index, (rows, bytes)) in shapes.into_iter().enumerate() {
-            debug_assert!(rows <= TILE_ROWS && bytes <= TILE_ROW && bytes.is_multiple_of(4));
+            assert!(rows <= TILE_ROWS && bytes <= TILE_ROW && bytes.is_multiple_of(4));
             configuration.rows[index] = rows as u8;
             configuration.row_bytes[index] = if rows == 0 { 0 } else { bytes as u16 };
         }
         // SAFETY: the token proves that the instruction may be used; the 64 bytes are a valid
         // configuration of palette 1.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
-        Configured(())
+        Configured(PhantomData)
     }
 }
 

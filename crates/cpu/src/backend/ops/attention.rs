@@ -45,7 +45,7 @@ pub(crate) struct Attend {
     pub(crate) attention: Attention,
     /// `[threads, scratch_len]`.
     pub(crate) scratch: Matrix,
-    /// `[rows * heads * segments, part_len]`, where segments are dealt out.
+    /// `[rows * heads * parts, part_len]`, where segments are dealt out.
     pub(crate) parts: Option<Matrix>,
 }
 
@@ -76,17 +76,32 @@ struct Unit {
 }
 
 impl Attention {
-    /// Segments that the row that sees the most spans.
-    pub(crate) fn segments(&self) -> usize {
-        let last = self.rows.rows().iter().map(|row| row.position).max();
-        last.map_or(0, |position| position / SEGMENT + 1)
+    /// The segments that any row sees something of.
+    pub(crate) fn segments(&self) -> Range<usize> {
+        let visible = (0..self.rows.len()).map(|row| self.visible(row));
+        let first = visible.clone().map(|visible| visible.0).min().unwrap_or(0);
+        let last = visible.map(|visible| visible.1).max().unwrap_or(0);
+        first / SEGMENT..last / SEGMENT + 1
     }
 
-    /// Whether `threads` threads have too little to do unless segments are dealt out.
+    /// Parts that are set aside for each lane: a power of two, so that a context that grows does not
+    /// ask for other memory at every segment.
+    pub(crate) fn parts(&self) -> usize {
+        self.segments().len().next_power_of_two()
+    }
+
+    /// Where a lane's part of a segment is.
+    fn part(&self, lane: usize, segment: usize) -> usize {
+        lane * self.parts() + segment - self.segments().start
+    }
+
+    /// Whether `threads` threads have too little to do unless segments are dealt out: single rows,
+    /// as decoding has them. A prefill has blocks enough.
     pub(crate) fn wants_parts(&self, threads: usize) -> bool {
         let blocks: usize = self.rows.spans().iter().map(|span| span.rows.div_ceil(ROW_BLOCK)).sum();
         let units = blocks * self.shape.kv_heads;
-        self.segments() > 1 && units < 4 * threads && !units.is_multiple_of(threads)
+        let single = self.rows.len() == self.rows.spans().len();
+        single && self.segments().len() > 1 && units < 4 * threads && !units.is_multiple_of(threads)
     }
 
     /// Calls `each` with every unit of work, in one order on all threads.
@@ -142,11 +157,11 @@ impl Attend {
         // SAFETY: each thread has a row of its own.
         let mut scratch =
             Scratch::new(unsafe { self.scratch.row_mut(worker.index) }, self.attention.cache.head.width);
-        let segments = if self.parts.is_some() { self.attention.segments() } else { 1 };
+        let segments = if self.parts.is_some() { self.attention.segments() } else { 0..1 };
         // Later rows see more: dealing the work out in turn gives every thread of each.
         let mut turn = 0;
         self.attention.for_units(|unit| {
-            for segment in 0..segments {
+            for segment in segments.clone() {
                 if turn % worker.count == worker.index {
                     let only = self.parts.map(|parts| (parts, segment));
                     let scratch = &mut scratch;
@@ -229,7 +244,7 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
     #[inline(always)]
     fn lanes<S: Simd, const R: usize>(&mut self, simd: S, first: usize) {
         let (visible, whole) = self.begin(simd, first, R);
-        for (index, segment) in self.segments(&whole).enumerate() {
+        for segment in self.segments(&whole) {
             let positions = whole.start.max(segment * SEGMENT)..whole.end.min((segment + 1) * SEGMENT);
             self.scratch.segment[..R].iter_mut().for_each(Running::reset);
             for page in pages(&positions) {
@@ -243,7 +258,7 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
                 // SAFETY: the rows' sequence has stored every token up to the rows' positions.
                 unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running) };
             }
-            self.end_segment(simd, first, R, index);
+            self.end_segment(simd, first, &visible[..R], segment);
         }
         self.end(simd, first, R);
     }
@@ -298,19 +313,25 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
         }
     }
 
-    /// Merges what lanes saw of a segment, the `index`th, or writes it down.
+    /// Merges what lanes saw of a segment, or writes it down. A lane that sees nothing of it goes
+    /// without, as it does where it is alone.
     #[inline(always)]
-    fn end_segment<S: Simd>(&mut self, simd: S, first: usize, count: usize, index: usize) {
+    fn end_segment<S: Simd>(&mut self, simd: S, first: usize, visible: &[(usize, usize)], segment: usize) {
         let attention = &self.attend.attention;
-        for r in 0..count {
+        for (r, &(start, end)) in visible.iter().enumerate() {
+            if !(start / SEGMENT..=end / SEGMENT).contains(&segment) {
+                continue;
+            }
             match self.only {
-                None if index == 0 => self.scratch.whole[r].copy_from(&self.scratch.segment[r]),
+                None if segment == start / SEGMENT => {
+                    self.scratch.whole[r].copy_from(&self.scratch.segment[r])
+                }
                 None => self.scratch.whole[r].merge(simd, &self.scratch.segment[r]),
-                Some((parts, segment)) => {
+                Some((parts, _)) => {
                     let (row, head) = self.lane(first + r);
                     let lane = row * attention.shape.heads + head;
                     // SAFETY: this part is this unit's alone.
-                    let part = unsafe { parts.row_mut(lane * attention.segments() + segment) };
+                    let part = unsafe { parts.row_mut(attention.part(lane, segment)) };
                     let (maximum, rest) = part.split_at_mut(LANES);
                     self.scratch.segment[r].save(&mut maximum[0], rest);
                 }
@@ -367,7 +388,7 @@ impl<K: Stored> Kernel for TiledUnit<'_, '_, K> {
             let count = MAX_LANES.min(lanes - first);
             let _configured = configure(tiles, count);
             let (visible, whole) = task.begin(simd, first, count);
-            for (index, segment) in task.segments(&whole).enumerate() {
+            for segment in task.segments(&whole) {
                 let positions = whole.start.max(segment * SEGMENT)..whole.end.min((segment + 1) * SEGMENT);
                 task.scratch.segment[..count].iter_mut().for_each(Running::reset);
                 for page in pages(&positions) {
@@ -384,7 +405,7 @@ impl<K: Stored> Kernel for TiledUnit<'_, '_, K> {
                     // the scratch has queries side by side, and so mixtures.
                     unsafe { attend_page_tiled(simd, block, queries, &tokens[..count], running, mixtures) };
                 }
-                task.end_segment(simd, first, count, index);
+                task.end_segment(simd, first, &visible[..count], segment);
             }
             task.end(simd, first, count);
             first += count;
@@ -394,7 +415,7 @@ impl<K: Stored> Kernel for TiledUnit<'_, '_, K> {
 
 impl Merge {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        list.push(Access::read(self.parts, Sharing::Any));
+        list.push(Access::write(self.parts, Sharing::Any));
         list.push(Access::write(self.attention.out, Sharing::Any));
     }
 
@@ -421,7 +442,7 @@ impl Kernel for MergeLane<'_> {
         let part = |segment: usize| {
             // SAFETY: these parts are one lane's, and a lane is one thread's, which may use the first
             // as its memory; they were written behind a barrier.
-            let part = unsafe { parts.row_mut(self.lane * attention.segments() + segment) };
+            let part = unsafe { parts.row_mut(attention.part(self.lane, segment)) };
             let (maximum, rest) = part.split_at_mut(LANES);
             Running::restore(maximum[0], rest)
         };
