@@ -85,19 +85,26 @@ fn grid(axes: &Axes) -> String {
 fn roofs(axes: &Axes, limits: &Limits) -> String {
     let mut svg = String::new();
     let highest = limits.peaks.iter().map(|peak| peak.operations).fold(0.0, f64::max);
-    for (name, bandwidth) in [("stream", limits.stream), ("re-read", limits.reread)] {
+    // The labels of the lower line on its right, of the higher one on its left.
+    let lines = [("stream", limits.stream, 6.0, "start"), ("re-read", limits.reread, -6.0, "end")];
+    for (name, bandwidth, aside, anchor) in lines {
         let ridge = highest / bandwidth;
         let start = [axes.x(INTENSITIES[0]), axes.y(bandwidth * INTENSITIES[0])];
         svg += &line(start, [axes.x(ridge), axes.y(highest)], "#333", 1.5);
         let middle = (INTENSITIES[0] * ridge).sqrt();
         let label = format!("{name} {:.0} GB/s", bandwidth / 1e9);
-        svg += &text([axes.x(middle) - 6.0, axes.y(bandwidth * middle) - 6.0], "end", "#333", &label);
+        let at = [axes.x(middle) + aside, axes.y(bandwidth * middle) + aside];
+        svg += &text(at, anchor, "#333", &label);
     }
+    let mut labelled: Vec<f64> = Vec::new();
     for peak in &limits.peaks {
         let y = axes.y(peak.operations);
         svg += &line([axes.x(peak.operations / limits.reread), y], [SIZE[0] - RIGHT, y], "#333", 1.5);
         let label = format!("{} {} {:.1} T/s", peak.operand, peak.instruction, peak.operations / 1e12);
-        svg += &text([SIZE[0] - RIGHT - 4.0, y - 4.0], "end", "#333", &label);
+        // Above its line, or below it where another label is there.
+        let free = labelled.iter().all(|other| (other - y).abs() > 14.0);
+        svg += &text([SIZE[0] - RIGHT - 4.0, if free { y - 4.0 } else { y + 13.0 }], "end", "#333", &label);
+        labelled.push(y);
     }
     svg
 }

@@ -49,20 +49,21 @@ pub(crate) trait Stored: Copy {
 
 /// Runs `$body` over the vectors of a row, as many at a time as registers allow: `$count` is a
 /// constant in each copy.
+#[rustfmt::skip] // each run would move the inner macro further to the right
 macro_rules! by_vectors {
     ($total:expr, $simd:ty, |$first:ident, $count:ident| $body:block) => {{
         let (mut $first, total) = (0, $total);
         macro_rules! take {
-                                        ($n:literal) => {
-                                            if const { $n <= <$simd>::ATTENTION_VECTORS } {
-                                                const $count: usize = $n;
-                                                while total - $first >= $n {
-                                                    $body
-                                                    $first += $n;
-                                                }
-                                            }
-                                        };
-                                    }
+            ($n:literal) => {
+                if const { $n <= <$simd>::ATTENTION_VECTORS } {
+                    const $count: usize = $n;
+                    while total - $first >= $n {
+                        $body
+                        $first += $n;
+                    }
+                }
+            };
+        }
         take!(4);
         take!(2);
         take!(1);
