@@ -103,6 +103,15 @@ impl Isa {
         }
     }
 
+    /// Runs a kernel that wants tile registers, compiled for the vectors of the machines that have
+    /// them and for no others: `None` where this instruction set has no tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn run_tiled<K: Kernel>(self, kernel: impl FnOnce(Tiles) -> K) -> Option<K::Output> {
+        let tiles = self.tiles()?;
+        // SAFETY: an `Isa` with tiles is made only by `available`, on a machine that has AVX-512, too.
+        Some(unsafe { run_avx512(kernel(tiles)) })
+    }
+
     /// Runs `kernel`, compiled for this instruction set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {

@@ -156,8 +156,10 @@ fn floats<T: Tile>(isa: Isa, task: &Matmul<'_>, x: &[T::Activation], out: &mut O
 /// BF16: in tile registers where the machine has them.
 fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out: &mut OutputMatrix<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(tiles) = isa.tiles().filter(|_| tiles_fit(task.weight)) {
-        return isa.run(TiledBrain { tiles, task, x, out });
+    if tiles_fit(task.weight)
+        && isa.run_tiled(|tiles| TiledBrain { tiles, task, x, out: &mut *out }).is_some()
+    {
+        return;
     }
     isa.run(Job::<T> { task, x, out });
 }
@@ -165,9 +167,9 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
 /// A block format: in tile registers where the machine has them and there are enough rows.
 fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mut OutputMatrix<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(tiles) = isa.tiles().filter(|_| task.rows.len() >= FEWEST_ROWS) {
+    if isa.tiles().is_some() && task.rows.len() >= FEWEST_ROWS {
         return with_workspace::<F>(task.weight, |workspace| {
-            isa.run(TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
+            isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
     isa.run(Job::<Quantised<F>> { task, x, out });

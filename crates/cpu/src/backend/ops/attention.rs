@@ -153,6 +153,12 @@ impl Attend {
         }
     }
 
+    /// Whether tile registers do it.
+    #[cfg(target_arch = "x86_64")]
+    fn tiled(&self, worker: &Worker) -> bool {
+        worker.isa.tiles().is_some() && tiles_fit(&self.attention.cache.head)
+    }
+
     fn run_stored<K: Stored>(&self, worker: &Worker) {
         // SAFETY: each thread has a row of its own.
         let mut scratch =
@@ -168,9 +174,8 @@ impl Attend {
                     let unit = unit.clone();
                     let task = AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData };
                     #[cfg(target_arch = "x86_64")]
-                    if let Some(tiles) = worker.isa.tiles().filter(|_| tiles_fit(&self.attention.cache.head))
-                    {
-                        worker.isa.run(TiledUnit { tiles, task });
+                    if self.tiled(worker) {
+                        worker.isa.run_tiled(|tiles| TiledUnit { tiles, task: task.stored_as::<Brain>() });
                         turn += 1;
                         continue;
                     }
@@ -230,6 +235,14 @@ impl<K: Stored> Kernel for AttendUnit<'_, '_, K> {
             };
         }
         widths!(6 4 3 2 1);
+    }
+}
+
+impl<'a, 'b, K> AttendUnit<'a, 'b, K> {
+    /// The same unit, of pages that are stored so.
+    fn stored_as<L>(self) -> AttendUnit<'a, 'b, L> {
+        let AttendUnit { attend, unit, only, scratch, .. } = self;
+        AttendUnit { attend, unit, only, scratch, stored: PhantomData }
     }
 }
 
@@ -370,13 +383,13 @@ fn seen((first, last): (usize, usize), page: usize) -> Range<usize> {
 
 /// A unit whose lanes go through tile registers.
 #[cfg(target_arch = "x86_64")]
-struct TiledUnit<'a, 'b, K> {
+struct TiledUnit<'a, 'b> {
     tiles: Tiles,
-    task: AttendUnit<'a, 'b, K>,
+    task: AttendUnit<'a, 'b, Brain>,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<K: Stored> Kernel for TiledUnit<'_, '_, K> {
+impl Kernel for TiledUnit<'_, '_> {
     type Output = ();
 
     #[inline(always)]
