@@ -6,8 +6,10 @@
 
 mod error;
 pub mod generate;
+pub mod grammar;
 pub mod importance;
 pub mod sampling;
+pub mod serving;
 pub mod session;
 pub mod stop;
 

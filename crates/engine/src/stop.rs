@@ -15,8 +15,12 @@ pub enum FinishReason {
     Length,
     /// The context is full.
     ContextFull,
+    /// What the text has to obey allows no more.
+    GrammarEnd,
     /// The user or the caller cancelled it.
     Cancelled,
+    /// Its deadline passed.
+    TimedOut,
 }
 
 impl FinishReason {
@@ -27,7 +31,9 @@ impl FinishReason {
             FinishReason::StopString(_) => "stop_string",
             FinishReason::Length => "length",
             FinishReason::ContextFull => "context_full",
+            FinishReason::GrammarEnd => "grammar_end",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::TimedOut => "timed_out",
         }
     }
 }

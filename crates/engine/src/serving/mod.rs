@@ -1,0 +1,14 @@
+//! A model that serves many at once: continuous batching over paged keys and values.
+//!
+//! [`Engine`] is the handle that callers share; one thread owns the model and takes step after step. A step computes
+//! the next token of every running answer and, in what is left of its budget of tokens, parts of prompts. What callers
+//! ask is a [`Job`]; what they hear are [`Output`]s.
+
+mod engine;
+mod job;
+
+pub use engine::{Engine, EngineSettings, Ticket};
+pub use job::{
+    CacheDomain, EmbeddingJob, Job, Output, Pooling, Priority, Rejected, Sink, SlotStatus, Status,
+    TokenOutput, Usage,
+};
