@@ -37,7 +37,7 @@ pub fn measure_importance<'c, B: Backend<Element = f32>>(
             return Err(EngineError::UnknownToken { token, vocabulary });
         }
         let rows = RowPlan::fresh(&[chunk.len()]);
-        let step = Step { tokens: chunk, rows: &rows, cache: None };
+        let step = Step { tokens: chunk, rows: &rows, cache: None, adapters: &[] };
         drop(model.hidden(&mut recorder, &step, |_, _| ()));
         recorder.submit()?;
         recorder.found.chunks += 1;
