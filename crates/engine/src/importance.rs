@@ -178,6 +178,10 @@ impl<B: Backend<Element = f32>> Backend for Recorder<B> {
         self.inner.select_rows(x, rows)
     }
 
+    fn add_rows(&mut self, x: B::Tensor, y: &B::Tensor, rows: &[usize]) -> B::Tensor {
+        self.inner.add_rows(x, y, rows)
+    }
+
     fn cross_entropy(&mut self, logits: &B::Tensor, targets: &[u32]) -> B::Tensor {
         self.inner.cross_entropy(logits, targets)
     }

@@ -11,6 +11,7 @@ use crate::hugging_face::SafetensorsStore;
 use crate::names::{Part, WeightName};
 use crate::placement::{Placement, gather_bytes};
 use alti_tensor::{DType, WeightData, quant};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -127,6 +128,24 @@ impl Adapter {
             down: self.plain(down, vec![matrix.rank, inputs], Placement::Same)?,
             up: self.plain(up, vec![out, matrix.rank], matrix.placement)?,
         })
+    }
+
+    /// What tells this adapter from others: equal for equal weights and scales, whatever the file is called.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`].
+    pub fn fingerprint(&self) -> Result<String, FormatError> {
+        let mut hash = Sha256::new();
+        for matrix in &self.matrices {
+            let AdapterMatrix { name, shape, rank, scale, .. } = matrix;
+            hash.update(format!("{name} {shape:?} {rank} {:08x}", scale.to_bits()));
+            let AdapterWeights { down, up } = self.load(matrix)?;
+            for weight in [down, up] {
+                hash.update(weight.dtype.name());
+                hash.update(&weight.bytes);
+            }
+        }
+        Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn plain(
