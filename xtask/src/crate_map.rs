@@ -67,6 +67,11 @@ pub const CRATES: &[Crate] = &[
     inner("models", "Llama 2, 3.x and 4, written once over `Backend`", &["tensor", "formats"]),
     inner("hub", "the local model store: pull, verify, list, licences, provenance", &["formats"]),
     inner("engine", "one running model: generation, KV cache, sampling", &["models", "text"]),
+    inner(
+        "server",
+        "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
+        &["text", "engine"],
+    ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(
