@@ -120,9 +120,11 @@ fn sources() -> Vec<(&'static str, GrammarSource)> {
 fn a_hostile_source_is_refused_or_harmless() {
     let factory = factory(&smollm2());
     for (what, source) in sources() {
+        eprintln!("{what}");
         let start = Instant::now();
         let outcome = factory.compile(&source);
         let compiled = start.elapsed();
+        eprintln!("  {compiled:?} {:?}", outcome.as_ref().err().map(ToString::to_string));
         assert!(compiled < LONGEST, "{what}: compiling took {compiled:?}");
         let start = Instant::now();
         match outcome {
@@ -135,6 +137,7 @@ fn a_hostile_source_is_refused_or_harmless() {
                     }
                 }
                 let used = start.elapsed();
+                eprintln!("  used {used:?}");
                 assert!(used < LONGEST, "{what}: using it took {used:?}");
             }
             Err(error) => {

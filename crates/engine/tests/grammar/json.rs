@@ -37,7 +37,12 @@ fn schemas() -> Vec<Value> {
 
 #[track_caller]
 fn check(schema: &Value, text: &str) {
-    let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}\n{schema}"));
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        // JSON's numbers may be larger than any that this reader knows.
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        Err(error) => panic!("{error}: {text}\n{schema}"),
+    };
     let validator = jsonschema::validator_for(schema).unwrap();
     assert!(validator.is_valid(&value), "{text}\ndoes not obey\n{schema}");
 }

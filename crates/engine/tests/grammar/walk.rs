@@ -26,7 +26,7 @@ pub fn at_random(
     free: usize,
 ) -> Option<String> {
     const LONGEST: usize = 600;
-    let closing: Vec<u32> = ["\"", "}", "]"].iter().filter_map(|text| tokenizer.id_of(text)).collect();
+    let closing: Vec<u32> = ["\"", "}", "]", "\n"].iter().filter_map(|text| tokenizer.id_of(text)).collect();
     let mut text = Vec::new();
     for step in 0..LONGEST {
         if grammar.is_finished() {
