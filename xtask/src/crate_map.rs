@@ -72,6 +72,11 @@ pub const CRATES: &[Crate] = &[
         &[],
     ),
     inner("engine", "one running model: generation, KV cache, sampling", &["models", "text"]),
+    inner(
+        "server",
+        "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
+        &["text", "engine"],
+    ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(

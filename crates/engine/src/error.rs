@@ -14,6 +14,26 @@ pub enum EngineError {
         /// Tokens there is room for.
         context: usize,
     },
+    /// The job ended before there was anything to tell of it.
+    #[error("the request ended ({reason}) before there was a result")]
+    Ended {
+        /// Why, in a word.
+        reason: &'static str,
+    },
+    /// A file of saved prefixes that could not be written, or cannot be used.
+    #[error("{}: {what}; what is not saved is computed again, so the file can be deleted", path.display())]
+    Prefixes {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The engine's thread is gone.
+    #[error("the engine has stopped: {what}")]
+    Stopped {
+        /// Why.
+        what: String,
+    },
     /// A prompt without tokens.
     #[error("the prompt has no tokens")]
     EmptyPrompt,

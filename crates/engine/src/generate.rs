@@ -1,12 +1,12 @@
 //! One answer: from the prompt's tokens to the last character, streamed.
 
-use crate::sampling::{Sampler, SamplerSettings, SequenceBreakers, Workspace};
-use crate::stop::{FinishReason, StopMatcher};
+use crate::sampling::{Sampler, SamplerSettings, Workspace};
+use crate::stop::FinishReason;
+use crate::writer::Writer;
 use crate::{EngineError, Session, Shift};
 use alti_tensor::Backend;
-use alti_text::{Detokenizer, Specials, Tokenizer};
+use alti_text::Tokenizer;
 use serde::Serialize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -109,8 +109,10 @@ pub fn generate<B: Backend<Element = f32>>(
 ) -> Result<Answer, EngineError> {
     let mut settings = request.sampling.clone();
     let seed = settings.fix_seed();
-    let mut answer = Writer::new(tokenizer, &settings);
-    let mut sampler = sampler(session, tokenizer, &settings, &request.prompt)?;
+    let writer = Writer::new(tokenizer, &settings, false);
+    let mut answer = Draft { writer, text: String::new(), tokens: Vec::new() };
+    let vocabulary_size = session.model().config.vocabulary_size;
+    let mut sampler = Sampler::for_text(&settings, tokenizer, vocabulary_size, 0, &request.prompt)?;
     let mut timings = Timings::default();
 
     let started = Instant::now();
@@ -170,52 +172,18 @@ fn elapsed(since: Instant) -> f64 {
     since.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
 }
 
-/// The sampler of an answer, the prompt in its memory.
-fn sampler<B: Backend>(
-    session: &Session<B>,
-    tokenizer: &Tokenizer,
-    settings: &SamplerSettings,
-    prompt: &[u32],
-) -> Result<Sampler, EngineError> {
-    let vocabulary_size = session.model().config.vocabulary_size;
-    let breakers = match settings.uses_dry() {
-        true => {
-            let known = tokenizer.vocabulary_size().min(vocabulary_size) as u32;
-            let vocabulary = (0..known).map(|token| (token, tokenizer.token_bytes(token)));
-            let encode = |text: &str| tokenizer.encode(text, Specials::AsText);
-            SequenceBreakers::from_strings(&settings.dry_sequence_breakers, vocabulary, encode)
-        }
-        false => SequenceBreakers::default(),
-    };
-    let mut sampler = Sampler::new(settings, vocabulary_size, 0, &Arc::new(breakers))?;
-    prompt.iter().for_each(|&token| sampler.accept(token));
-    Ok(sampler)
-}
-
-/// The answer so far: its tokens, and its text on the way through the detokenizer and the search for
-/// stop strings.
-struct Writer {
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
+/// The answer so far.
+struct Draft {
+    writer: Writer,
     text: String,
     tokens: Vec<u32>,
 }
 
-impl Writer {
-    fn new(tokenizer: &Tokenizer, settings: &SamplerSettings) -> Writer {
-        Writer {
-            detokenizer: tokenizer.detokenizer().continuing(),
-            stops: StopMatcher::new(&settings.stop),
-            text: String::new(),
-            tokens: Vec::new(),
-        }
-    }
-
+impl Draft {
     /// Takes a token; returns the stop string that it completed.
     fn push(&mut self, token: u32, observe: &mut impl FnMut(Event<'_>)) -> Option<String> {
         self.tokens.push(token);
-        let piece = self.detokenizer.push(token);
-        let released = self.stops.push(&piece);
+        let released = self.writer.push(token);
         self.show(&released.text, observe);
         released.stop
     }
@@ -235,11 +203,8 @@ impl Writer {
         observe: &mut impl FnMut(Event<'_>),
     ) -> Answer {
         if !matches!(finish, FinishReason::StopString(_)) {
-            let rest = self.detokenizer.finish();
-            let released = self.stops.push(&rest).text;
-            self.show(&released, observe);
-            let held = std::mem::replace(&mut self.stops, StopMatcher::new(&[])).finish();
-            self.show(&held, observe);
+            let rest = self.writer.finish();
+            self.show(&rest, observe);
         }
         Answer { text: self.text, tokens: self.tokens, finish, seed, timings }
     }

@@ -182,6 +182,14 @@ impl<B: Backend<Element = f32>> Backend for Recorder<B> {
         self.inner.cross_entropy(logits, targets)
     }
 
+    fn read_page(&self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) {
+        self.inner.read_page(cache, page, out);
+    }
+
+    fn write_page(&mut self, cache: &Self::Cache, page: u32, bytes: &[u8]) -> Result<(), BackendError> {
+        self.inner.write_page(cache, page, bytes)
+    }
+
     fn submit(&mut self) -> Result<(), BackendError> {
         self.failed.take().map_or_else(|| self.inner.submit(), Err)
     }

@@ -12,6 +12,7 @@ pub mod sampling;
 pub mod serving;
 pub mod session;
 pub mod stop;
+mod writer;
 
 pub use error::EngineError;
 pub use generate::{Answer, Event, Request, Timings, WhenFull, generate};

@@ -39,7 +39,7 @@ pub(crate) fn json_error(path: &Path, bytes: &[u8], error: &serde_json::Error) -
 
 /// A file that appears under its name only when it is complete: written beside it, synced,
 /// renamed. Dropped before that, it leaves nothing.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     target: PathBuf,
     written: u64,
     file: BufWriter<NamedTempFile>,
@@ -59,7 +59,10 @@ fn temporary<'a, 'b>() -> tempfile::Builder<'a, 'b> {
 
 impl AtomicFile {
     /// Starts writing the file that will be at `target`.
-    pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+    ///
+    /// # Errors
+    /// When its folder does not take it.
+    pub fn create(target: &Path) -> Result<Self, FormatError> {
         let file = temporary()
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(parent_of(target))
@@ -68,30 +71,42 @@ impl AtomicFile {
     }
 
     /// Appends bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
         self.written += bytes.len() as u64;
         self.file.write_all(bytes).map_err(|e| FormatError::io(&self.target, "write", e))
     }
 
     /// Appends zeros up to a multiple of `alignment` bytes.
-    pub(crate) fn pad_to(&mut self, alignment: u64) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn pad_to(&mut self, alignment: u64) -> Result<(), FormatError> {
         let zeros = self.written.next_multiple_of(alignment) - self.written;
         self.write(&vec![0; zeros as usize])
     }
 
     /// Bytes written so far.
-    pub(crate) fn written(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.written
     }
 
     /// Makes the contents durable, still under the temporary name.
-    pub(crate) fn sync(&mut self) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn sync(&mut self) -> Result<(), FormatError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().as_file().sync_all());
         synced.map_err(|e| FormatError::io(&self.target, "write", e))
     }
 
     /// Syncs and renames to the target, replacing what was there.
-    pub(crate) fn commit(mut self) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn commit(mut self) -> Result<(), FormatError> {
         self.sync()?;
         let target = self.target.clone();
         let file = self.file.into_inner().map_err(|e| FormatError::io(&target, "write", e.into_error()))?;

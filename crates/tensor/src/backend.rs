@@ -41,6 +41,23 @@ pub enum BackendError {
     },
 }
 
+impl BackendError {
+    /// Checks the length of what is to be a page of keys and values.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn check_page(bytes: usize, expected: usize) -> Result<(), BackendError> {
+        if bytes == expected {
+            return Ok(());
+        }
+        let what = format!(
+            "a page of keys and values has {expected} bytes here, not {bytes}: it was saved by another model, backend \
+             or type of cache"
+        );
+        Err(BackendError::Step { what })
+    }
+}
+
 /// How keys and values are stored between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvDType {
@@ -258,6 +275,32 @@ pub trait Backend {
     /// # Errors
     /// As [`Backend::submit`].
     fn fetch(&mut self, x: &Self::Tensor, out: &mut Vec<Self::Element>) -> Result<(), BackendError>;
+
+    /// Appends the keys and values of a page, in every layer of every group, to `out`: in this machine's own layout,
+    /// which only a cache of the same layout on the same kind of machine can take back. What was recorded must have
+    /// been submitted.
+    fn read_page(&self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>);
+
+    /// Puts what [`Backend::read_page`] gave into a page.
+    ///
+    /// # Errors
+    /// When it is not as long as a page of this cache.
+    fn write_page(&mut self, cache: &Self::Cache, page: u32, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// Threads that work on a step.
+    fn threads(&self) -> usize {
+        1
+    }
+
+    /// Calls `task` once with every index below `count`, in any order, on as many threads as there are: for work of a
+    /// step that is not arithmetic on tensors, such as drawing the sequences' tokens.
+    ///
+    /// # Errors
+    /// When a task panicked.
+    fn for_each(&mut self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), BackendError> {
+        (0..count).for_each(task);
+        Ok(())
+    }
 
     // Composites: what a fast backend fuses. A default body is the definition.
 

@@ -17,7 +17,8 @@ use super::arena::Matrix;
 use crate::CpuError;
 use crate::memory::{AlignedBytes, CACHE_LINE};
 use crate::simd::LANES;
-use alti_tensor::{AttentionShape, CacheLayout, KvDType, PAGE_TOKENS, Span};
+use alti_tensor::{AttentionShape, CacheGroup, CacheLayout, KvDType, PAGE_TOKENS, Span};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Values that share a scale in q8_0.
@@ -101,6 +102,46 @@ impl CpuCache {
     /// The memory of a group, for a list to keep.
     pub(crate) fn memory(&self, group: usize) -> Rc<AlignedBytes> {
         self.groups[group].clone()
+    }
+
+    /// Where a page's bytes lie in a group's memory: one range for each layer.
+    fn page(&self, group: usize, page: u32) -> impl Iterator<Item = Range<usize>> {
+        let CacheGroup { layers, pages } = self.layout.groups[group];
+        let page = page as usize;
+        assert!(page < pages, "page {page} of a pool of {pages}");
+        let bytes = self.layout.kv_heads * self.head.bytes;
+        (0..layers).map(move |layer| layer * pages + page).map(move |at| at * bytes..(at + 1) * bytes)
+    }
+
+    /// Bytes of a page in all layers of all groups.
+    pub(crate) fn page_len(&self) -> usize {
+        let layers: usize = self.layout.groups.iter().map(|group| group.layers).sum();
+        layers * self.layout.kv_heads * self.head.bytes
+    }
+
+    /// Appends a page's bytes, in all layers of all groups. No list that names the cache runs meanwhile: lists run
+    /// in `submit` alone, on this thread.
+    pub(crate) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        for (index, memory) in self.groups.iter().enumerate() {
+            self.page(index, page).for_each(|range| out.extend_from_slice(&memory.as_slice()[range]));
+        }
+    }
+
+    /// Replaces a page's bytes by what [`Self::read_page`] gave; under the same condition.
+    pub(crate) fn write_page(&self, page: u32, mut bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_len(), "the bytes of a page");
+        for (index, memory) in self.groups.iter().enumerate() {
+            for range in self.page(index, page) {
+                let (layer, rest) = bytes.split_at(range.len());
+                assert!(range.end <= memory.as_slice().len(), "the page lies in its group's memory");
+                // SAFETY: the range lies inside the memory, as just checked; `bytes` is other memory. Nobody reads or
+                // writes it now: the cache and what views it stay on this thread, and no list is running.
+                unsafe {
+                    memory.start().add(range.start).copy_from_nonoverlapping(layer.as_ptr(), layer.len())
+                };
+                bytes = rest;
+            }
+        }
     }
 
     /// One layer's pages.

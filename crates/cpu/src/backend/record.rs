@@ -16,13 +16,14 @@ use super::ops::{Op, Worker};
 use super::profile::Profile;
 use super::weight::CpuWeight;
 use crate::pack::{ActivationKind, PackedMatrix};
-use crate::pool::PoolOptions;
+use crate::pool::{PoolOptions, Region};
 use crate::{AlignedBytes, CpuError, Isa, Pool};
 use alti_tensor::{
     AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType,
     PAGE_TOKENS, RowPlan, Span, WeightData,
 };
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -80,11 +81,6 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
-    }
-
-    /// The threads in use.
-    pub fn threads(&self) -> usize {
-        self.pool.threads()
     }
 
     /// Begins a profile of the steps from now on; returns the one that ends with this, if any.
@@ -375,6 +371,38 @@ impl Backend for Cpu {
         };
         self.append(Op::CrossEntropy(op));
         out
+    }
+
+    fn read_page(&self, cache: &CpuCache, page: u32, out: &mut Vec<u8>) {
+        assert!(self.steps.is_empty(), "what was recorded has been submitted");
+        cache.read_page(page, out);
+    }
+
+    fn write_page(&mut self, cache: &CpuCache, page: u32, bytes: &[u8]) -> Result<(), BackendError> {
+        assert!(self.steps.is_empty(), "what was recorded has been submitted");
+        BackendError::check_page(bytes.len(), cache.page_len())?;
+        cache.write_page(page, bytes);
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn for_each(&mut self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), BackendError> {
+        if count == 1 {
+            task(0);
+            return Ok(());
+        }
+        let next = AtomicUsize::new(0);
+        let share = |_: &Region<'_>| {
+            while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < count)
+            {
+                task(index);
+            }
+            Ok(())
+        };
+        Ok(self.pool.run(share)?)
     }
 
     fn submit(&mut self) -> Result<(), BackendError> {

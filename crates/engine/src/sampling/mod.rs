@@ -41,6 +41,7 @@ pub use setting::{Kind, Setting};
 pub use settings::{PRESETS, Preset, SETTINGS, SamplerSettings};
 
 use crate::error::EngineError;
+use alti_text::{Specials, Tokenizer};
 use candidates::{Candidates, argmax};
 use chain::Stage;
 use history::History;
@@ -91,6 +92,31 @@ impl Sampler {
             numbers: RandomNumbers { seed: settings.clone().fix_seed() as u64, choice },
             vocabulary_size,
         })
+    }
+
+    /// The sampler of one answer to `prompt`, which is in its memory; DRY's sequence breakers are the tokenizer's tokens.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn for_text(
+        settings: &SamplerSettings,
+        tokenizer: &Tokenizer,
+        vocabulary_size: usize,
+        choice: u32,
+        prompt: &[u32],
+    ) -> Result<Self, EngineError> {
+        let breakers = match settings.uses_dry() {
+            true => {
+                let known = tokenizer.vocabulary_size().min(vocabulary_size) as u32;
+                let vocabulary = (0..known).map(|token| (token, tokenizer.token_bytes(token)));
+                let encode = |text: &str| tokenizer.encode(text, Specials::AsText);
+                SequenceBreakers::from_strings(&settings.dry_sequence_breakers, vocabulary, encode)
+            }
+            false => SequenceBreakers::default(),
+        };
+        let mut sampler = Self::new(settings, vocabulary_size, choice, &Arc::new(breakers))?;
+        prompt.iter().for_each(|&token| sampler.accept(token));
+        Ok(sampler)
     }
 
     /// Takes note of a token that is now part of the sequence: the prompt's and every drawn one.

@@ -1,15 +1,23 @@
 //! The handle of a serving engine: what any thread may ask of the one that owns the model.
 
+use super::control::{Command, Submission};
 use super::job::{EmbeddingJob, Job, Rejected, Sink, Status};
+use super::sequence::Drawing;
+use super::worker::Worker;
 use crate::EngineError;
-use crate::grammar::GrammarSource;
+use crate::grammar::{GrammarFactory, GrammarSource};
+use crate::sampling::{Sampler, SamplerSettings};
 use alti_formats::ModelConfig;
 use alti_models::Llama;
-use alti_tensor::{Backend, KvDType};
+use alti_tensor::{Backend, KvDType, PAGE_TOKENS};
 use alti_text::Tokenizer;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How an engine uses the machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,16 +40,25 @@ pub struct EngineSettings {
     pub draft_tokens: usize,
 }
 
-/// A running model. Clones share it; it ends when the last is dropped or [`Engine::shutdown`] was called.
+/// A running model. Clones share it; its thread ends when the last is dropped and what was submitted is done, or by
+/// [`Engine::shutdown`].
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    commands: Sender<Command>,
 }
 
-struct Shared {
-    settings: EngineSettings,
-    tokenizer: Tokenizer,
+/// What handles and the engine's thread both see.
+pub(super) struct Shared {
+    pub(super) settings: EngineSettings,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) status: Mutex<Status>,
+    /// Jobs that wait for their first step.
+    pub(super) queued: AtomicUsize,
     config: ModelConfig,
+    grammars: OnceLock<Result<GrammarFactory, String>>,
+    next_job: AtomicU64,
+    closing: AtomicBool,
 }
 
 /// A job that was taken. Dropping the ticket lets it go on.
@@ -60,7 +77,7 @@ impl Ticket {
 }
 
 impl Engine {
-    /// Starts the thread that owns the model, which `load` brings in on that thread.
+    /// Starts the thread that owns the model, which `load` brings in on that thread; returns when it is there.
     ///
     /// # Errors
     /// What `load` returns, or that there is no memory for keys and values.
@@ -69,15 +86,43 @@ impl Engine {
         B: Backend<Element = f32> + 'static,
         L: FnOnce() -> Result<(B, Arc<Llama<B::Weight>>), EngineError> + Send + 'static,
     {
-        unimplemented!()
+        let (commands, receiver) = mpsc::channel();
+        let (started, outcome) = mpsc::channel();
+        let stopped = |what: String| EngineError::Stopped { what };
+        let life = move || {
+            let worker = load().and_then(|(backend, model)| {
+                let shared = Arc::new(Shared::new(settings, tokenizer, model.config.clone()));
+                Ok((shared.clone(), Worker::new(backend, model, shared, receiver)?))
+            });
+            match worker {
+                Err(error) => drop(started.send(Err(error))),
+                Ok((shared, worker)) => {
+                    drop(started.send(Ok(shared.clone())));
+                    // A panic is a bug; callers must not wait for it for ever: their sinks are dropped with the worker.
+                    let _ = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                    shared.closing.store(true, Ordering::Relaxed);
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("alti-engine".to_owned())
+            .spawn(life)
+            .map_err(|error| stopped(error.to_string()))?;
+        let shared = outcome.recv().map_err(|_| stopped("loading the model panicked".to_owned()))??;
+        Ok(Engine { shared, commands })
     }
 
     /// Submits a job; `sink` hears of it on the engine's thread.
     ///
     /// # Errors
     /// When it cannot be taken.
-    pub fn submit(&self, job: Job, sink: Sink) -> Result<Ticket, Rejected> {
-        unimplemented!()
+    pub fn submit(&self, mut job: Job, sink: Sink) -> Result<Ticket, Rejected> {
+        self.check(&job.prompt).map_err(Rejected::Invalid)?;
+        job.sampling.fix_seed();
+        let choices = 0..job.choices.max(1);
+        let drawings = choices.map(|choice| self.drawing(&job, choice)).collect::<Result<Vec<_>, _>>();
+        let drawings = drawings.map_err(Rejected::Invalid)?;
+        self.send(job, sink, |submission| submission.drawings = drawings)
     }
 
     /// Submits a text to be made a vector.
@@ -85,7 +130,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`].
     pub fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Ticket, Rejected> {
-        unimplemented!()
+        let EmbeddingJob { tokens, pooling, priority, deadline } = job;
+        self.check(&tokens).map_err(Rejected::Invalid)?;
+        let job = Job { priority, deadline, ..Job::new(tokens, SamplerSettings::greedy()) };
+        self.send(job, sink, |submission| submission.pooling = Some(pooling))
     }
 
     /// Checks a grammar without using it.
@@ -93,44 +141,174 @@ impl Engine {
     /// # Errors
     /// When it is none.
     pub fn check_grammar(&self, source: &GrammarSource) -> Result<(), EngineError> {
-        unimplemented!()
+        self.shared.grammars()?.compile(source).map(drop)
     }
 
     /// What it is doing.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What was submitted since the last step waits, too.
+        status.waiting = status.waiting.max(self.shared.queued.load(Ordering::Relaxed));
+        status
+    }
+
+    /// Whether it still takes jobs.
+    pub fn is_running(&self) -> bool {
+        !self.shared.closing.load(Ordering::Relaxed)
     }
 
     /// The settings it runs with.
     pub fn settings(&self) -> &EngineSettings {
-        unimplemented!()
+        &self.shared.settings
     }
 
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        unimplemented!()
+        &self.shared.tokenizer
     }
 
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
-        unimplemented!()
+        &self.shared.config
     }
 
     /// Loads an adapter (a PEFT folder or a GGUF file) under a name, while jobs run.
     ///
     /// # Errors
     /// When it cannot be read or is for another model.
-    pub fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    pub fn load_adapter(&self, _name: &str, _path: &Path) -> Result<(), EngineError> {
         unimplemented!()
     }
 
     /// Forgets an adapter; jobs that use it finish first. Whether there was one.
-    pub fn drop_adapter(&self, name: &str) -> bool {
+    pub fn drop_adapter(&self, _name: &str) -> bool {
         unimplemented!()
     }
 
-    /// Refuses new jobs and returns when those it has are done, or `deadline` has passed and they were cancelled.
-    pub fn shutdown(&self, deadline: std::time::Duration) {
-        unimplemented!()
+    /// Writes the prefix cache to a file, for [`Engine::load_prefixes`] of a later engine with the same model and
+    /// settings. `model` names the weights (by their hash, say): keys and values are worth nothing with others.
+    /// Answers how many tokens are in it.
+    ///
+    /// # Errors
+    /// When the file cannot be written; one that was there before is untouched then.
+    pub fn save_prefixes(&self, path: &Path, model: &str) -> Result<usize, EngineError> {
+        self.ask(|reply| Command::SavePrefixes(path.to_owned(), model.to_owned(), reply))?
+    }
+
+    /// Takes in what [`Engine::save_prefixes`] wrote, as far as there is room. Answers how many tokens came of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or is of another model, backend or type of cache.
+    pub fn load_prefixes(&self, path: &Path, model: &str) -> Result<usize, EngineError> {
+        self.ask(|reply| Command::LoadPrefixes(path.to_owned(), model.to_owned(), reply))?
+    }
+
+    /// Refuses new jobs and returns when those it has are done, or `patience` is over and they were cancelled.
+    pub fn shutdown(&self, patience: Duration) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        // An engine that has stopped already has nothing to wait for.
+        let _ = self.ask(|reply| Command::Close(Instant::now() + patience, reply));
+    }
+
+    /// Asks the engine's thread and waits for its answer.
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, EngineError> {
+        let stopped = || EngineError::Stopped { what: "it was shut down, or failed".to_owned() };
+        let (reply, answer) = mpsc::channel();
+        self.commands.send(command(reply)).map_err(|_| stopped())?;
+        answer.recv().map_err(|_| stopped())
+    }
+
+    /// Refuses a prompt that can never be computed.
+    fn check(&self, prompt: &[u32]) -> Result<(), EngineError> {
+        let (context, vocabulary) = (self.shared.settings.context, self.shared.config.vocabulary_size);
+        if prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if prompt.len() > context {
+            return Err(EngineError::ContextFull { tokens: prompt.len(), context });
+        }
+        match prompt.iter().find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(EngineError::UnknownToken { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// What draws the tokens of one choice of a job.
+    fn drawing(&self, job: &Job, choice: u32) -> Result<Drawing, EngineError> {
+        let shared = &self.shared;
+        let vocabulary_size = shared.config.vocabulary_size;
+        let sampler =
+            Sampler::for_text(&job.sampling, &shared.tokenizer, vocabulary_size, choice, &job.prompt)?;
+        let grammar = match &job.grammar {
+            Some(source) => Some(shared.grammars()?.compile(source)?),
+            None => None,
+        };
+        // A grammar says itself when the text may end; then it must be able to.
+        let ends = match job.ignore_end && grammar.is_none() {
+            true => Arc::default(),
+            false => shared.tokenizer.stop_ids().into(),
+        };
+        let seed = job.sampling.seed;
+        Ok(Drawing { sampler, grammar, ends, logprobs: job.logprobs, seed, drawn: Vec::new(), error: None })
+    }
+
+    fn send(&self, job: Job, sink: Sink, complete: impl FnOnce(&mut Submission)) -> Result<Ticket, Rejected> {
+        let shared = &self.shared;
+        if !self.is_running() {
+            return Err(Rejected::ShuttingDown);
+        }
+        let waiting = shared.queued.fetch_add(1, Ordering::Relaxed);
+        if waiting >= shared.settings.max_waiting {
+            shared.queued.fetch_sub(1, Ordering::Relaxed);
+            return Err(Rejected::QueueFull { waiting, retry_after_seconds: shared.retry_after(waiting) });
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let id = shared.next_job.fetch_add(1, Ordering::Relaxed);
+        let mut submission = Submission {
+            id,
+            job,
+            sink,
+            cancelled: cancelled.clone(),
+            submitted: Instant::now(),
+            drawings: Vec::new(),
+            pooling: None,
+        };
+        complete(&mut submission);
+        match self.commands.send(Command::Submit(Box::new(submission))) {
+            Ok(()) => Ok(Ticket { job: id, cancelled }),
+            Err(_) => Err(Rejected::ShuttingDown),
+        }
+    }
+}
+
+impl Shared {
+    fn new(mut settings: EngineSettings, tokenizer: Tokenizer, config: ModelConfig) -> Shared {
+        // One sequence of full length always fits: that is what keeps preemption from going round in circles.
+        settings.context = settings.context.max(1);
+        settings.kv_tokens = settings.kv_tokens.max(settings.context).next_multiple_of(PAGE_TOKENS);
+        Shared {
+            settings,
+            tokenizer,
+            status: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            config,
+            grammars: OnceLock::new(),
+            next_job: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// The grammars' view of the vocabulary: made when the first is wanted.
+    fn grammars(&self) -> Result<&GrammarFactory, EngineError> {
+        let make = || GrammarFactory::new(&self.tokenizer, self.config.vocabulary_size);
+        let made = self.grammars.get_or_init(|| make().map_err(|error| error.to_string()));
+        made.as_ref().map_err(|what| EngineError::Stopped { what: what.clone() })
+    }
+
+    /// A guess at how many seconds the jobs that wait will take.
+    fn retry_after(&self, waiting: usize) -> u64 {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = status.step_seconds / status.finished.max(1) as f64;
+        ((each * waiting as f64).ceil() as u64).clamp(1, 60)
     }
 }

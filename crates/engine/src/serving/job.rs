@@ -4,7 +4,7 @@ use crate::EngineError;
 use crate::grammar::GrammarSource;
 use crate::sampling::SamplerSettings;
 use crate::stop::FinishReason;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Who goes first where there is not enough for all.
@@ -20,7 +20,7 @@ pub enum Priority {
 
 /// Whose keys and values a request may use again, and whose adapter changes them: requests share a cached prefix only
 /// within one domain.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CacheDomain {
     /// The tenant; requests of others never find its prefixes, not even by how long an answer takes.
     pub tenant: String,

@@ -4,8 +4,17 @@
 //! the next token of every running answer and, in what is left of its budget of tokens, parts of prompts. What callers
 //! ask is a [`Job`]; what they hear are [`Output`]s.
 
+mod control;
+mod draft;
 mod engine;
 mod job;
+mod kv;
+mod pages;
+mod prefix;
+mod saved;
+mod sequence;
+mod step;
+mod worker;
 
 pub use engine::{Engine, EngineSettings, Ticket};
 pub use job::{

@@ -3,7 +3,8 @@
 use super::{Array, Real};
 use crate::backend::PAGE_TOKENS;
 use crate::plan::Span;
-use crate::{CacheLayout, DType, KvDType, RowPlan, quant};
+use crate::{BackendError, CacheLayout, DType, KvDType, RowPlan, quant};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// Keys and values by `[group][layer, page, token, kv_head, head_dim]`.
@@ -70,6 +71,47 @@ impl<T: Real> ReferenceCache<T> {
             rows.flat_map(|at| &pool[at..][..columns]).copied().collect()
         };
         (gather(&pool.keys), gather(&pool.values))
+    }
+
+    /// Where the values of a page lie in a group's pool: one range for each layer.
+    fn page(&self, group: usize, page: usize) -> impl Iterator<Item = Range<usize>> {
+        let shape = self.layout.groups[group];
+        assert!(page < shape.pages, "page {page} of a pool of {}", shape.pages);
+        let values = PAGE_TOKENS * self.layout.kv_heads * self.layout.head_dim;
+        (0..shape.layers)
+            .map(move |layer| layer * shape.pages + page)
+            .map(move |at| at * values..(at + 1) * values)
+    }
+
+    /// Appends a page's keys and values, as `f64`.
+    pub(super) fn read_page(&self, page: usize, out: &mut Vec<u8>) {
+        for (index, group) in self.groups.iter().enumerate() {
+            let pool = group.lock().expect("no panic while the lock is held");
+            for range in self.page(index, page) {
+                let values = pool.keys[range.clone()].iter().chain(&pool.values[range]);
+                out.extend(values.flat_map(|&value| Into::<f64>::into(value).to_le_bytes()));
+            }
+        }
+    }
+
+    /// Takes what [`Self::read_page`] gave.
+    pub(super) fn write_page(&self, page: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        let lengths =
+            (0..self.groups.len()).flat_map(|group| self.page(group, page)).map(|range| range.len());
+        let expected = lengths.sum::<usize>() * 2 * size_of::<f64>();
+        BackendError::check_page(bytes.len(), expected)?;
+        let mut values = bytes.chunks_exact(size_of::<f64>()).map(|bytes| {
+            T::from_f64(f64::from_le_bytes(bytes.try_into().expect("a chunk is as long as a value")))
+        });
+        for (index, group) in self.groups.iter().enumerate() {
+            let mut pool = group.lock().expect("no panic while the lock is held");
+            let Group { keys, values: stored } = &mut *pool;
+            for range in self.page(index, page) {
+                let places = keys[range.clone()].iter_mut().chain(&mut stored[range]);
+                places.zip(&mut values).for_each(|(place, value)| *place = value);
+            }
+        }
+        Ok(())
     }
 
     /// Rounds one head as storing and reading it would.

@@ -126,6 +126,14 @@ impl<T: Real> Backend for Reference<T> {
         Ok(ReferenceCache::new(layout.clone()))
     }
 
+    fn read_page(&self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) {
+        cache.read_page(page as usize, out);
+    }
+
+    fn write_page(&mut self, cache: &Self::Cache, page: u32, bytes: &[u8]) -> Result<(), BackendError> {
+        cache.write_page(page as usize, bytes)
+    }
+
     fn submit(&mut self) -> Result<(), BackendError> {
         Ok(())
     }

@@ -101,6 +101,14 @@ impl<B: TrainBackend> Backend for Tape<B> {
         self.apply(Operation::CrossEntropy { targets: targets.to_vec() }, [logits.clone()])
     }
 
+    fn read_page(&self, cache: &Self::Cache, page: u32, out: &mut Vec<u8>) {
+        self.inner.read_page(cache, page, out);
+    }
+
+    fn write_page(&mut self, cache: &Self::Cache, page: u32, bytes: &[u8]) -> Result<(), BackendError> {
+        self.inner.write_page(cache, page, bytes)
+    }
+
     fn submit(&mut self) -> Result<(), BackendError> {
         self.inner.submit()
     }

@@ -1,0 +1,35 @@
+//! What a handle sends to the thread that owns the model.
+
+use super::job::{Job, Pooling, Sink};
+use super::sequence::Drawing;
+use crate::EngineError;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+/// A request, checked, with all that could be prepared on the caller's thread.
+pub(super) struct Submission {
+    pub(super) id: u64,
+    pub(super) job: Job,
+    pub(super) sink: Sink,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) submitted: Instant,
+    /// What draws each choice's tokens.
+    pub(super) drawings: Vec<Drawing>,
+    /// How states become a vector, where one is wanted and no text.
+    pub(super) pooling: Option<Pooling>,
+}
+
+/// An order.
+pub(super) enum Command {
+    /// Do this, too.
+    Submit(Box<Submission>),
+    /// Write the prefix cache of the model of this name to a file; answers how many tokens are in it.
+    SavePrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
+    /// Take a file's prefixes in; answers how many tokens came of it.
+    LoadPrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
+    /// Finish, at the latest by then.
+    Close(Instant, Sender<()>),
+}

@@ -1,0 +1,167 @@
+//! The memory of keys and values: its pages, and what of them sequences share.
+
+use super::pages::Pages;
+use super::prefix::{Found, PrefixCache};
+use super::sequence::{Sequence, Task};
+use crate::EngineError;
+use alti_tensor::{Backend, CacheLayout, KvDType, PAGE_TOKENS};
+
+/// Beginnings of pages shorter than this are computed again rather than copied.
+const LEAST_COPIED: usize = 8;
+
+/// Pages of keys and values, and the prefix tree over them.
+pub(super) struct KvMemory<B: Backend> {
+    pub(super) cache: B::Cache,
+    /// Layer groups of the cache; a page is the same index in all of them.
+    pub(super) groups: usize,
+    pub(super) dtype: KvDType,
+    pub(super) pages: Pages,
+    pub(super) tree: PrefixCache,
+    /// Whether sequences share what they have in common.
+    shares: bool,
+    page_bytes: Vec<u8>,
+}
+
+impl<B: Backend> KvMemory<B> {
+    pub(super) fn new(backend: &B, layout: &CacheLayout, shares: bool) -> Result<Self, EngineError> {
+        let pages = layout.groups.iter().map(|group| group.pages).min().unwrap_or(0);
+        Ok(KvMemory {
+            cache: backend.cache(layout)?,
+            groups: layout.groups.len(),
+            dtype: layout.dtype,
+            pages: Pages::new(pages),
+            tree: PrefixCache::default(),
+            shares,
+            page_bytes: Vec::new(),
+        })
+    }
+
+    /// Pages that can be had.
+    pub(super) fn available(&self) -> usize {
+        self.pages.free() + self.pages.idle()
+    }
+
+    pub(super) fn free_page(&mut self) -> Option<u32> {
+        if self.pages.free() == 0 {
+            self.tree.evict(&mut self.pages);
+        }
+        self.pages.take()
+    }
+
+    /// Lets a sequence use what the prefix tree holds of its next tokens. The last token is always computed: what is
+    /// asked of it is not in the cache.
+    pub(super) fn adopt(&mut self, backend: &mut B, sequence: &mut Sequence) {
+        let job = &sequence.request.job;
+        if !self.shares || !job.cache_prompt || matches!(sequence.task, Task::Embed(..)) {
+            return;
+        }
+        let (mut node, mut full) = match sequence.place {
+            Some(place) => place,
+            None => (self.tree.root(&job.domain), 0),
+        };
+        sequence.place = Some((node, full));
+        if sequence.wants_prompt() {
+            return;
+        }
+        let before = sequence.computed;
+        let last = sequence.tokens.len() - 1;
+        while sequence.computed == full * PAGE_TOKENS && sequence.computed < last {
+            match self.tree.find(node, &sequence.tokens[sequence.computed..]) {
+                Found::Page { node: next, page } if sequence.computed + PAGE_TOKENS <= last => {
+                    self.pages.hold(page);
+                    match sequence.pages.get_mut(full) {
+                        // A page was set aside for these tokens.
+                        Some(own) => self.pages.release(std::mem::replace(own, page)),
+                        None => sequence.pages.push(page),
+                    }
+                    (node, full) = (next, full + 1);
+                    sequence.computed += PAGE_TOKENS;
+                }
+                Found::Page { page, .. } => {
+                    self.copy_beginning(backend, sequence, full, page, PAGE_TOKENS);
+                    break;
+                }
+                Found::Beginning { page, tokens } => {
+                    self.copy_beginning(backend, sequence, full, page, tokens);
+                    break;
+                }
+                Found::Nothing => break,
+            }
+        }
+        sequence.place = Some((node, full));
+        let adopted = sequence.computed - before;
+        if sequence.generated() == 0 {
+            sequence.usage.cached_tokens += adopted;
+        }
+    }
+
+    /// Copies a page of which the first `tokens` tokens are the sequence's next, for it to write on.
+    fn copy_beginning(
+        &mut self,
+        backend: &mut B,
+        sequence: &mut Sequence,
+        full: usize,
+        page: u32,
+        tokens: usize,
+    ) {
+        let tokens = tokens.min(sequence.tokens.len() - 1 - sequence.computed);
+        if tokens < LEAST_COPIED {
+            return;
+        }
+        // Held while another is looked for, which may be by eviction.
+        self.pages.hold(page);
+        let own = sequence.pages.get(full).copied().or_else(|| self.free_page());
+        if let Some(own) = own {
+            if self.copy_page(backend, page, own).is_ok() {
+                sequence.computed += tokens;
+            }
+            if sequence.pages.len() == full {
+                sequence.pages.push(own);
+            }
+        }
+        self.pages.release(page);
+    }
+
+    pub(super) fn copy_page(&mut self, backend: &mut B, from: u32, to: u32) -> Result<(), EngineError> {
+        self.page_bytes.clear();
+        backend.read_page(&self.cache, from, &mut self.page_bytes);
+        Ok(backend.write_page(&self.cache, to, &self.page_bytes)?)
+    }
+
+    /// Puts a sequence's full pages into the prefix tree.
+    pub(super) fn enter_pages(&mut self, sequence: &mut Sequence) {
+        let Some((mut node, mut full)) = sequence.place else { return };
+        while (full + 1) * PAGE_TOKENS <= sequence.computed {
+            let tokens = &sequence.tokens[full * PAGE_TOKENS..(full + 1) * PAGE_TOKENS];
+            let own = &mut sequence.pages[full];
+            node = self.tree.insert(&mut self.pages, node, tokens, *own);
+            let known = self.tree.page(node);
+            if known != *own {
+                // Another has computed the same: one copy is enough.
+                self.pages.hold(known);
+                self.pages.release(std::mem::replace(own, known));
+            }
+            full += 1;
+        }
+        sequence.place = Some((node, full));
+    }
+
+    /// Leaves what a finished sequence has computed to others, and gives its pages back.
+    pub(super) fn retire(&mut self, sequence: &mut Sequence) {
+        self.enter_pages(sequence);
+        if let Some((node, full)) = sequence.place {
+            let tail = full * PAGE_TOKENS..sequence.computed;
+            if tail.len() >= LEAST_COPIED {
+                self.tree.insert(&mut self.pages, node, &sequence.tokens[tail], sequence.pages[full]);
+            }
+        }
+        self.release(sequence);
+    }
+
+    /// Gives a sequence's pages back; nothing of it is computed then.
+    pub(super) fn release(&mut self, sequence: &mut Sequence) {
+        sequence.pages.drain(..).for_each(|page| self.pages.release(page));
+        sequence.computed = 0;
+        sequence.place = None;
+    }
+}

@@ -1,0 +1,342 @@
+//! One step: the rows of the sequences in it through the model, what they draw, and what comes of it.
+
+use super::job::{Output, Pooling, TokenOutput, Usage};
+use super::sequence::{Drawing, Sequence, Task, token_output};
+use super::worker::Worker;
+use crate::EngineError;
+use crate::stop::FinishReason;
+use alti_models::Step;
+use alti_tensor::{Backend, BackendError, PAGE_TOKENS, RowPlan, Span};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// What a step computes, and which rows of it are wanted.
+#[derive(Debug, Default)]
+struct Rows {
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+    /// Rows whose logits are wanted.
+    logits: Vec<usize>,
+    /// Rows whose hidden states are wanted.
+    states: Vec<usize>,
+    /// For each sequence its share of the wanted rows: indices into `logits`, or into `states`.
+    shares: Vec<Range<usize>>,
+}
+
+/// A draw, as a worker thread does it.
+struct Draw<'a> {
+    drawing: &'a mut Drawing,
+    logits: &'a [f32],
+    position: u64,
+    draft: &'a [u32],
+}
+
+impl<B: Backend<Element = f32>> Worker<B> {
+    /// Computes so many rows of each of the first running sequences, and delivers what comes of it.
+    pub(super) fn step(&mut self, parts: &[usize]) {
+        let started = Instant::now();
+        let rows = self.rows_of(parts);
+        if let Err(error) = self.compute(&rows).and_then(|()| self.draw(&rows)) {
+            return self.fail(parts.len(), &error);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        self.account(parts, &rows, seconds);
+        let mut sequences: Vec<Sequence> = self.running.drain(..parts.len()).collect();
+        for ((sequence, &part), share) in sequences.iter_mut().zip(parts).zip(&rows.shares) {
+            let pending = part - sequence.draft().len();
+            sequence.computed += pending;
+            self.kv.enter_pages(sequence);
+            self.gather_states(sequence, share);
+            self.gather_prompt(sequence, share, pending);
+        }
+        let rest = std::mem::take(&mut self.running);
+        for sequence in sequences {
+            self.deliver(sequence);
+        }
+        self.running.extend(rest);
+    }
+
+    /// The step's rows.
+    fn rows_of(&self, parts: &[usize]) -> Rows {
+        let mut rows = Rows::default();
+        for (sequence, &part) in self.running.iter().zip(parts) {
+            let first = rows.tokens.len();
+            let draft = sequence.draft();
+            let pending = part - draft.len();
+            rows.tokens.extend(&sequence.tokens[sequence.computed..sequence.computed + pending]);
+            rows.tokens.extend(draft);
+            let pages = sequence.computed + part;
+            let table = sequence.pages[..pages.div_ceil(PAGE_TOKENS)].to_vec();
+            rows.spans.push(Span {
+                first_position: sequence.computed,
+                rows: part,
+                pages: vec![table; self.kv.groups],
+            });
+            let is_last = sequence.computed + pending == sequence.tokens.len();
+            let all = first..first + part;
+            let (wanted, from) = match &sequence.task {
+                Task::Generate(_) if sequence.wants_prompt() => (&mut rows.logits, all),
+                Task::Generate(_) if is_last => (&mut rows.logits, first + pending - 1..first + part),
+                Task::Generate(_) => (&mut rows.logits, first..first),
+                Task::Embed(Pooling::Mean, _) => (&mut rows.states, all),
+                Task::Embed(Pooling::Cls, sum) if sum.is_empty() => (&mut rows.states, first..first + 1),
+                Task::Embed(Pooling::Last, _) if is_last => {
+                    (&mut rows.states, first + part - 1..first + part)
+                }
+                Task::Embed(..) => (&mut rows.states, first..first),
+            };
+            let before = wanted.len();
+            wanted.extend(from);
+            rows.shares.push(before..wanted.len());
+        }
+        rows
+    }
+
+    /// Runs the model: afterwards `self.logits` and `self.states` hold the wanted rows.
+    fn compute(&mut self, rows: &Rows) -> Result<(), EngineError> {
+        let plan = RowPlan::new(rows.spans.clone());
+        let step = Step { tokens: &rows.tokens, rows: &plan, cache: Some(&self.kv.cache) };
+        let (model, b) = (&self.model, &mut self.backend);
+        let hidden = model.hidden(b, &step, |_, _| ());
+        let logits = (!rows.logits.is_empty()).then(|| {
+            let x = b.select_rows(&hidden, &rows.logits);
+            model.unembed(b, &x, &plan.select(&rows.logits))
+        });
+        let states = (!rows.states.is_empty()).then(|| {
+            let x = b.select_rows(&hidden, &rows.states);
+            b.rms_norm(&x, &model.norm, model.config.norm_epsilon)
+        });
+        drop(hidden);
+        b.submit()?;
+        self.logits.clear();
+        self.states.clear();
+        if let Some(logits) = logits {
+            b.fetch(&logits, &mut self.logits)?;
+        }
+        if let Some(states) = states {
+            b.fetch(&states, &mut self.states)?;
+        }
+        Ok(())
+    }
+
+    /// Draws the tokens of all sequences whose last row was computed, on all threads.
+    fn draw(&mut self, rows: &Rows) -> Result<(), EngineError> {
+        let columns = self.logits.len() / rows.logits.len().max(1);
+        let mut draws = Vec::new();
+        for (sequence, (span, share)) in self.running.iter_mut().zip(rows.spans.iter().zip(&rows.shares)) {
+            let Task::Generate(generation) = &mut sequence.task else { continue };
+            let wanted = 1 + generation.draft.len();
+            let is_last = span.first_position + span.rows + 1 == sequence.tokens.len() + wanted;
+            if !is_last {
+                continue;
+            }
+            let logits = &self.logits[(share.end - wanted) * columns..share.end * columns];
+            let position = sequence.tokens.len() as u64;
+            for sibling in &mut generation.siblings {
+                if let Task::Generate(sibling) = &mut sibling.task {
+                    let drawing = &mut sibling.drawing;
+                    draws.push(Mutex::new(Draw {
+                        drawing,
+                        logits: &logits[..columns],
+                        position,
+                        draft: &[],
+                    }));
+                }
+            }
+            let (drawing, draft) = (&mut generation.drawing, &generation.draft[..]);
+            draws.push(Mutex::new(Draw { drawing, logits, position, draft }));
+        }
+        let workspaces = &self.workspaces;
+        let task = |index: usize| {
+            let mut workspace = locked(workspaces).pop().unwrap_or_default();
+            let draw: &mut Draw = &mut locked(&draws[index]);
+            draw.drawing.draw(&mut workspace, draw.logits, draw.position, draw.draft);
+            locked(workspaces).push(workspace);
+        };
+        Ok(self.backend.for_each(draws.len(), &task)?)
+    }
+
+    /// Ends everything that was in a step which failed.
+    fn fail(&mut self, count: usize, error: &EngineError) {
+        let what = error.to_string();
+        for mut sequence in self.running.drain(..count).collect::<Vec<_>>() {
+            self.kv.release(&mut sequence);
+            self.totals.finished += 1;
+            let error = EngineError::Backend(BackendError::Step { what: what.clone() });
+            sequence.request.tell(Output::Failed(error));
+        }
+    }
+
+    /// Counts what the step did.
+    fn account(&mut self, parts: &[usize], rows: &Rows, seconds: f64) {
+        self.totals.steps += 1;
+        self.totals.step_seconds += seconds;
+        let row_seconds = seconds * self.backend.threads() as f64 / rows.tokens.len() as f64;
+        for (sequence, &part) in self.running.iter_mut().zip(parts) {
+            sequence.usage.cpu_seconds += row_seconds * part as f64;
+            if sequence.generated() == 0 {
+                self.totals.prefill_tokens += part as u64;
+            }
+        }
+    }
+
+    /// Adds the hidden states that belong to a vector in the making.
+    fn gather_states(&self, sequence: &mut Sequence, share: &Range<usize>) {
+        let Task::Embed(_, sum) = &mut sequence.task else { return };
+        let dim = self.model.config.embedding_length;
+        for state in self.states[share.start * dim..share.end * dim].chunks_exact(dim) {
+            sum.resize(dim, 0.0);
+            sum.iter_mut().zip(state).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+    }
+
+    /// Notes the log-probabilities of the prompt's tokens behind the rows just computed.
+    fn gather_prompt(&self, sequence: &mut Sequence, share: &Range<usize>, pending: usize) {
+        if !sequence.wants_prompt() {
+            return;
+        }
+        let columns = self.model.config.vocabulary_size;
+        let logprobs = sequence.request.job.logprobs.or(Some(0));
+        let behind = sequence.computed - pending + 1;
+        let rows = self.logits[share.start * columns..share.end * columns].chunks_exact(columns);
+        let Task::Generate(generation) = &mut sequence.task else { return };
+        if generation.prompt.is_empty() {
+            let token = sequence.tokens[0];
+            generation.prompt.push(TokenOutput { token, logprob: None, top: Vec::new() });
+        }
+        for (row, &token) in rows.zip(&sequence.tokens[behind..]) {
+            generation.prompt.push(token_output(row, token, logprobs));
+        }
+    }
+
+    /// Tells what a sequence's step gave, and lets it run on or finish.
+    fn deliver(&mut self, mut sequence: Sequence) {
+        if sequence.pending() > 0 {
+            return self.running.push(sequence);
+        }
+        match &mut sequence.task {
+            Task::Embed(pooling, sum) => {
+                let tokens = if *pooling == Pooling::Mean { sequence.tokens.len() } else { 1 };
+                let values = sum.iter().map(|sum| (sum / tokens as f64) as f32).collect();
+                let usage = Usage { prompt_tokens: sequence.tokens.len(), ..sequence.usage };
+                self.kv.release(&mut sequence);
+                self.totals.finished += 1;
+                sequence.request.tell(Output::Embedding { values, usage });
+            }
+            Task::Generate(generation) => {
+                if !generation.prompt.is_empty() && sequence.choice == 0 {
+                    let prompt = std::mem::take(&mut generation.prompt);
+                    sequence.request.tell(Output::Prompt(prompt));
+                }
+                let siblings = std::mem::take(&mut generation.siblings);
+                for sibling in siblings {
+                    let sibling = self.fork(&sequence, sibling);
+                    self.deliver_tokens(sibling);
+                }
+                self.deliver_tokens(sequence);
+            }
+        }
+    }
+
+    /// Gives another answer to the same prompt the prompt's keys and values; where there are no pages for the part that
+    /// it will write on, it computes that again.
+    fn fork(&mut self, first: &Sequence, mut sibling: Sequence) -> Sequence {
+        sibling.first_step = first.first_step;
+        sibling.usage.queue_seconds = first.usage.queue_seconds;
+        let full = first.computed / PAGE_TOKENS;
+        sibling.pages = first.pages[..full].to_vec();
+        sibling.pages.iter().for_each(|&page| self.kv.pages.hold(page));
+        sibling.computed = full * PAGE_TOKENS;
+        sibling.place = first.place;
+        if first.computed > sibling.computed
+            && let Some(page) = self.kv.free_page()
+        {
+            sibling.pages.push(page);
+            if self.kv.copy_page(&mut self.backend, first.pages[full], page).is_ok() {
+                sibling.computed = first.computed;
+            }
+        }
+        sibling
+    }
+
+    /// Tells the tokens that were drawn.
+    fn deliver_tokens(&mut self, mut sequence: Sequence) {
+        let Task::Generate(generation) = &mut sequence.task else { return };
+        if let Some(error) = generation.drawing.error.take() {
+            self.kv.release(&mut sequence);
+            self.totals.finished += 1;
+            sequence.request.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+            return sequence.request.tell(Output::Failed(error));
+        }
+        let now = Instant::now();
+        if sequence.first_token.is_none() {
+            sequence.first_token = Some(now);
+            let first_step = sequence.first_step.unwrap_or(now);
+            sequence.usage.prefill_seconds = (now - first_step).as_secs_f64();
+        }
+        let drafted = generation.draft.len();
+        let drawn = std::mem::take(&mut generation.drawing.drawn);
+        let accepted = drawn.len() - 1;
+        generation.drafting.note(drafted, accepted);
+        sequence.usage.drafted_tokens += drafted;
+        sequence.usage.accepted_tokens += accepted;
+        self.totals.drafted_tokens += drafted as u64;
+        self.totals.accepted_tokens += accepted as u64;
+        generation.draft.clear();
+        let mut reason = None;
+        for token in drawn {
+            self.totals.generated_tokens += 1;
+            reason = self.deliver_token(&mut sequence, token);
+            if reason.is_some() {
+                break;
+            }
+        }
+        // Of what was drawn, all but the last token was in the step.
+        sequence.computed = (sequence.computed + accepted).min(sequence.tokens.len());
+        match reason {
+            Some(reason) => {
+                self.kv.retire(&mut sequence);
+                Self::finish(&self.shared, &mut self.totals, sequence, reason);
+            }
+            None if sequence.pending() <= 1 => {
+                self.kv.enter_pages(&mut sequence);
+                self.running.push(sequence);
+            }
+            None => {
+                self.kv.release(&mut sequence);
+                self.enqueue(sequence);
+            }
+        }
+    }
+
+    /// Tells one token; returns why the answer ends with it, if it does.
+    fn deliver_token(&self, sequence: &mut Sequence, token: TokenOutput) -> Option<FinishReason> {
+        let id = token.token;
+        sequence.usage.generated_tokens += 1;
+        let Task::Generate(generation) = &mut sequence.task else { return None };
+        if generation.drawing.ends.contains(&id) {
+            return Some(FinishReason::StopToken(id));
+        }
+        sequence.tokens.push(id);
+        let released = generation.writer.push(id);
+        let has_more = generation.drawing.grammar.as_ref().is_none_or(|grammar| !grammar.is_finished());
+        let choice = sequence.choice;
+        sequence.request.tell(Output::Token { choice, token, text: released.text });
+        if let Some(stop) = released.stop {
+            return Some(FinishReason::StopString(stop));
+        }
+        if !has_more {
+            return Some(FinishReason::GrammarEnd);
+        }
+        let most = sequence.request.job.sampling.max_tokens;
+        if sequence.generated() as i64 == most {
+            return Some(FinishReason::Length);
+        }
+        (sequence.tokens.len() > self.shared.settings.context).then_some(FinishReason::ContextFull)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

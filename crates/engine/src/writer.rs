@@ -1,0 +1,34 @@
+//! An answer's tokens on their way to text: through the detokenizer and the search for stop strings.
+
+use crate::sampling::SamplerSettings;
+use crate::stop::{Released, StopMatcher};
+use alti_text::{Detokenizer, Tokenizer};
+
+/// What turns one answer's tokens into its text.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+}
+
+impl Writer {
+    pub(crate) fn new(tokenizer: &Tokenizer, settings: &SamplerSettings, spell_specials: bool) -> Writer {
+        let detokenizer = tokenizer.detokenizer().continuing();
+        let detokenizer = if spell_specials { detokenizer.spelling_specials() } else { detokenizer };
+        Writer { detokenizer, stops: StopMatcher::new(&settings.stop) }
+    }
+
+    /// Takes a token; returns the text that is certain with it, and the stop string that it completed.
+    pub(crate) fn push(&mut self, token: u32) -> Released {
+        let piece = self.detokenizer.push(token);
+        self.stops.push(&piece)
+    }
+
+    /// The text that was held back, of an answer that no stop string ended.
+    pub(crate) fn finish(&mut self) -> String {
+        let rest = self.detokenizer.finish();
+        let mut text = self.stops.push(&rest).text;
+        text.push_str(&std::mem::replace(&mut self.stops, StopMatcher::new(&[])).finish());
+        text
+    }
+}

@@ -1,0 +1,106 @@
+//! How an engine behaves towards those who ask too much, go away, or are late.
+
+use crate::{at_the_end, engine, hear, prompt, random, roomy, submit};
+use alti_engine::EngineError;
+use alti_engine::sampling::{LogitBias, SamplerSettings};
+use alti_engine::serving::{EngineSettings, Job, Output, Rejected};
+use alti_engine::stop::FinishReason;
+use std::time::{Duration, Instant};
+
+fn endless() -> Job {
+    Job::new(prompt(1, 20), random(1, -1))
+}
+
+#[test]
+fn what_can_never_be_done_is_refused_at_once() {
+    let engine = engine(roomy());
+    let refused = |job: Job| match engine.submit(job, Box::new(|_| true)) {
+        Err(Rejected::Invalid(error)) => error,
+        other => panic!("it was to be refused: {other:?}"),
+    };
+    let sampling = SamplerSettings::greedy();
+    assert!(matches!(refused(Job::new(Vec::new(), sampling.clone())), EngineError::EmptyPrompt));
+    let long = refused(Job::new(prompt(1, 257), sampling.clone()));
+    assert!(matches!(long, EngineError::ContextFull { tokens: 257, context: 256 }), "{long}");
+    assert!(matches!(refused(Job::new(vec![256], sampling)), EngineError::UnknownToken { token: 256, .. }));
+    let wrong = SamplerSettings { top_p: 2.0, ..SamplerSettings::default() };
+    assert!(matches!(refused(Job::new(vec![1], wrong)), EngineError::InvalidSetting { .. }));
+    assert_eq!(engine.status().waiting, 0);
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_again() {
+    let engine = engine(EngineSettings { max_running: 1, max_waiting: 2, ..roomy() });
+    let mut taken = Vec::new();
+    let rejected = loop {
+        match engine.submit(endless(), Box::new(|_| true)) {
+            Ok(ticket) => taken.push(ticket),
+            Err(rejected) => break rejected,
+        }
+        assert!(taken.len() <= 20, "a queue of two takes no twenty");
+    };
+    assert!(matches!(rejected, Rejected::QueueFull { waiting: 2, retry_after_seconds: 1.. }), "{rejected}");
+    taken.iter().for_each(|ticket| ticket.cancel());
+    engine.shutdown(Duration::from_secs(60));
+}
+
+#[test]
+fn a_cancelled_answer_ends_and_gives_its_pages_back() {
+    let engine = engine(roomy());
+    let (ticket, outputs) = submit(&engine, endless());
+    assert!(matches!(outputs.recv().unwrap(), Output::Token { .. }));
+    ticket.cancel();
+    assert_eq!(hear(&outputs, 1).unwrap()[0].reason, Some(FinishReason::Cancelled));
+    // One whose caller has gone ends by itself.
+    let (_, outputs) = submit(&engine, endless());
+    drop(outputs);
+    let (_, outputs) = submit(&engine, Job::new(prompt(2, 10), random(1, 3)));
+    hear(&outputs, 1).unwrap();
+    let status = at_the_end(&engine);
+    assert_eq!((status.running, status.waiting, status.used_pages, status.finished), (0, 0, 0, 3));
+}
+
+#[test]
+fn a_deadline_ends_an_answer() {
+    let engine = engine(roomy());
+    let deadline = Some(Instant::now() + Duration::from_millis(30));
+    let (_, outputs) = submit(&engine, Job { deadline, ..endless() });
+    let heard = hear(&outputs, 1).unwrap().remove(0);
+    // A fast machine may fill the context first.
+    assert!(matches!(heard.reason, Some(FinishReason::TimedOut | FinishReason::ContextFull)));
+    let (_, outputs) = submit(&engine, Job { deadline: Some(Instant::now()), ..endless() });
+    let heard = hear(&outputs, 1).unwrap().remove(0);
+    assert_eq!((heard.reason, heard.tokens.len()), (Some(FinishReason::TimedOut), 0));
+}
+
+#[test]
+fn shutting_down_finishes_what_is_there_and_takes_no_more() {
+    let engine = engine(roomy());
+    let (_, outputs) = submit(&engine, Job::new(prompt(1, 20), random(1, 30)));
+    engine.shutdown(Duration::from_secs(60));
+    assert_eq!(hear(&outputs, 1).unwrap()[0].tokens.len(), 30);
+    let late = engine.submit(endless(), Box::new(|_| true));
+    assert!(matches!(late, Err(Rejected::ShuttingDown)));
+    engine.shutdown(Duration::ZERO);
+}
+
+#[test]
+fn patience_ends() {
+    let engine = engine(EngineSettings { context: 100_000, kv_tokens: 100_000, ..roomy() });
+    let (_, outputs) = submit(&engine, endless());
+    assert!(matches!(outputs.recv().unwrap(), Output::Token { .. }));
+    engine.shutdown(Duration::from_millis(10));
+    assert_eq!(hear(&outputs, 1).unwrap()[0].reason, Some(FinishReason::Cancelled));
+}
+
+#[test]
+fn a_sampling_error_concerns_its_answer_alone() {
+    let engine = engine(roomy());
+    let (_, good) = submit(&engine, Job::new(prompt(1, 20), random(1, 40)));
+    let nothing = LogitBias((0..256).map(|token| (token, f32::NEG_INFINITY)).collect());
+    let sampling = SamplerSettings { logit_bias: nothing, ..random(1, 5) };
+    let (_, bad) = submit(&engine, Job::new(prompt(1, 20), sampling));
+    assert!(matches!(hear(&bad, 1), Err(EngineError::NoTokenAllowed { .. })));
+    assert_eq!(hear(&good, 1).unwrap()[0].tokens.len(), 40);
+    assert_eq!(at_the_end(&engine).used_pages, 0);
+}

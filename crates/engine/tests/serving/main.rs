@@ -1,0 +1,163 @@
+//! What a serving engine promises, on the tiny golden models and the reference backend: an answer is the same whoever
+//! else is served, with and without the prefix cache, drafts, and pages enough; and nothing is lost.
+
+mod answers;
+mod conduct;
+mod memory;
+
+use alti_engine::EngineError;
+use alti_engine::sampling::SamplerSettings;
+use alti_engine::serving::{Engine, EngineSettings, Job, Output, Status, Ticket, TokenOutput, Usage};
+use alti_engine::stop::FinishReason;
+use alti_formats::Checkpoint;
+use alti_models::Llama;
+use alti_tensor::{KvDType, Reference};
+use alti_testkit::golden;
+use alti_text::Tokenizer;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+const MODEL: &str = "llama3-gqa";
+
+/// Settings with room for everything.
+fn roomy() -> EngineSettings {
+    EngineSettings {
+        context: 256,
+        kv_tokens: 4096,
+        kv_dtype: KvDType::F32,
+        step_tokens: 48,
+        max_running: 16,
+        max_waiting: 1000,
+        prefix_cache: true,
+        draft_tokens: 4,
+    }
+}
+
+/// Two letters for each of the 256 tokens, so that a text tells its tokens.
+fn spelling(token: u32) -> String {
+    let letter = |first: u8, index: u32| char::from(first + index as u8);
+    [letter(b'A', token / 16), letter(b'a', token % 16)].iter().collect()
+}
+
+/// A tokenizer of the 256 spellings; `end` is its end token.
+fn tokenizer(end: Option<u32>) -> Tokenizer {
+    let vocabulary: serde_json::Map<_, _> =
+        (0..256).map(|token| (spelling(token), serde_json::Value::from(token))).collect();
+    let file = serde_json::json!({ "model": { "type": "BPE", "vocab": vocabulary } });
+    let config = serde_json::json!({ "eos_token": end.map(spelling) });
+    Tokenizer::from_hugging_face(&file.to_string(), Some(&config.to_string())).expect("a small tokenizer")
+}
+
+fn engine_of(name: &'static str, settings: EngineSettings, end: Option<u32>) -> Engine {
+    Engine::start(settings, tokenizer(end), move || {
+        let backend = Reference::<f32>::new();
+        let checkpoint = Checkpoint::open(&golden(name)).expect("the golden model opens");
+        let model = Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads");
+        Ok((backend, Arc::new(model)))
+    })
+    .expect("the engine starts")
+}
+
+fn engine(settings: EngineSettings) -> Engine {
+    engine_of(MODEL, settings, None)
+}
+
+/// A prompt of so many tokens, another for each seed.
+fn prompt(seed: u32, tokens: usize) -> Vec<u32> {
+    (0..tokens as u32)
+        .map(|index| (index * index * 7 + index * (seed * 2 + 1) * 31 + seed * 101) % 256)
+        .collect()
+}
+
+/// Settings that draw `tokens` tokens at random from everything.
+fn random(seed: i64, tokens: i64) -> SamplerSettings {
+    SamplerSettings {
+        seed,
+        max_tokens: tokens,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        ..Default::default()
+    }
+}
+
+/// One choice, as heard.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Heard {
+    tokens: Vec<TokenOutput>,
+    text: String,
+    reason: Option<FinishReason>,
+    usage: Usage,
+}
+
+impl Heard {
+    fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.token).collect()
+    }
+
+    /// What must not depend on company: tokens with the bits of their log-probabilities, text, end.
+    fn answer(&self) -> (Vec<(u32, Option<u32>)>, &str, &Option<FinishReason>) {
+        let tokens = self.tokens.iter().map(|token| (token.token, token.logprob.map(f32::to_bits)));
+        (tokens.collect(), &self.text, &self.reason)
+    }
+}
+
+/// Submits a job; its outputs come through the channel.
+fn submit(engine: &Engine, job: Job) -> (Ticket, Receiver<Output>) {
+    let (sender, receiver) = mpsc::channel();
+    let ticket =
+        engine.submit(job, Box::new(move |output| sender.send(output).is_ok())).expect("the job is taken");
+    (ticket, receiver)
+}
+
+/// Hears a job to its end.
+fn hear(outputs: &Receiver<Output>, choices: usize) -> Result<Vec<Heard>, EngineError> {
+    let mut heard = vec![Heard::default(); choices];
+    while heard.iter().any(|choice| choice.reason.is_none()) {
+        match outputs.recv_timeout(Duration::from_secs(120)).expect("an answer goes on") {
+            Output::Token { choice, token, text } => {
+                let choice = &mut heard[choice as usize];
+                assert!(choice.reason.is_none(), "nothing comes behind the end");
+                choice.tokens.push(token);
+                choice.text.push_str(&text);
+            }
+            Output::Finished { choice, text, reason, usage, .. } => {
+                let choice = &mut heard[choice as usize];
+                choice.text.push_str(&text);
+                (choice.reason, choice.usage) = (Some(reason), usage);
+            }
+            Output::Failed(error) => return Err(error),
+            Output::Prompt(_) => (),
+            Output::Embedding { .. } => panic!("nobody asked for a vector"),
+        }
+    }
+    Ok(heard)
+}
+
+/// All jobs at once, each with one choice.
+fn together(engine: &Engine, jobs: &[Job]) -> Vec<Heard> {
+    let running: Vec<_> = jobs.iter().map(|job| submit(engine, job.clone())).collect();
+    running.iter().map(|(_, outputs)| hear(outputs, 1).expect("it works").remove(0)).collect()
+}
+
+/// Each job in an engine of its own, without prefix cache and drafts.
+fn alone(jobs: &[Job]) -> Vec<Heard> {
+    let settings = EngineSettings { prefix_cache: false, draft_tokens: 0, ..roomy() };
+    jobs.iter().map(|job| together(&engine(settings.clone()), std::slice::from_ref(job)).remove(0)).collect()
+}
+
+#[track_caller]
+fn same(found: &[Heard], expected: &[Heard]) {
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.answer(), expected.answer(), "answer {index}");
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+/// What an engine did in all, once it is done.
+fn at_the_end(engine: &Engine) -> Status {
+    engine.shutdown(Duration::from_secs(60));
+    engine.status()
+}

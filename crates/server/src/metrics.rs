@@ -1,0 +1,283 @@
+//! Counters of the server, and how they and the engines' are written for Prometheus.
+//!
+//! The names that begin with `vllm:` are what the Kubernetes Gateway API inference extension's model server protocol
+//! reads by default (`docs/proposals/003-model-server-protocol` of that project); the same values are there under this
+//! project's own names.
+
+use crate::models::LoadedModel;
+use crate::route::Route;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Upper bounds of the histograms, in seconds.
+const BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// How often something took how long.
+#[derive(Clone, Debug, Default)]
+struct Histogram {
+    counts: [u64; BOUNDS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    fn add(&mut self, seconds: f64) {
+        for (count, bound) in self.counts.iter_mut().zip(BOUNDS) {
+            *count += u64::from(seconds <= bound);
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+
+    fn write(&self, text: &mut String, name: &str, labels: &str) {
+        let separator = if labels.is_empty() { "" } else { "," };
+        for (count, bound) in self.counts.iter().zip(BOUNDS) {
+            line(text, format_args!("{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {count}"));
+        }
+        line(text, format_args!("{name}_bucket{{{labels}{separator}le=\"+Inf\"}} {}", self.count));
+        line(text, format_args!("{name}_sum{{{labels}}} {}", self.sum));
+        line(text, format_args!("{name}_count{{{labels}}} {}", self.count));
+    }
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments) {
+    // Writing to a string cannot fail.
+    let _cannot_fail = text.write_fmt(arguments);
+    text.push('\n');
+}
+
+/// What one model's requests took.
+#[derive(Clone, Debug, Default)]
+struct ModelCounts {
+    answers: BTreeMap<&'static str, u64>,
+    prompt_tokens: u64,
+    cached_tokens: u64,
+    generated_tokens: u64,
+    cpu_seconds: f64,
+    cost: f64,
+    queue: Histogram,
+    first_token: Histogram,
+    between_tokens: Histogram,
+    total: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: BTreeMap<(&'static str, &'static str, u16), u64>,
+    durations: BTreeMap<&'static str, Histogram>,
+    models: BTreeMap<String, ModelCounts>,
+}
+
+/// Counters of the server.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    counts: Mutex<Counts>,
+}
+
+/// Models counted apart: names come from the owner's machine, and there are few.
+const MOST_MODELS: usize = 1000;
+
+impl Metrics {
+    /// Counts a request and how long its headers took.
+    pub(crate) fn count_request(&self, route: &'static Route, status: u16, took: Duration) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.requests.entry((route.verb.name(), route.path, status)).or_default() += 1;
+        counts.durations.entry(route.path).or_default().add(took.as_secs_f64());
+    }
+
+    /// Counts what an answer took.
+    pub(crate) fn count_answer(&self, row: &crate::auth::UsageRow) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.models.len() >= MOST_MODELS && !counts.models.contains_key(&row.model) {
+            return;
+        }
+        let model = counts.models.entry(row.model.clone()).or_default();
+        *model.answers.entry(row.outcome).or_default() += 1;
+        model.prompt_tokens += row.prompt_tokens;
+        model.cached_tokens += row.cached_tokens;
+        model.generated_tokens += row.generated_tokens;
+        model.cpu_seconds += row.cpu_seconds;
+        model.cost += row.cost;
+        model.queue.add(row.queue_seconds);
+        model.first_token.add(row.queue_seconds + row.prefill_seconds);
+        model.total.add(row.queue_seconds + row.prefill_seconds + row.decode_seconds);
+        if row.generated_tokens > 1 {
+            model.between_tokens.add(row.decode_seconds / (row.generated_tokens - 1) as f64);
+        }
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub fn prometheus(&self, uptime_seconds: f64, loaded: &[LoadedModel]) -> String {
+        let mut text = String::with_capacity(8 << 10);
+        head(&mut text, "alti_uptime_seconds", "gauge", "Seconds since the server started.");
+        line(&mut text, format_args!("alti_uptime_seconds {uptime_seconds}"));
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        write_requests(&mut text, &counts);
+        write_answers(&mut text, &counts.models);
+        drop(counts);
+        write_engines(&mut text, loaded);
+        text
+    }
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    line(text, format_args!("# HELP {name} {help}"));
+    line(text, format_args!("# TYPE {name} {kind}"));
+}
+
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn write_requests(text: &mut String, counts: &Counts) {
+    head(text, "alti_http_requests_total", "counter", "Requests answered.");
+    for ((method, path, status), count) in &counts.requests {
+        let labels = format!("method=\"{method}\",path=\"{path}\",status=\"{status}\"");
+        line(text, format_args!("alti_http_requests_total{{{labels}}} {count}"));
+    }
+    let name = "alti_http_request_duration_seconds";
+    head(text, name, "histogram", "Time to the first byte of the answer.");
+    for (path, histogram) in &counts.durations {
+        histogram.write(text, name, &format!("path=\"{path}\""));
+    }
+}
+
+type Counter = (&'static str, &'static str, fn(&ModelCounts) -> f64);
+type Timing = (&'static str, &'static str, fn(&ModelCounts) -> &Histogram);
+
+/// Sums over a model's answers.
+const COUNTERS: &[Counter] = &[
+    ("alti_prompt_tokens_total", "Tokens of prompts.", |m| m.prompt_tokens as f64),
+    ("alti_prompt_tokens_cached_total", "Tokens of prompts that were cached.", |m| m.cached_tokens as f64),
+    ("alti_generated_tokens_total", "Tokens generated.", |m| m.generated_tokens as f64),
+    ("alti_answer_cpu_seconds_total", "Seconds of all cores' time spent on answers.", |m| m.cpu_seconds),
+    ("alti_answer_cost_total", "Cost of answers at the owner's price.", |m| m.cost),
+];
+
+/// How long a model's answers took.
+const TIMINGS: &[Timing] = &[
+    ("alti_queue_seconds", "Time from submission to the first step.", |m| &m.queue),
+    ("alti_time_to_first_token_seconds", "Time from submission to the first token.", |m| &m.first_token),
+    ("alti_time_per_output_token_seconds", "Mean time between an answer's tokens.", |m| &m.between_tokens),
+    ("alti_answer_seconds", "Time from submission to the last token.", |m| &m.total),
+];
+
+fn write_answers(text: &mut String, models: &BTreeMap<String, ModelCounts>) {
+    head(text, "alti_answers_total", "counter", "Answers, by how they ended.");
+    for (name, model) in models {
+        for (outcome, count) in &model.answers {
+            line(
+                text,
+                format_args!("alti_answers_total{{model=\"{}\",outcome=\"{outcome}\"}} {count}", label(name)),
+            );
+        }
+    }
+    for (name, help, value) in COUNTERS {
+        head(text, name, "counter", help);
+        for (model, counts) in models {
+            line(text, format_args!("{name}{{model=\"{}\"}} {}", label(model), value(counts)));
+        }
+    }
+    for (name, help, histogram) in TIMINGS {
+        head(text, name, "histogram", help);
+        for (model, counts) in models {
+            histogram(counts).write(text, name, &format!("model=\"{}\"", label(model)));
+        }
+    }
+}
+
+/// An engine's numbers.
+struct Engine {
+    name: String,
+    status: alti_engine::serving::Status,
+    users: usize,
+    memory_bytes: u64,
+}
+
+impl Engine {
+    /// The part of the pages that running answers hold.
+    fn utilisation(&self) -> f64 {
+        match self.status.pages {
+            0 => 0.0,
+            pages => self.status.used_pages as f64 / pages as f64,
+        }
+    }
+}
+
+type EngineValue = (&'static str, &'static str, &'static str, fn(&Engine) -> f64);
+
+/// Every number of an engine. The names with `vllm:` are the inference extension's.
+const ENGINE_VALUES: &[EngineValue] = &[
+    ("vllm:num_requests_waiting", "gauge", "Answers that wait for a step.", |e| e.status.waiting as f64),
+    ("vllm:num_requests_running", "gauge", "Answers in the works.", |e| e.status.running as f64),
+    ("vllm:gpu_cache_usage_perc", "gauge", "Part of the K/V pages in use, 0 to 1.", Engine::utilisation),
+    ("vllm:kv_cache_usage_perc", "gauge", "Part of the K/V pages in use, 0 to 1.", Engine::utilisation),
+    ("alti_requests_waiting", "gauge", "Answers that wait for a step.", |e| e.status.waiting as f64),
+    ("alti_requests_running", "gauge", "Answers in the works.", |e| e.status.running as f64),
+    ("alti_kv_utilization", "gauge", "Part of the K/V pages in use, 0 to 1.", Engine::utilisation),
+    ("alti_kv_pages", "gauge", "Pages of keys and values.", |e| e.status.pages as f64),
+    ("alti_kv_pages_used", "gauge", "Pages that running answers hold.", |e| e.status.used_pages as f64),
+    ("alti_kv_pages_cached", "gauge", "Pages that hold prefixes nobody uses now.", |e| {
+        e.status.cached_pages as f64
+    }),
+    ("alti_kv_page_tokens", "gauge", "Tokens a page holds.", |e| e.status.page_tokens as f64),
+    ("alti_model_users", "gauge", "Requests that use the model.", |e| e.users as f64),
+    ("alti_model_memory_bytes", "gauge", "Memory that the model takes.", |e| e.memory_bytes as f64),
+    ("alti_engine_steps_total", "counter", "Steps taken.", |e| e.status.steps as f64),
+    ("alti_engine_step_seconds_total", "counter", "Seconds spent in steps.", |e| e.status.step_seconds),
+    ("alti_engine_prefill_tokens_total", "counter", "Prompt tokens computed.", |e| {
+        e.status.prefill_tokens as f64
+    }),
+    ("alti_engine_cached_tokens_total", "counter", "Prompt tokens cached.", |e| {
+        e.status.cached_tokens as f64
+    }),
+    ("alti_engine_generated_tokens_total", "counter", "Tokens generated.", |e| {
+        e.status.generated_tokens as f64
+    }),
+    ("alti_engine_drafted_tokens_total", "counter", "Tokens drafted.", |e| e.status.drafted_tokens as f64),
+    ("alti_engine_accepted_tokens_total", "counter", "Drafted tokens that were right.", |e| {
+        e.status.accepted_tokens as f64
+    }),
+    ("alti_engine_preemptions_total", "counter", "Answers that made room for others.", |e| {
+        e.status.preemptions as f64
+    }),
+    ("alti_engine_finished_total", "counter", "Answers finished.", |e| e.status.finished as f64),
+];
+
+fn write_engines(text: &mut String, loaded: &[LoadedModel]) {
+    let engines: Vec<Engine> = loaded
+        .iter()
+        .map(|loaded| Engine {
+            name: label(&loaded.model.facts.name),
+            status: loaded.model.inference.status(),
+            users: loaded.users,
+            memory_bytes: loaded.model.memory_bytes,
+        })
+        .collect();
+    for (name, kind, help, value) in ENGINE_VALUES {
+        head(text, name, kind, help);
+        // vLLM calls the label so, and the extension's router expects it.
+        let key = if name.starts_with("vllm:") { "model_name" } else { "model" };
+        for engine in &engines {
+            line(text, format_args!("{name}{{{key}=\"{}\"}} {}", engine.name, value(engine)));
+        }
+    }
+    head(text, "vllm:lora_requests_info", "gauge", "Loaded adapters; the value is when it was written.");
+    for (engine, loaded) in engines.iter().zip(loaded) {
+        let adapters = label(&engine.status.adapters.join(","));
+        let slots = loaded.model.inference.max_running();
+        let labels =
+            format!("max_lora=\"{slots}\",running_lora_adapters=\"{adapters}\",waiting_lora_adapters=\"\"");
+        line(text, format_args!("vllm:lora_requests_info{{{labels}}} {}", crate::ids::unix_seconds()));
+    }
+    head(text, "vllm:cache_config_info", "gauge", "How keys and values are kept.");
+    for engine in &engines {
+        let labels = format!(
+            "block_size=\"{}\",num_gpu_blocks=\"{}\"",
+            engine.status.page_tokens, engine.status.pages
+        );
+        line(text, format_args!("vllm:cache_config_info{{{labels}}} 1"));
+    }
+}

@@ -1,0 +1,15 @@
+//! The models that are served: who loads them, which are in memory, and who uses them now.
+
+mod aliases;
+mod facts;
+mod inference;
+mod keep_alive;
+mod loader;
+mod pool;
+
+pub use aliases::Alias;
+pub use facts::ModelFacts;
+pub use inference::{Cancel, Inference};
+pub use keep_alive::KeepAlive;
+pub use loader::{LoadError, ModelLoader, PullProgress, ServedModel};
+pub use pool::{Lease, LoadedModel, ModelPool};

@@ -1,0 +1,540 @@
+//! Which models are in memory. A model is loaded when it is asked for, once for all who ask; it stays while somebody
+//! uses it and for its keep-alive after that, and goes earlier when another one needs its memory.
+
+use super::aliases::Aliases;
+use super::{Alias, KeepAlive, LoadError, ModelFacts, ModelLoader, ServedModel};
+use crate::auth::off_the_runtime;
+use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::settings::ServerSettings;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Notify, watch};
+
+/// The models of a server. Clones are the same pool.
+#[derive(Clone)]
+pub struct ModelPool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    loader: Arc<dyn ModelLoader>,
+    aliases: Aliases,
+    budget: Option<u64>,
+    keep_alive: KeepAlive,
+    pinned: Vec<String>,
+    default_model: Option<String>,
+    drain: Duration,
+    entries: Mutex<Entries>,
+    /// Held while a model is loaded: what two would take together is then known to both.
+    loading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// By the name the model is loaded under.
+    loaded: BTreeMap<String, Arc<Entry>>,
+    /// From names that were asked for to names of `loaded`.
+    names: HashMap<String, String>,
+}
+
+/// A name in `Entries::names` costs memory, and names come from requests.
+const MOST_NAMES: usize = 4096;
+
+type Outcome = Option<Result<Arc<ServedModel>, LoadError>>;
+
+struct Entry {
+    name: String,
+    pinned: bool,
+    outcome: watch::Sender<Outcome>,
+    use_of: Mutex<Use>,
+    changed: Notify,
+    adapters: tokio::sync::Mutex<Vec<String>>,
+}
+
+#[derive(Clone, Copy)]
+struct Use {
+    users: usize,
+    last: Instant,
+    keep_alive: KeepAlive,
+}
+
+impl Use {
+    /// When it may go: `None` is not yet known.
+    fn expires(&self) -> Option<Instant> {
+        match self.keep_alive {
+            KeepAlive::For(time) if self.users == 0 => self.last.checked_add(time),
+            _ => None,
+        }
+    }
+}
+
+impl Entry {
+    fn use_of(&self) -> MutexGuard<'_, Use> {
+        self.use_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn model(&self) -> Option<Arc<ServedModel>> {
+        self.outcome.borrow().as_ref().and_then(|outcome| outcome.as_ref().ok().cloned())
+    }
+}
+
+/// A model that somebody uses: it stays in memory until this is dropped.
+pub struct Lease {
+    model: Arc<ServedModel>,
+    entry: Arc<Entry>,
+    /// The name it was asked for by.
+    pub requested: String,
+    /// The alias it was asked for by, if it was one.
+    pub alias: Option<Alias>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Lease").field("requested", &self.requested).finish_non_exhaustive()
+    }
+}
+
+impl Deref for Lease {
+    type Target = ServedModel;
+
+    fn deref(&self) -> &ServedModel {
+        &self.model
+    }
+}
+
+impl Lease {
+    /// The adapter that the model is used with.
+    pub fn adapter(&self) -> Option<String> {
+        self.alias.as_ref().filter(|alias| alias.adapter.is_some()).map(|_| self.requested.clone())
+    }
+}
+
+/// One use of an entry, from before the model is there.
+struct Claim {
+    entry: Arc<Entry>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut use_of = self.entry.use_of();
+        use_of.users -= 1;
+        use_of.last = Instant::now();
+        drop(use_of);
+        self.entry.changed.notify_one();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(Claim { entry: self.entry.clone() });
+    }
+}
+
+/// A model in memory, for status pages.
+#[derive(Clone, Debug)]
+pub struct LoadedModel {
+    /// The model.
+    pub model: Arc<ServedModel>,
+    /// Requests that use it now.
+    pub users: usize,
+    /// When it will go if nobody asks for it; none stays.
+    pub expires: Option<SystemTime>,
+    /// Whether it stays whatever happens.
+    pub pinned: bool,
+}
+
+impl ModelPool {
+    /// A pool of the models that `loader` knows. The first request, or [`ModelPool::load_pinned`], loads one.
+    pub fn new(loader: Arc<dyn ModelLoader>, settings: &ServerSettings) -> ModelPool {
+        let keep_alive = settings.idle_unload_seconds.map(Duration::from_secs);
+        ModelPool {
+            inner: Arc::new(Inner {
+                loader,
+                aliases: Aliases::open(settings.aliases_file.clone()),
+                budget: settings.memory_bytes,
+                keep_alive: keep_alive.map_or(KeepAlive::Forever, KeepAlive::For),
+                pinned: settings.pinned_models.clone(),
+                default_model: settings.default_model.clone(),
+                drain: Duration::from_secs(settings.drain_seconds),
+                entries: Mutex::default(),
+                loading: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the models that stay.
+    ///
+    /// # Errors
+    /// When one cannot be loaded.
+    pub async fn load_pinned(&self) -> ApiResult<()> {
+        for name in &self.inner.pinned {
+            self.acquire(Some(name), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether all models that stay are there.
+    pub fn is_ready(&self) -> bool {
+        let entries = self.entries();
+        self.inner.pinned.iter().all(|name| {
+            let entry = entries.names.get(name).and_then(|name| entries.loaded.get(name));
+            entry.is_some_and(|entry| entry.model().is_some())
+        })
+    }
+
+    /// The model of this name, or the default one, loaded if it is not.
+    ///
+    /// # Errors
+    /// When there is none, it cannot be loaded, or there is no memory for it now.
+    pub async fn acquire(&self, name: Option<&str>, keep_alive: Option<KeepAlive>) -> ApiResult<Lease> {
+        let requested = match name.filter(|name| !name.is_empty()) {
+            Some(name) => name.to_owned(),
+            None => self.default_name().await?,
+        };
+        let alias = self.inner.aliases.find(&requested);
+        let target = alias.as_ref().map_or(requested.as_str(), |alias| alias.from.as_str());
+        let claim = self.claim(target, keep_alive).await?;
+        let mut outcome = claim.entry.outcome.subscribe();
+        let loaded = outcome.wait_for(Option::is_some).await.map_err(ApiError::internal)?.clone();
+        let model = match loaded {
+            Some(Ok(model)) => model,
+            Some(Err(error)) => return Err(load_error(error)),
+            None => return Err(ApiError::internal("a load ended without an outcome")),
+        };
+        if let Some(path) = alias.as_ref().and_then(|alias| alias.adapter.clone()) {
+            ensure_adapter(&claim.entry, &model, &requested, path).await?;
+        }
+        // From here on the lease gives the use back.
+        let entry = claim.entry.clone();
+        entry.use_of().users += 1;
+        drop(claim);
+        Ok(Lease { model, entry, requested, alias })
+    }
+
+    /// One use of the model of this name; who claims it first has it loaded.
+    async fn claim(&self, name: &str, keep_alive: Option<KeepAlive>) -> ApiResult<Claim> {
+        if let Some(claim) = self.claim_known(name, keep_alive) {
+            return Ok(claim);
+        }
+        let facts = self.find(name).await?;
+        let mut entries = self.entries();
+        if entries.names.len() >= MOST_NAMES {
+            entries.names.clear();
+        }
+        entries.names.insert(name.to_owned(), facts.name.clone());
+        let entry = match entries.loaded.get(&facts.name) {
+            Some(entry) => entry.clone(),
+            None => {
+                let entry = Arc::new(Entry {
+                    pinned: self.inner.pinned.iter().any(|pinned| pinned == name || *pinned == facts.name),
+                    name: facts.name.clone(),
+                    outcome: watch::Sender::new(None),
+                    use_of: Mutex::new(Use {
+                        users: 0,
+                        last: Instant::now(),
+                        keep_alive: self.inner.keep_alive,
+                    }),
+                    changed: Notify::new(),
+                    adapters: tokio::sync::Mutex::default(),
+                });
+                entries.loaded.insert(facts.name.clone(), entry.clone());
+                // A task of its own: whoever asked may go away, others may wait for the same model.
+                tokio::spawn(self.clone().load(entry.clone(), facts));
+                entry
+            }
+        };
+        Ok(claim(&entry, keep_alive))
+    }
+
+    fn claim_known(&self, name: &str, keep_alive: Option<KeepAlive>) -> Option<Claim> {
+        let entries = self.entries();
+        let entry = entries.names.get(name).and_then(|name| entries.loaded.get(name))?;
+        // Under the lock: nobody takes the entry away in between.
+        Some(claim(entry, keep_alive))
+    }
+
+    /// Loads a model and stays with it until it goes.
+    async fn load(self, entry: Arc<Entry>, facts: ModelFacts) {
+        let outcome = self.load_now(&entry, facts).await;
+        let failed = outcome.is_err();
+        if let Err(error) = &outcome {
+            tracing::warn!(model = entry.name, %error, "a model was not loaded");
+            self.entries().loaded.remove(&entry.name);
+        }
+        entry.outcome.send_replace(Some(outcome.map(Arc::new)));
+        if !failed {
+            tracing::info!(model = entry.name, "a model was loaded");
+            self.unload_when_idle(entry).await;
+        }
+    }
+
+    async fn load_now(&self, entry: &Arc<Entry>, facts: ModelFacts) -> Result<ServedModel, LoadError> {
+        let _one_at_a_time = self.inner.loading.lock().await;
+        self.make_room(entry, facts.memory_bytes).await?;
+        let (loader, name) = (self.inner.loader.clone(), entry.name.clone());
+        let loading = tokio::task::spawn_blocking(move || loader.load(&name));
+        loading.await.unwrap_or_else(|error| Err(LoadError::Failed(format!("loading it broke: {error}"))))
+    }
+
+    /// Unloads models that nobody uses, the longest unused first, until `wanted` bytes fit into the budget.
+    async fn make_room(&self, entry: &Arc<Entry>, wanted: u64) -> Result<(), LoadError> {
+        let Some(budget) = self.inner.budget else { return Ok(()) };
+        if wanted > budget {
+            let message = format!(
+                "the model `{}` takes {wanted} bytes of memory, more than the {budget} that all models may take",
+                entry.name
+            );
+            return Err(LoadError::Refused(message));
+        }
+        loop {
+            let victim = {
+                let mut entries = self.entries();
+                let others = || entries.loaded.values().filter(|other| !Arc::ptr_eq(other, entry));
+                let taken: u64 =
+                    others().filter_map(|other| other.model()).map(|model| model.memory_bytes).sum();
+                if taken.saturating_add(wanted) <= budget {
+                    return Ok(());
+                }
+                let idle = others()
+                    .filter(|other| !other.pinned && other.use_of().users == 0 && other.model().is_some());
+                let victim = idle.min_by_key(|other| other.use_of().last).cloned();
+                let Some(victim) = victim else {
+                    let message = format!(
+                        "there is no memory for the model `{}` now: {taken} of {budget} bytes are taken by models in use",
+                        entry.name
+                    );
+                    return Err(LoadError::Failed(message));
+                };
+                entries.loaded.remove(&victim.name);
+                victim
+            };
+            self.end(&victim).await;
+        }
+    }
+
+    /// Waits until nobody has used the model for its keep-alive, and unloads it.
+    async fn unload_when_idle(self, entry: Arc<Entry>) {
+        if entry.pinned {
+            return;
+        }
+        loop {
+            let expires = entry.use_of().expires();
+            match expires {
+                None => entry.changed.notified().await,
+                Some(expires) if Instant::now() < expires => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(expires.into()) => {}
+                        () = entry.changed.notified() => {}
+                    }
+                }
+                Some(_) if self.remove_if_idle(&entry) => return self.end(&entry).await,
+                Some(_) => {}
+            }
+            let gone = !self.entries().loaded.values().any(|other| Arc::ptr_eq(other, &entry));
+            if gone {
+                return;
+            }
+        }
+    }
+
+    fn remove_if_idle(&self, entry: &Arc<Entry>) -> bool {
+        let mut entries = self.entries();
+        let expired = entry.use_of().expires().is_some_and(|expires| expires <= Instant::now());
+        let there = entries.loaded.get(&entry.name).is_some_and(|other| Arc::ptr_eq(other, entry));
+        expired && there && entries.loaded.remove(&entry.name).is_some()
+    }
+
+    /// Gives back what an entry that is no longer in the list holds.
+    async fn end(&self, entry: &Arc<Entry>) {
+        let Some(model) = entry.model() else { return };
+        entry.outcome.send_replace(Some(Err(LoadError::NotFound(entry.name.clone()))));
+        // Whoever waits for it to be gone hears of it.
+        entry.changed.notify_one();
+        let drain = self.inner.drain;
+        let ended = off_the_runtime(move || {
+            model.inference.shutdown(drain);
+            drop(model);
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(model = entry.name, %error, "a model was not unloaded cleanly");
+        }
+        tracing::info!(model = entry.name, "a model was unloaded");
+    }
+
+    /// Unloads a model that nobody uses now, or as soon as nobody does. Whether it was loaded.
+    pub async fn unload(&self, name: &str) -> ApiResult<bool> {
+        let alias = self.inner.aliases.find(name);
+        let target = alias.as_ref().map_or(name, |alias| alias.from.as_str());
+        let facts = self.find(target).await?;
+        let entry = self.entries().loaded.get(&facts.name).cloned();
+        let Some(entry) = entry.filter(|entry| !entry.pinned) else { return Ok(false) };
+        drop(claim(&entry, Some(KeepAlive::For(Duration::ZERO))));
+        Ok(true)
+    }
+
+    /// Ends all models; answers in the works get until the settings' deadline.
+    pub async fn shutdown(&self) {
+        let entries: Vec<_> = std::mem::take(&mut self.entries().loaded).into_values().collect();
+        futures_util::future::join_all(entries.iter().map(|entry| self.end(entry))).await;
+    }
+
+    /// The models in memory.
+    pub fn loaded(&self) -> Vec<LoadedModel> {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let entries: Vec<_> = self.entries().loaded.values().cloned().collect();
+        let model = |entry: &Arc<Entry>| {
+            let use_of = *entry.use_of();
+            let left = match use_of.keep_alive {
+                _ if entry.pinned => None,
+                KeepAlive::Forever => None,
+                KeepAlive::For(time) if use_of.users > 0 => Some(time),
+                KeepAlive::For(time) => Some((use_of.last + time).saturating_duration_since(now)),
+            };
+            Some(LoadedModel {
+                model: entry.model()?,
+                users: use_of.users,
+                expires: left.map(|left| wall + left),
+                pinned: entry.pinned,
+            })
+        };
+        entries.iter().filter_map(model).collect()
+    }
+
+    /// What is known of the model of this name; an alias is known by its own name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn facts(&self, name: &str) -> ApiResult<(ModelFacts, Option<Alias>)> {
+        match self.inner.aliases.find(name) {
+            Some(alias) => {
+                let facts = self.find(&alias.from).await?;
+                Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
+            }
+            None => Ok((self.find(name).await?, None)),
+        }
+    }
+
+    async fn find(&self, name: &str) -> ApiResult<ModelFacts> {
+        check_name(name)?;
+        let (loader, name) = (self.inner.loader.clone(), name.to_owned());
+        off_the_runtime(move || loader.find(&name).map_err(load_error)).await
+    }
+
+    /// All models that can be asked for, aliases among them.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn list(&self) -> ApiResult<Vec<ModelFacts>> {
+        let loader = self.inner.loader.clone();
+        let mut models = off_the_runtime(move || loader.list().map_err(load_error)).await?;
+        for (name, alias) in self.inner.aliases.all() {
+            if let Some(base) = models.iter().find(|model| model.name == alias.from).cloned() {
+                models.retain(|model| model.name != name);
+                models.push(ModelFacts { name, created: alias.created, ..base });
+            }
+        }
+        Ok(models)
+    }
+
+    async fn default_name(&self) -> ApiResult<String> {
+        if let Some(name) = self.inner.default_model.as_ref().or(self.inner.pinned.first()) {
+            return Ok(name.clone());
+        }
+        if let Some(name) = self.entries().loaded.keys().next() {
+            return Ok(name.clone());
+        }
+        let first = self.list().await?.into_iter().next();
+        first.map(|model| model.name).ok_or_else(|| {
+            ApiError::not_found("there is no model on this machine: pull one first").code("model_not_found")
+        })
+    }
+
+    /// Makes an alias.
+    ///
+    /// # Errors
+    /// When what it is made from is not there, or it cannot be kept.
+    pub async fn create(&self, name: &str, alias: Alias) -> ApiResult<()> {
+        check_name(name)?;
+        self.facts(&alias.from).await?;
+        let (pool, name) = (self.clone(), name.to_owned());
+        off_the_runtime(move || pool.inner.aliases.insert(&name, alias).map_err(load_error)).await
+    }
+
+    /// Removes an alias, or else a model, from this machine.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be removed.
+    pub async fn remove(&self, name: &str) -> ApiResult<()> {
+        check_name(name)?;
+        let (pool, owned) = (self.clone(), name.to_owned());
+        if off_the_runtime(move || pool.inner.aliases.remove(&owned).map_err(load_error)).await? {
+            return Ok(());
+        }
+        self.unload(name).await?;
+        let (loader, owned) = (self.inner.loader.clone(), name.to_owned());
+        off_the_runtime(move || loader.remove(&owned).map_err(load_error)).await
+    }
+
+    /// Fetches a model; blocking.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    pub fn pull(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(super::PullProgress) -> bool,
+    ) -> Result<(), LoadError> {
+        check_name(name).map_err(|error| LoadError::Refused(error.message))?;
+        self.inner.loader.pull(name, progress)
+    }
+}
+
+fn claim(entry: &Arc<Entry>, keep_alive: Option<KeepAlive>) -> Claim {
+    let mut use_of = entry.use_of();
+    use_of.users += 1;
+    use_of.last = Instant::now();
+    if let Some(keep_alive) = keep_alive {
+        use_of.keep_alive = keep_alive;
+    }
+    Claim { entry: entry.clone() }
+}
+
+async fn ensure_adapter(
+    entry: &Arc<Entry>,
+    model: &Arc<ServedModel>,
+    name: &str,
+    path: std::path::PathBuf,
+) -> ApiResult<()> {
+    let mut adapters = entry.adapters.lock().await;
+    if !adapters.iter().any(|known| known == name) {
+        let (model, owned) = (model.clone(), name.to_owned());
+        off_the_runtime(move || Ok(model.inference.load_adapter(&owned, &path)?)).await?;
+        adapters.push(name.to_owned());
+    }
+    Ok(())
+}
+
+/// Names come from requests and lead to files: they are short, and of one line.
+fn check_name(name: &str) -> ApiResult<()> {
+    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+        return Err(ApiError::model_not_found(name));
+    }
+    Ok(())
+}
+
+/// What a failed load means for who asked.
+pub(crate) fn load_error(error: LoadError) -> ApiError {
+    match &error {
+        LoadError::NotFound(name) => ApiError::model_not_found(name),
+        LoadError::Refused(message) => ApiError::invalid(message.clone()).param("model"),
+        LoadError::Failed(message) => ApiError::new(ErrorKind::Unavailable, message.clone()).retry_after(5),
+        LoadError::Cancelled => ApiError::new(ErrorKind::Conflict, error.to_string()),
+    }
+}

@@ -1,0 +1,243 @@
+//! What there is, out of the route table: OpenAPI for programs, Markdown for the documentation, HTML for people.
+
+use crate::route::{Family, Route, Scope};
+use crate::state::AppState;
+use crate::wire::{Object, Support};
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+
+/// `/openapi.json`.
+pub fn openapi() -> Value {
+    let mut paths = Map::new();
+    for route in crate::routes::table() {
+        let operations = paths.entry(route.openapi_path()).or_insert_with(|| json!({}));
+        operations[route.verb.name().to_ascii_lowercase()] = operation(route);
+    }
+    let schemas = objects().into_iter().map(|object| (object.name.to_owned(), object.schema()));
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Altiplano",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "The APIs of OpenAI, Anthropic, Ollama and llama.cpp over one engine.",
+            "license": { "name": "MIT OR Apache-2.0" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": Map::from_iter(schemas),
+            "securitySchemes": { "key": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+/// Every object that a route's request or response is or refers to.
+fn objects() -> Vec<&'static Object> {
+    let mut objects = Vec::new();
+    for route in crate::routes::table() {
+        route.request.into_iter().chain(route.response).for_each(|object| object.collect(&mut objects));
+    }
+    objects
+}
+
+fn operation(route: &Route) -> Value {
+    let reference = |object: &Object| json!({ "$ref": format!("#/components/schemas/{}", object.name) });
+    let mut content = Map::new();
+    if let Some(object) = route.response {
+        content.insert("application/json".into(), json!({ "schema": reference(object) }));
+    }
+    if let Some(stream) = route.streams {
+        content.insert(stream.content_type().into(), json!({ "schema": { "type": "string" } }));
+    }
+    let parameters: Vec<Value> = route
+        .path_parameters()
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .collect();
+    let mut operation = json!({
+        "summary": route.summary,
+        "tags": [route.family.name()],
+        "parameters": parameters,
+        "responses": {
+            "200": { "description": "Done.", "content": content },
+            "default": { "description": "The API's own error object." },
+        },
+    });
+    if let Some(object) = route.request {
+        operation["requestBody"] =
+            json!({ "required": true, "content": { "application/json": { "schema": reference(object) } } });
+    }
+    if route.scope != Scope::Open {
+        operation["security"] = json!([{ "key": [route.scope.name()] }]);
+    }
+    operation
+}
+
+/// `docs/api.md`: every route, and every field of what it takes and gives.
+pub fn documentation() -> String {
+    let mut text = String::from(
+        "# The APIs\n\nWritten by `cargo xtask docs` from the server's route table: do not edit.\n\n\
+         Fields that are not listed are ignored, and named in the log once. `null` is the same as leaving a field out. \
+         A field of the wrong type is answered with status 400 and the API's own error object, which names the field.\n",
+    );
+    let table = crate::routes::table();
+    for family in [Family::OpenAi, Family::Anthropic, Family::Ollama, Family::LlamaCpp, Family::Operations] {
+        let _cannot_fail = write!(
+            text,
+            "\n## {}\n\n| route | does | scope | takes | gives |\n|---|---|---|---|---|\n",
+            family.name()
+        );
+        for route in table.iter().filter(|route| route.family == family) {
+            let link = |object: Option<&Object>| {
+                object.map_or_else(
+                    || "-".into(),
+                    |it| format!("[{}](#{})", it.name, it.name.to_ascii_lowercase()),
+                )
+            };
+            let _cannot_fail = writeln!(
+                text,
+                "| `{} {}` | {} | {} | {} | {} |",
+                route.verb.name(),
+                route.openapi_path(),
+                route.summary,
+                route.scope.name(),
+                link(route.request),
+                link(route.response),
+            );
+        }
+    }
+    text.push_str("\n# Objects\n");
+    for object in objects() {
+        let about = object.about.trim();
+        let _cannot_fail =
+            write!(text, "\n## {}\n\n{about}\n\n| field | type | | for |\n|---|---|---|---|\n", object.name);
+        for field in object.fields {
+            let support = match field.support {
+                Support::Required => "required",
+                Support::Optional => "",
+                Support::Ignored => "no effect",
+            };
+            let about = field.about.trim().replace('|', "\\|");
+            let _cannot_fail = writeln!(
+                text,
+                "| `{}` | {} | {support} | {about} |",
+                field.name(),
+                type_name(&(field.schema)()).replace('|', "\\|")
+            );
+        }
+    }
+    text
+}
+
+/// A JSON schema in a word.
+fn type_name(schema: &Value) -> String {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let name = reference.rsplit('/').next().unwrap_or_default();
+        return format!("[{name}](#{})", name.to_ascii_lowercase());
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        return choices.iter().map(type_name).collect::<Vec<_>>().join(" | ");
+    }
+    match schema["type"].as_str() {
+        Some("array") => format!("list of {}", type_name(&schema["items"])),
+        Some(name) => name.to_owned(),
+        None => "any".to_owned(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const STYLE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+     content=\"width=device-width\"><style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
+     padding:0 1rem}code{background:#8882;padding:.1em .3em;border-radius:.2em}table{border-collapse:collapse}\
+     td,th{text-align:left;padding:.2em .8em .2em 0;vertical-align:top}:root{color-scheme:light dark}</style>";
+
+/// The page at `/docs`.
+pub(super) fn page() -> String {
+    let mut page = format!(
+        "{STYLE}<title>Altiplano: the APIs</title><h1>The APIs</h1><p>For programs: <a href=\"/openapi.json\">openapi.json</a>.</p>"
+    );
+    let table = crate::routes::table();
+    for family in [Family::OpenAi, Family::Anthropic, Family::Ollama, Family::LlamaCpp, Family::Operations] {
+        let _cannot_fail = write!(page, "<h2>{}</h2><table>", family.name());
+        for route in table.iter().filter(|route| route.family == family) {
+            let _cannot_fail = write!(
+                page,
+                "<tr><td><code>{} {}</code><td>{}",
+                route.verb.name(),
+                escaped(&route.openapi_path()),
+                escaped(route.summary)
+            );
+            if let Some(object) = route.request {
+                page.push_str("<details><summary>fields</summary><table>");
+                for field in object.fields {
+                    let name = type_name(&(field.schema)());
+                    let name = name.split(['[', ']']).next().filter(|it| !it.is_empty()).unwrap_or("object");
+                    let _cannot_fail = write!(
+                        page,
+                        "<tr><td><code>{}</code><td>{}<td>{}",
+                        field.name(),
+                        escaped(name),
+                        escaped(field.about.trim())
+                    );
+                }
+                page.push_str("</table></details>");
+            }
+        }
+        page.push_str("</table>");
+    }
+    page
+}
+
+/// The page at `/`.
+pub(super) fn status_page(state: &AppState) -> String {
+    let mut page = format!(
+        "{STYLE}<title>Altiplano</title><h1>Altiplano</h1><p>This is an AI service. Give an app this server's address \
+         with <code>/v1</code> behind it (OpenAI), or as it is (Anthropic, Ollama). <a href=\"/docs\">What there \
+         is</a>, <a href=\"/metrics\">numbers</a>.</p>"
+    );
+    let loaded = state.models().loaded();
+    let state = if state.is_draining() { "going down" } else { "running" };
+    let _cannot_fail = write!(
+        page,
+        "<p>Version {}, {state}, {} models loaded.</p>",
+        env!("CARGO_PKG_VERSION"),
+        loaded.len()
+    );
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_once() {
+        let table = crate::routes::table();
+        for (index, route) in table.iter().enumerate() {
+            assert!(!route.summary.is_empty());
+            let twins =
+                table.iter().skip(index + 1).filter(|it| it.path == route.path && it.verb == route.verb);
+            assert_eq!(twins.count(), 0, "{} {} is there twice", route.verb.name(), route.path);
+            let operation = &openapi()["paths"][route.openapi_path()][route.verb.name().to_ascii_lowercase()];
+            assert_eq!(operation["summary"], route.summary);
+        }
+    }
+
+    #[test]
+    fn references_lead_somewhere_and_names_are_of_one_object() {
+        let description = openapi();
+        let text = description.to_string();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(description["components"]["schemas"][name].is_object(), "{name}");
+        }
+        let mut by_name = std::collections::BTreeMap::new();
+        for route in crate::routes::table() {
+            for object in route.request.into_iter().chain(route.response) {
+                let known = by_name.entry(object.name).or_insert(object.about);
+                assert_eq!(*known, object.about, "two objects are called {}", object.name);
+            }
+        }
+    }
+}

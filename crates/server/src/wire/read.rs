@@ -1,0 +1,177 @@
+//! Reading a request's JSON.
+
+use super::Object;
+use crate::error::ApiError;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+/// The longest piece of a reader's message that is shown: it may quote the request.
+const LONGEST_MESSAGE: usize = 300;
+
+/// Fields that came and that nobody knows: each is told once, so that a log does not grow with every request.
+#[derive(Debug, Default)]
+pub struct UnknownFields {
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl UnknownFields {
+    /// Names kept: no more are told after that, since whoever sends thousands of names is not helped by it.
+    const MOST: usize = 256;
+
+    /// Tells the log of a field, if it is the first of its name on this object.
+    fn tell(&self, object: &Object, name: &str) {
+        let name: String = name.chars().filter(|character| !character.is_control()).take(64).collect();
+        let key = format!("{}.{name}", object.name);
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if seen.len() < Self::MOST && seen.insert(key) {
+            tracing::info!(
+                object = object.name,
+                field = name,
+                "a request has a field that is not known here: it is ignored"
+            );
+        }
+    }
+}
+
+/// A request read from its JSON, and the fields that `object` does not describe.
+#[derive(Debug)]
+pub struct Read<T> {
+    /// The request.
+    pub value: T,
+    /// Further fields.
+    pub others: Map<String, Value>,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// When `body` is not a JSON object, or a field has the wrong type: the error names the field.
+pub fn read_json<T: DeserializeOwned>(body: &[u8], object: &'static Object) -> Result<Read<T>, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(ApiError::invalid("the request has no body: send a JSON object"));
+    }
+    let value: Value = serde_json::from_slice(body).map_err(|error| {
+        ApiError::invalid(format!("the request's body is not JSON: {}", shortened(&error.to_string())))
+    })?;
+    from_value(value, object)
+}
+
+/// As [`read_json`], of JSON that is parsed already.
+///
+/// # Errors
+/// As there.
+pub fn from_value<T: DeserializeOwned>(value: Value, object: &'static Object) -> Result<Read<T>, ApiError> {
+    let Value::Object(mut fields) = value else {
+        return Err(ApiError::invalid("the request's body must be a JSON object"));
+    };
+    fields.retain(|_, value| !value.is_null());
+    let mut others = Map::new();
+    for name in fields.keys().filter(|name| !object.has(name)).cloned().collect::<Vec<_>>() {
+        if let Some(value) = fields.remove(&name) {
+            others.insert(name, value);
+        }
+    }
+    let value =
+        serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| type_error(&error))?;
+    Ok(Read { value, others })
+}
+
+impl<T> Read<T> {
+    /// Tells the log of the fields nobody knows, but those that `known` does.
+    pub fn tell_unknown(&self, object: &Object, unknown: &UnknownFields, known: impl Fn(&str) -> bool) {
+        self.others.keys().filter(|name| !known(name)).for_each(|name| unknown.tell(object, name));
+    }
+}
+
+/// The API's answer to a field of the wrong type.
+fn type_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let message = shortened(&error.inner().to_string());
+    let mut path = error.path().to_string();
+    if path == "." {
+        path.clear();
+    }
+    if let Some(missing) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        let separator = if path.is_empty() { "" } else { "." };
+        let path = format!("{path}{separator}{missing}");
+        return ApiError::invalid(format!("`{path}` is missing")).param(path);
+    }
+    match path.is_empty() {
+        true => ApiError::invalid(message),
+        false => ApiError::invalid(format!("`{}`: {message}", shortened(&path))).param(shortened(&path)),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_MESSAGE).collect();
+    if line.len() < text.len() && line.chars().count() == LONGEST_MESSAGE {
+        line.push_str("...");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::wire! {
+        /// A test.
+        pub struct Probe {
+            required {
+                /// A name.
+                model: String,
+            }
+            optional {
+                /// A number.
+                n: u32,
+                /// Inner.
+                inner: Vec<Inner>,
+            }
+        }
+        /// Inner.
+        pub struct Inner {
+            required {
+                /// A kind.
+                r#type: String,
+            }
+        }
+    }
+
+    fn error(json: &str) -> (String, Option<String>) {
+        let error = read_json::<Probe>(json.as_bytes(), Probe::OBJECT).unwrap_err();
+        (error.message, error.param)
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        let (message, param) = error(r#"{"model": "m", "n": -1}"#);
+        assert!(message.contains("`n`: invalid value: integer `-1`"), "{message}");
+        assert_eq!(param.as_deref(), Some("n"));
+        let (_, param) = error(r#"{"model": "m", "inner": [{"type": "a"}, {"type": 3}]}"#);
+        assert_eq!(param.as_deref(), Some("inner[1].type"));
+        let (message, param) = error(r#"{"model": "m", "inner": [{}]}"#);
+        assert_eq!(
+            (message.as_str(), param.as_deref()),
+            ("`inner[0].type` is missing", Some("inner[0].type"))
+        );
+        assert_eq!(error("{}").1.as_deref(), Some("model"));
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused() {
+        for text in
+            ["", "  ", "[]", "3", "null", "{", "{\"model\": 1e999}", "{\"model\"", &"[".repeat(10_000)]
+        {
+            assert!(!error(text).0.is_empty());
+        }
+        assert!(read_json::<Probe>(&[b'{', 0xff, b'}'], Probe::OBJECT).is_err());
+    }
+
+    #[test]
+    fn null_is_absent_and_unknown_fields_are_kept_aside() {
+        let read = read_json::<Probe>(br#"{"model": "m", "n": null, "temp": 1}"#, Probe::OBJECT).unwrap();
+        assert_eq!((read.value.n, read.others.len()), (None, 1));
+    }
+}
