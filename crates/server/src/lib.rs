@@ -5,11 +5,15 @@
 //! handler reads the API's wire type, turns it into what all APIs have in common, and answers in the API's words.
 //! Models come from a [`ModelLoader`], keys and usage from [`Accounts`]: both are given by the command line.
 
+pub mod anthropic;
 pub mod auth;
 pub mod error;
+pub mod generate;
 pub mod ids;
+pub mod llama_cpp;
 pub mod metrics;
 pub mod models;
+pub mod ollama;
 pub mod openai;
 pub mod operations;
 pub mod respond;

@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Whose API a route belongs to: its errors look like that API's.
@@ -246,7 +247,8 @@ pub struct Call {
     pub began: Instant,
     pub(crate) parts: Parts,
     pub(crate) path: Vec<(String, String)>,
-    pub(crate) body: Body,
+    /// In a lock only so that a reference to the call may go from thread to thread: a body may not.
+    pub(crate) body: Mutex<Body>,
 }
 
 impl Call {
@@ -299,7 +301,7 @@ impl Call {
             )
         };
         let patience = self.state.settings().body_timeout();
-        let mut body = std::mem::take(&mut self.body);
+        let mut body = self.take_body();
         let announced = axum::body::HttpBody::size_hint(&body).lower();
         if announced > most as u64 {
             return Err(too_large());
@@ -323,7 +325,7 @@ impl Call {
     /// The body as it arrives, for handlers that do not want it in memory. What takes longer than the settings allow
     /// between two pieces is theirs to notice.
     pub fn take_body(&mut self) -> Body {
-        std::mem::take(&mut self.body)
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The request that the route's row describes, and its further fields, of which the log hears; `known` says which

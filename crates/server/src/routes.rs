@@ -11,4 +11,10 @@ pub fn table() -> &'static [&'static Route] {
 }
 
 /// The modules' parts of the table.
-const MODULES: &[&[Route]] = &[crate::openai::ROUTES, crate::operations::ROUTES];
+const MODULES: &[&[Route]] = &[
+    crate::openai::ROUTES,
+    crate::anthropic::ROUTES,
+    crate::ollama::ROUTES,
+    crate::llama_cpp::ROUTES,
+    crate::operations::ROUTES,
+];
