@@ -43,6 +43,10 @@ pub struct Accelerator {
     pub year: u32,
     /// Dense FLOP/s by precision.
     pub flops: BTreeMap<String, f64>,
+    /// Part of its rate that a power limit below the usual one leaves: about the root of the ratio of the limits, since
+    /// power grows with clock and voltage.
+    #[serde(default = "whole")]
+    pub throttle: f64,
     /// Memory, byte.
     pub memory: f64,
     /// Memory bandwidth, byte/s.
@@ -69,6 +73,10 @@ pub struct Accelerator {
     pub source: String,
 }
 
+fn whole() -> f64 {
+    1.0
+}
+
 impl Accelerator {
     /// Dense FLOP/s in a precision; formats without a rate of their own compute in BF16 (weights are widened).
     #[must_use]
@@ -89,7 +97,9 @@ impl Accelerator {
 
     fn check(&self) -> Result<(), PlanError> {
         let of = |field: &str| format!("{} of accelerator `{}`", field, self.name);
+        crate::error::fraction(&of("throttle"), self.throttle)?;
         let numbers = [
+            ("throttle", self.throttle),
             ("memory", self.memory),
             ("memory_bandwidth", self.memory_bandwidth),
             ("node_link", self.node_link),

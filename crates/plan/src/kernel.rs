@@ -55,7 +55,9 @@ impl<'a> Kernels<'a> {
     pub fn new(job: &'a Job<'a>, layout: &'a Layout, calibration: &'a Calibration) -> Kernels<'a> {
         let accelerator = job.accelerator;
         let rate = |precision: &str| {
-            accelerator.peak(precision) * calibration.matmul(&accelerator.family, precision)
+            accelerator.peak(precision)
+                * accelerator.throttle
+                * calibration.matmul(&accelerator.family, precision)
         };
         Kernels {
             job,
@@ -141,7 +143,10 @@ impl<'a> Kernels<'a> {
             let flops = 0.5 * 4.0 * self.tokens * positions * heads * model.head_size as f64 * products;
             let family = &self.job.accelerator.family;
             let fast = if family == "ampere" { 1.0 } else { self.job.stack.attention_speed };
-            let rate = self.job.accelerator.peak("bf16") * self.calibration.flash(family) * fast;
+            let rate = self.job.accelerator.peak("bf16")
+                * self.job.accelerator.throttle
+                * self.calibration.flash(family)
+                * fast;
             return flops / rate;
         }
         let d = model.head_size as f64;
@@ -203,8 +208,9 @@ impl<'a> Kernels<'a> {
         let one = self.product(self.plain_rate, 1.0, self.tokens, h, v);
         let back = self.product(self.plain_rate, 1.0, self.tokens, v, h)
             + self.product(self.plain_rate, 1.0, h, self.tokens, v);
-        // Logits are widened, exponentiated, summed, and their gradient is made: 24 bytes each in FP32.
-        let loss = self.tokens * v * 24.0 / self.bandwidth;
+        // Logits are widened, their maximum taken, subtracted, exponentiated, summed, divided, and their gradient made and
+        // narrowed: about 48 bytes each where every one of these is a kernel on FP32.
+        let loss = self.tokens * v * 48.0 / self.bandwidth;
         KernelTime { products: one + back, attention: 0.0, elementwise: loss }
     }
 }

@@ -159,8 +159,13 @@ pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
         _ if last > first => (tokens * kept * layers, logits),
         _ => (first, 0.0),
     };
-    // One input gathered along the sequence, and the residual with its gradient.
-    let gathered = if along > 1.0 { 2.0 * tokens * hidden } else { 0.0 };
+    // Inputs gathered along the sequence: one at a time (arXiv 2205.05198, section 4.2.2), or those of attention and
+    // feed-forward, a sum not yet scattered, and the output's with its gradient.
+    let gathered = match (along > 1.0, stack.gathers_again) {
+        (false, _) => 0.0,
+        (true, true) => 2.0 * tokens * hidden,
+        (true, false) => 10.0 * tokens * hidden,
+    };
     TrainingMemory {
         weights: sharded(stack.weight_bytes, Sharding::Weights),
         gradients: sharded(stack.gradient_bytes, Sharding::Gradients),

@@ -17,8 +17,12 @@ pub struct Network {
     inside: f64,
     /// Byte/s of one GPU to other nodes.
     between: f64,
-    /// Data-parallel neighbours that are `stride` apart.
+    /// How far apart data-parallel neighbours are.
     data_stride: f64,
+    /// Seconds to start a tensor-parallel collective.
+    start: f64,
+    /// Data-parallel rings use one link of a node only.
+    one_link: bool,
 }
 
 impl Network {
@@ -36,6 +40,8 @@ impl Network {
             inside: accelerator.node_link * calibration.node_link(),
             between: accelerator.network_link * calibration.network_link() / beyond,
             data_stride: f64::from(layout.tensor),
+            start: calibration.collective(),
+            one_link: job.stack.one_link,
         }
     }
 
@@ -66,7 +72,7 @@ impl Network {
         let (bandwidth, latency) = self.ring(t, 1.0);
         let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
         let bytes = 2.0 * tokens * job.model.hidden as f64;
-        2.0 * (t - 1.0) / t * bytes / bandwidth + 2.0 * (t - 1.0) * latency
+        2.0 * (t - 1.0) / t * bytes / bandwidth + 2.0 * (t - 1.0) * latency + (t - 1.0) * self.start
     }
 
     /// Seconds of a layer's exchange of keys and values around the context-parallel ring, forward and backward
@@ -130,6 +136,7 @@ impl Network {
             return 0.0;
         }
         let (bandwidth, latency) = self.ring(ranks, self.data_stride);
+        let bandwidth = if self.one_link { bandwidth.min(self.between) } else { bandwidth };
         // Rings of many nodes go over trees: latency grows with their depth.
         (ranks - 1.0) / ranks * bytes / bandwidth + ranks.log2() * latency
     }

@@ -16,6 +16,12 @@ pub struct Stack {
     pub attention_speed: f64,
     /// Element-wise operations fused into few kernels.
     pub fused: bool,
+    /// Its host launches slowly: Python between many small kernels.
+    pub slow_host: bool,
+    /// ZeRO-3 gathers each parameter by itself, over one link of a node at a time.
+    pub one_link: bool,
+    /// What was gathered along the sequence is gathered again in the backward pass, not stored.
+    pub gathers_again: bool,
     /// Gradient traffic overlaps the backward pass.
     pub data_overlap: bool,
     /// Tensor-parallel traffic overlaps products.
@@ -39,7 +45,10 @@ const MEGATRON: Stack = Stack {
     description: "Megatron-LM as of SC21 (arXiv 2104.04473): scores stored, nothing overlapped",
     flash: false,
     attention_speed: 1.0,
-    fused: false,
+    fused: true,
+    slow_host: true,
+    one_link: false,
+    gathers_again: true,
     data_overlap: false,
     tensor_overlap: false,
     sequence_parallel: false,
@@ -56,22 +65,12 @@ pub const STACKS: [Stack; 8] = [
         name: "megatron-core",
         description: "Megatron Core of 2024 and later: fused attention, overlap of all traffic, sequence parallel",
         flash: true,
-        attention_speed: 1.5,
-        fused: true,
+        attention_speed: 2.5,
+        slow_host: false,
         data_overlap: true,
         tensor_overlap: true,
         sequence_parallel: true,
         dropout: false,
-        ..MEGATRON
-    },
-    Stack {
-        name: "megatron-2023",
-        description: "Megatron Core as of its H100 scaling table: fused attention, gradient overlap",
-        flash: true,
-        attention_speed: 1.5,
-        fused: true,
-        data_overlap: true,
-        sequence_parallel: true,
         ..MEGATRON
     },
     Stack {
@@ -88,10 +87,19 @@ pub const STACKS: [Stack; 8] = [
         ..MEGATRON
     },
     Stack {
+        name: "deepspeed-2021",
+        description: "DeepSpeed ZeRO-3 as SC21 compares with: parameters gathered one by one, overlapped",
+        one_link: true,
+        data_overlap: true,
+        gradient_bytes: 2.0,
+        ..MEGATRON
+    },
+    Stack {
         name: "fsdp-2023",
         description: "PyTorch FSDP with FlashAttention (llm-foundry): every layer gathered and reduced each microbatch",
         flash: true,
-        fused: true,
+        fused: false,
+        gathers_again: false,
         data_overlap: true,
         gradient_bytes: 4.0,
         weight_bytes: 4.0,
@@ -104,6 +112,9 @@ pub const STACKS: [Stack; 8] = [
         name: "torchtitan",
         description: "torchtitan of 2024, eager: FSDP2, tensor, pipeline and context parallel",
         flash: true,
+        attention_speed: 2.0,
+        fused: false,
+        gathers_again: false,
         data_overlap: true,
         sequence_parallel: true,
         weight_bytes: 4.0,
@@ -116,7 +127,9 @@ pub const STACKS: [Stack; 8] = [
         name: "torchtitan-compile",
         description: "torchtitan of 2024 with torch.compile",
         flash: true,
-        fused: true,
+        attention_speed: 2.0,
+        slow_host: false,
+        gathers_again: false,
         data_overlap: true,
         sequence_parallel: true,
         weight_bytes: 4.0,

@@ -149,9 +149,14 @@ fn stage_time(
     let backward = kernels.layer(Pass::Backward);
     let collective = network.tensor_collective(job, layout);
     let exchange = network.expert_exchange(job, layout) * calibration.experts();
-    let hidden = if job.stack.tensor_overlap { 1.0 - calibration.tensor_overlap() } else { 1.0 };
-    // Two collectives in a pass of a layer: after attention and after the feed-forward (arXiv 1909.08053).
-    let tensor = 2.0 * collective * hidden;
+    // Two collectives in a pass of a layer: after attention and after the feed-forward (arXiv 1909.08053). They can hide
+    // behind products at most.
+    let tensor = match job.stack.tensor_overlap {
+        true => {
+            (2.0 * collective * (1.0 - calibration.tensor_overlap())).max(2.0 * collective - forward.products)
+        }
+        false => 2.0 * collective,
+    };
     let again = match layout.recompute {
         Recompute::None => 0.0,
         Recompute::Selective if job.stack.flash => 0.0,
@@ -169,20 +174,31 @@ fn stage_time(
     let (ring_forward, ring_backward) = network.context_exchange(job, layout);
     let ring = (ring_forward - forward.attention).max(0.0) + (ring_backward - backward.attention).max(0.0);
     let device = forward.total() + backward.total() + again + 2.0 * tensor + 2.0 * exchange + ring;
-    let launches = if layout.tensor > 1 { 2.0 * calibration.host_collective() } else { 0.0 };
-    let per_pass = if job.stack.fused { calibration.host_fused() } else { calibration.host_eager() };
+    let plain = if job.stack.slow_host { calibration.host_slow() } else { calibration.host_fast() };
+    let expert_layers = f64::from(job.model.expert_layers()) / f64::from(job.model.layers);
+    let per_pass = plain + expert_layers * calibration.host_experts();
     // Backward launches about as many kernels twice as forward does once, from a host that has less else to do.
-    let host = (per_pass + launches) * (passes + 1.0);
+    let host = per_pass * (passes + 1.0);
+    let drain = match layout.recompute {
+        Recompute::Full if job.stack.slow_host => calibration.drain(),
+        _ => 0.0,
+    };
     StageTime {
         products: layers * (forward.products + backward.products),
         attention: layers * (forward.attention + backward.attention),
         elementwise: layers * (forward.elementwise + backward.elementwise),
         recompute: layers * again,
-        host: layers * (host - device).max(0.0),
+        host: layers * (blend(host, device + drain, calibration.blend()) - device),
         tensor: layers * 2.0 * tensor,
         context: layers * ring,
         expert: layers * 2.0 * exchange,
     }
+}
+
+/// The time of two that run beside each other and now and then wait for one another: a norm between their sum and the
+/// longer of them.
+fn blend(a: f64, b: f64, order: f64) -> f64 {
+    (a.powf(order) + b.powf(order)).powf(1.0 / order)
 }
 
 /// Seconds of data-parallel traffic that nothing hides, and of the optimiser.

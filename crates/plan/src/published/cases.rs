@@ -13,9 +13,9 @@ const FRAMEWORKS: [(&str, &str); 9] = [
     ("sc21", "megatron-2021"),
     ("2205.05198", "megatron-2022"),
     ("llm-foundry", "fsdp-2023"),
-    ("model_table", "megatron-2023"),
+    ("model_table", "megatron-core"),
     ("torchtitan", "torchtitan"),
-    ("Llama 3 Herd", "megatron-2023"),
+    ("Llama 3 Herd", "megatron-core"),
     ("NeMo", "megatron-core"),
 ];
 
@@ -25,6 +25,7 @@ pub fn framework(row: &Row) -> Option<&'static Stack> {
     let (_, name) = FRAMEWORKS.iter().find(|(part, _)| source.contains(part))?;
     let note = row.text("note");
     let name = match *name {
+        "megatron-2021" if note.contains("ZeRO-3") => "deepspeed-2021",
         // Full recomputation is that paper's base line, without sequence parallelism.
         "megatron-2022" if row.text("model").contains("full recompute") => "megatron-2021",
         "torchtitan" if note.contains("compile") || note.contains("Float8") || note.contains("4D") => {
@@ -167,6 +168,10 @@ pub fn layouts(row: &Row, gpus: f64, sequences: f64) -> Vec<Layout> {
     let paper =
         row.text("source").contains("2205.05198") && pipeline > 1 && !row.text("model").starts_with("1T");
     let interleave = row.noted("VP").map_or(if paper { 3 } else { 1 }, |it| it as u32).max(1);
+    // Those runs interleaved and do not print how far: any that divides a stage's layers may have been.
+    let free =
+        ["model_table", "Llama 3 Herd"].iter().any(|it| row.text("source").contains(it)) && pipeline > 1;
+    let chunks: &[u32] = if free { &[1, 2, 3, 4, 6, 8] } else { &[interleave] };
     let base = Layout {
         tensor,
         context,
@@ -178,11 +183,16 @@ pub fn layouts(row: &Row, gpus: f64, sequences: f64) -> Vec<Layout> {
         recompute: recompute(row),
         sharding: sharding(row),
     };
-    match microbatch(row) {
-        Some(microbatch) => vec![Layout { microbatch: microbatch.max(1), ..base }],
+    let microbatches = match microbatch(row) {
+        Some(microbatch) => vec![microbatch.max(1)],
         None => {
             let whole = |it: &u32| (sequences / f64::from(data) / f64::from(*it)).fract() == 0.0;
-            [1, 2, 4].iter().filter(|it| whole(it)).map(|it| Layout { microbatch: *it, ..base }).collect()
+            [1, 2, 4].into_iter().filter(whole).collect()
         }
-    }
+    };
+    let of = |interleave: &u32| {
+        let of = |microbatch: &u32| Layout { microbatch: *microbatch, interleave: *interleave, ..base };
+        microbatches.iter().map(of).collect::<Vec<_>>()
+    };
+    chunks.iter().flat_map(of).collect()
 }
