@@ -67,12 +67,17 @@ pub const CRATES: &[Crate] = &[
     inner("models", "Llama 2, 3.x and 4, written once over `Backend`", &["tensor", "formats"]),
     inner("hub", "the local model store: pull, verify, list, licences, provenance", &["formats"]),
     inner("engine", "one running model: generation, KV cache, sampling", &["models", "text"]),
+    inner(
+        "plan",
+        "the compute planner: pure functions from workload and hardware to time, memory, power, money",
+        &[],
+    ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(
             "cli",
             "the one binary `alti`: parse, wire up, print, exit code",
-            &["tensor", "cpu", "formats", "text", "models", "hub", "engine"],
+            &["tensor", "cpu", "formats", "text", "models", "hub", "engine", "plan"],
         )
     },
     Crate {

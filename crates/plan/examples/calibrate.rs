@@ -1,21 +1,33 @@
 //! Fits the planner's constants on the used half of the published rows, and shows the errors on both halves.
 //!
-//! `cargo run --release -p alti-plan --example calibrate [-- --fit | --rows]`
+//! `cargo run --release -p alti-plan --example calibrate -- [--fit] [--fit-serving] [--rows] [--write-docs]`
+//!
+//! `--fit` fits the constants of training anew and prints them as `calibration.rs` has them, `--fit-serving` those of
+//! serving; `--rows` prints every row, worst first; `--write-docs` writes the tables and the picture of docs/planning.md.
 
 use alti_plan::calibration::{CONSTANTS, Calibration};
+use alti_plan::inference::ServingCalibration;
 use alti_plan::published::{
     Comparison, Half, TrainingCase, built_in, carbon_rows, days_rows, layout_choices, memory_rows,
-    serving_rows, summary, training_cases,
+    serving_cases, serving_rows, summary, training_cases,
 };
+use alti_plan::report::svg::{Point, scatter};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let cases = training_cases();
+    if arguments.iter().any(|it| it == "--fit-serving") {
+        return fit_serving();
+    }
     let fitted = match arguments.iter().any(|it| it == "--fit") {
         true => fit(&cases),
         false => Calibration::default(),
     };
+    if arguments.iter().any(|it| it == "--write-docs") {
+        return write_docs(&cases, &fitted);
+    }
     report(&cases, &fitted, arguments.iter().any(|it| it == "--rows"));
 }
 
@@ -23,17 +35,7 @@ fn report(cases: &[TrainingCase], fitted: &Calibration, rows: bool) {
     for (index, constant) in CONSTANTS.iter().enumerate() {
         println!("{:20} {:<12.5e} {}", constant.name, fitted.value(index), constant.meaning);
     }
-    let planner = built_in("planner_truth.csv");
-    let mut comparisons: Vec<Comparison> = cases.iter().map(|case| case.compare(fitted)).collect();
-    for comparison in &mut comparisons {
-        if comparison.source.contains("single node") {
-            comparison.check = "training, single node";
-        }
-    }
-    comparisons.extend(memory_rows(&built_in("memory_truth.csv")));
-    comparisons.extend(days_rows(&planner));
-    comparisons.extend(carbon_rows(&planner));
-    comparisons.extend(serving_rows(&built_in("inference_truth.csv")));
+    let comparisons = comparisons(cases, fitted);
     let mut checks: BTreeMap<&str, Vec<&Comparison>> = BTreeMap::new();
     for comparison in &comparisons {
         checks.entry(comparison.check).or_default().push(comparison);
@@ -203,4 +205,145 @@ fn constant_mfu(cases: &[TrainingCase], half: Half) -> f64 {
     let error =
         |case: &&TrainingCase| (case.quantity_of(seconds_at_peak(case) / mfu) / case.published - 1.0).abs();
     judged.iter().map(error).sum::<f64>() / judged.len() as f64
+}
+
+/// The efficiency and batch cap of each accelerator with the least mean error on its used rows, out of a grid.
+fn fit_serving() {
+    let cases = serving_cases(&built_in("inference_truth.csv"));
+    for name in ["H100-80GB", "H200"] {
+        let used: Vec<_> =
+            cases.iter().filter(|it| it.half == Half::Used && it.accelerator.name == name).collect();
+        let mut best = (f64::INFINITY, ServingCalibration { efficiency: 0.5, batch_cap: 256.0 });
+        for efficiency in (30..=95).map(|it| f64::from(it) / 100.0) {
+            for batch_cap in (4..=64).map(|it| f64::from(it) * 32.0) {
+                let trial = ServingCalibration { efficiency, batch_cap };
+                let error = |it: &&_| {
+                    let it: &alti_plan::published::ServingCase = it;
+                    (it.predicted(trial) / it.published).ln().abs()
+                };
+                let loss = used.iter().map(error).sum::<f64>() / used.len() as f64;
+                if loss < best.0 {
+                    best = (loss, trial);
+                }
+            }
+        }
+        println!("{name}: {:?}, mean error {:.1} %", best.1, 100.0 * best.0);
+        for it in cases.iter().filter(|it| it.accelerator.name == name) {
+            let predicted = it.predicted(best.1);
+            println!(
+                "  {:?} {:+5.1} % {predicted:8.0} of {:8.0} {} x{} {:?}",
+                it.half,
+                100.0 * (predicted / it.published - 1.0),
+                it.published,
+                it.model.name,
+                it.tensor,
+                it.shape
+            );
+        }
+    }
+}
+
+/// Every comparison that the published tables allow.
+fn comparisons(cases: &[TrainingCase], fitted: &Calibration) -> Vec<Comparison> {
+    let planner = built_in("planner_truth.csv");
+    let mut found: Vec<Comparison> = cases.iter().map(|case| case.compare(fitted)).collect();
+    for comparison in found.iter_mut().filter(|it| it.source.contains("single node")) {
+        comparison.check = "training, one node";
+    }
+    found.extend(memory_rows(&built_in("memory_truth.csv")));
+    found.extend(days_rows(&planner));
+    found.extend(carbon_rows(&planner));
+    found.extend(serving_rows(&built_in("inference_truth.csv")));
+    found
+}
+
+/// Writes the picture of docs/planning.md, and its tables between their marks.
+fn write_docs(cases: &[TrainingCase], fitted: &Calibration) {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+    let mut all = comparisons(cases, fitted);
+    let checks = ["training", "training, one node", "memory", "serving", "days", "carbon"];
+    let point = |it: &Comparison| Point {
+        at: (it.published, it.predicted),
+        label: format!("{} {:+.1} %", it.what, 100.0 * it.error()),
+        labelled: false,
+        group: checks.iter().position(|check| *check == it.check).unwrap_or(0),
+    };
+    let points: Vec<Point> = all.iter().map(point).collect();
+    let labels = ("published, in each row's own unit", "predicted");
+    let picture = scatter("Predicted against published", labels, &checks, &points, true);
+    std::fs::write(format!("{root}/planning.svg"), picture.replace("currentColor", "#555"))
+        .expect("the picture can be written");
+    let mut summaries = String::from(
+        "| check | rows used | mean error | within 10 % | rows held | mean error | within 10 % | worst held |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for check in checks {
+        let of = |half: Half| summary(all.iter().filter(|it| it.check == check && it.half == half));
+        let (used, held) = (of(Half::Used), of(Half::Held));
+        let percent = |part: f64| format!("{:.1} %", 100.0 * part);
+        let _ = writeln!(
+            summaries,
+            "| {check} | {} | {} | {} | {} | {} | {} | {} |",
+            used.rows,
+            percent(used.mean_absolute_error),
+            percent(used.within_tenth),
+            held.rows,
+            percent(held.mean_absolute_error),
+            percent(held.within_tenth),
+            percent(held.worst)
+        );
+    }
+    let _ = writeln!(
+        summaries,
+        "\nA planner that knows one MFU for all runs: {:.1} % on used rows of training, {:.1} % on held ones.",
+        100.0 * constant_mfu(cases, Half::Used),
+        100.0 * constant_mfu(cases, Half::Held)
+    );
+    for (what, half) in [("used", Some(Half::Used)), ("held", Some(Half::Held)), ("all", None)] {
+        let of = |it: &&TrainingCase| half.is_none_or(|half| it.half == half);
+        let cases: Vec<TrainingCase> = cases.iter().filter(of).cloned().collect();
+        let choices = layout_choices(&cases, fitted, 4);
+        let good = choices.iter().filter(|it| it.1 <= 1.05).count();
+        let _ = writeln!(
+            summaries,
+            "\nLayouts, {what} rows: in {good} of {} groups ({:.1} %) the first choice is within 5 % of the best measured.",
+            choices.len(),
+            100.0 * good as f64 / choices.len() as f64
+        );
+    }
+    let mut constants = String::from("| constant | value | what it is |\n|---|--:|---|\n");
+    for (index, constant) in CONSTANTS.iter().enumerate() {
+        let _ = writeln!(
+            constants,
+            "| `{}` | {:.4e} | {} |",
+            constant.name,
+            fitted.value(index),
+            constant.meaning
+        );
+    }
+    all.sort_by(|a, b| b.error().abs().total_cmp(&a.error().abs()));
+    let mut rows = String::from(
+        "| error | predicted | published | unit | half | check | what |\n|--:|--:|--:|---|---|---|---|\n",
+    );
+    for it in &all {
+        let _ = writeln!(
+            rows,
+            "| {:+.1} % | {:.4} | {:.4} | {} | {} | {} | {} |",
+            100.0 * it.error(),
+            it.predicted,
+            it.published,
+            it.unit,
+            if it.half == Half::Used { "used" } else { "held" },
+            it.check,
+            it.what
+        );
+    }
+    let path = format!("{root}/planning.md");
+    let mut page = std::fs::read_to_string(&path).expect("docs/planning.md is there");
+    for (mark, text) in [("summary", summaries), ("constants", constants), ("rows", rows)] {
+        let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end {mark} -->\n"));
+        let first = page.find(&begin).expect("the page has the mark") + begin.len();
+        let last = page.find(&end).expect("the page has the end mark");
+        page.replace_range(first..last, &text);
+    }
+    std::fs::write(&path, page).expect("the page can be written");
 }

@@ -6,17 +6,34 @@
 #![forbid(unsafe_code)]
 
 pub mod calibration;
+pub mod config;
+pub mod economics;
 pub mod error;
+pub mod explain;
+pub mod fleet;
 pub mod hardware;
+pub mod inference;
 pub mod kernel;
 pub mod layout;
+pub mod local;
 pub mod memory;
 pub mod model;
 pub mod network;
 pub mod power;
 pub mod published;
+pub mod queueing;
+pub mod random;
+pub mod ranking;
+pub mod reliability;
+pub mod report;
+pub mod roadmap;
+pub mod scaling;
+pub mod search;
+pub mod serve;
+pub mod settings;
 pub mod stack;
 pub mod step;
+pub mod training;
 pub mod units;
 
 pub use error::PlanError;

@@ -240,7 +240,7 @@ impl ModelShape {
         let shape = |width: u64| {
             let layers = ((width as f64 / 128.0).round() as u32).max(2);
             let heads = (width / 128).max(1);
-            let kv_heads = (1..=8).rev().find(|kv| heads % kv == 0).unwrap_or(1);
+            let kv_heads = (1..=8).rev().find(|kv| heads.is_multiple_of(*kv)).unwrap_or(1);
             ModelShape {
                 name: format!("dense-{}", crate::units::short(parameters)),
                 aliases: Vec::new(),
@@ -290,8 +290,8 @@ impl ModelShape {
                 return Err(PlanError::value(of(field), value, "no model has that", remedy));
             }
         }
-        if self.heads % self.kv_heads != 0 {
-            let nearest = (1..=self.kv_heads).rev().find(|kv| self.heads % kv == 0).unwrap_or(1);
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let nearest = (1..=self.kv_heads).rev().find(|kv| self.heads.is_multiple_of(*kv)).unwrap_or(1);
             let problem = format!("it must divide the {} heads", self.heads);
             return Err(PlanError::value(of("kv_heads"), self.kv_heads, problem, format!("write {nearest}")));
         }

@@ -149,9 +149,10 @@ fn stage_time(
     let backward = kernels.layer(Pass::Backward);
     let collective = network.tensor_collective(job, layout);
     let exchange = network.expert_exchange(job, layout) * calibration.experts();
+    // What overlaps does so over the fabric of a node only (user buffers of Transformer Engine).
     // Two collectives in a pass of a layer: after attention and after the feed-forward (arXiv 1909.08053). They can hide
     // behind products at most.
-    let tensor = match job.stack.tensor_overlap {
+    let tensor = match job.stack.tensor_overlap && layout.tensor <= job.accelerator.per_node {
         true => {
             (2.0 * collective * (1.0 - calibration.tensor_overlap())).max(2.0 * collective - forward.products)
         }

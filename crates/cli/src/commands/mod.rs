@@ -8,6 +8,7 @@ mod doctor;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
 mod quantize;
 mod run;
@@ -34,6 +35,7 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
@@ -58,6 +60,7 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

@@ -12,7 +12,7 @@ mod training;
 
 pub use layouts::layout_choices;
 pub use memory::memory_rows;
-pub use serving::serving_rows;
+pub use serving::{ServingCase, serving_cases, serving_rows};
 pub use simple::{carbon_rows, days_rows};
 pub use training::{TrainingCase, training_cases, training_rows};
 
