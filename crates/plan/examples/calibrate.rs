@@ -8,8 +8,8 @@
 use alti_plan::calibration::{CONSTANTS, Calibration};
 use alti_plan::inference::ServingCalibration;
 use alti_plan::published::{
-    Comparison, Half, TrainingCase, built_in, carbon_rows, days_rows, layout_choices, memory_rows,
-    serving_cases, serving_rows, summary, training_cases,
+    Comparison, Half, TrainingCase, built_in, carbon_rows, constant_mfu, days_rows, layout_choices,
+    memory_rows, serving_cases, serving_rows, summary, training_cases,
 };
 use alti_plan::report::svg::{Point, scatter};
 use std::collections::BTreeMap;
@@ -184,27 +184,6 @@ fn descend(cases: &[TrainingCase], start: Calibration) -> (Calibration, f64) {
         }
     }
     (best, least)
-}
-
-/// The error of the simplest of planners: every run reaches the same part of its accelerators' peak, the median of the
-/// used half.
-fn constant_mfu(cases: &[TrainingCase], half: Half) -> f64 {
-    let seconds_at_peak = |case: &TrainingCase| {
-        let flops = case.model.training_flops(case.sequence as f64) * case.batch_tokens;
-        flops / (case.layouts[0].gpus() as f64 * case.accelerator.peak(case.precision))
-    };
-    let measured = |case: &TrainingCase| {
-        let one = case.quantity_of(1.0);
-        if case.quantity_of(2.0) > one { case.published } else { one / case.published }
-    };
-    let used = cases.iter().filter(|case| case.half == Half::Used);
-    let mut parts: Vec<f64> = used.map(|case| seconds_at_peak(case) / measured(case)).collect();
-    parts.sort_by(f64::total_cmp);
-    let mfu = parts[parts.len() / 2];
-    let judged: Vec<&TrainingCase> = cases.iter().filter(|case| case.half == half).collect();
-    let error =
-        |case: &&TrainingCase| (case.quantity_of(seconds_at_peak(case) / mfu) / case.published - 1.0).abs();
-    judged.iter().map(error).sum::<f64>() / judged.len() as f64
 }
 
 /// The efficiency and batch cap of each accelerator with the least mean error on its used rows, out of a grid.

@@ -265,7 +265,13 @@ impl ModelShape {
             }
         };
         let distance = |model: &ModelShape| (model.parameters() / parameters).ln().abs();
-        let widths = (1..=1024).map(|step| shape(step * 128));
+        // Wide models take widths that many ranks and stages divide.
+        let usual = |width: &u64| match *width {
+            0..4096 => true,
+            4096..16_384 => width.is_multiple_of(1024),
+            _ => width.is_multiple_of(2048),
+        };
+        let widths = (1..=1024).map(|step| step * 128).filter(usual).map(shape);
         Ok(widths.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_else(|| shape(4096)))
     }
 

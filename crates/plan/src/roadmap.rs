@@ -243,8 +243,8 @@ fn plan_generation(
     let first = 8.0 * (flops / (rate * 0.9 * days * DAY) / 8.0).ceil();
     let (mut count, mut found) = (power_of_two_times_eight(first), None);
     for _ in 0..3 {
-        let batch_tokens = (1024.0 * count).clamp(4e6, 128e6);
-        let sequences = (batch_tokens / 8192.0).round().max(1.0);
+        let batch_tokens = (1024.0 * count).clamp(4e6, 256e6);
+        let sequences = 2_f64.powf((batch_tokens / 8192.0).log2().round());
         let job = Job {
             model: &model,
             accelerator,

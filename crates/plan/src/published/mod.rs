@@ -14,7 +14,7 @@ pub use layouts::layout_choices;
 pub use memory::memory_rows;
 pub use serving::{ServingCase, serving_cases, serving_rows};
 pub use simple::{carbon_rows, days_rows};
-pub use training::{TrainingCase, training_cases, training_rows};
+pub use training::{TrainingCase, constant_mfu, training_cases, training_rows};
 
 use crate::error::PlanError;
 use serde::Serialize;

@@ -215,3 +215,25 @@ fn single_case(hardware: &HardwareCatalogue, row: &Row) -> Option<TrainingCase> 
         published: number("iteration time (ms)")? / 1e3,
     })
 }
+
+/// Mean absolute error, on a half, of the simplest of planners: every run reaches the same part of its accelerators' peak,
+/// the median of the used half.
+#[must_use]
+pub fn constant_mfu(cases: &[TrainingCase], half: Half) -> f64 {
+    let seconds_at_peak = |case: &TrainingCase| {
+        let flops = case.model.training_flops(case.sequence as f64) * case.batch_tokens;
+        flops / (case.layouts[0].gpus() as f64 * case.accelerator.peak(case.precision))
+    };
+    let measured = |case: &TrainingCase| {
+        let one = case.quantity_of(1.0);
+        if case.quantity_of(2.0) > one { case.published } else { one / case.published }
+    };
+    let used = cases.iter().filter(|case| case.half == Half::Used);
+    let mut parts: Vec<f64> = used.map(|case| seconds_at_peak(case) / measured(case)).collect();
+    parts.sort_by(f64::total_cmp);
+    let mfu = parts[parts.len() / 2];
+    let judged: Vec<&TrainingCase> = cases.iter().filter(|case| case.half == half).collect();
+    let error =
+        |case: &&TrainingCase| (case.quantity_of(seconds_at_peak(case) / mfu) / case.published - 1.0).abs();
+    judged.iter().map(error).sum::<f64>() / judged.len() as f64
+}
