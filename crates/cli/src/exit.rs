@@ -4,6 +4,7 @@ use alti_engine::EngineError;
 use alti_formats::FormatError;
 use alti_hub::HubError;
 use alti_models::ModelError;
+use alti_plan::PlanError;
 use alti_tensor::BackendError;
 use alti_text::TextError;
 use std::fmt;
@@ -106,6 +107,9 @@ fn failure_of(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     if let Some(error) = error.downcast_ref::<TextError>() {
         return of_text(error);
     }
+    if let Some(error) = error.downcast_ref::<PlanError>() {
+        return Some(of_plan(error));
+    }
     // What is transparent shows its cause's message and has no cause of its own to find in the chain.
     if let Some(ModelError::Format(error)) = error.downcast_ref() {
         return Some(of_format(error));
@@ -147,6 +151,15 @@ fn of_format(error: &FormatError) -> Failure {
         FormatError::Io { source, .. } => of_io(source),
         FormatError::Convert { .. } => Failure::Failed,
         _ => Failure::BadFile,
+    }
+}
+
+fn of_plan(error: &PlanError) -> Failure {
+    match error {
+        PlanError::Unknown { .. } => Failure::NotFound,
+        PlanError::Value { .. } => Failure::Usage,
+        PlanError::Memory { .. } => Failure::Resources,
+        PlanError::File { .. } => Failure::BadFile,
     }
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
 mod quantize;
 mod run;
@@ -38,6 +39,7 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
@@ -64,6 +66,7 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
