@@ -33,7 +33,7 @@ pub use checkpoint::{Checkpoint, Format, WeightInfo};
 pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
 pub use convert::{ConvertOptions, Converted, FloatType, convert};
 pub use error::FormatError;
-pub use files::{sync_folder, write_whole};
+pub use files::{check_target, sync_folder, write_whole};
 pub use importance::Importance;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;
