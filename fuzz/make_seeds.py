@@ -1,6 +1,8 @@
 """Makes the seeds of the fuzz targets that a person thought of; those that a fuzzer found are beside
 them, named `found-...`. Run it in this folder: `python3 make_seeds.py`. It needs nothing but Python.
 
+Running it again writes the same bytes, so that what changes in the seeds is what was changed here.
+
 Each target has one small file that is read without complaint, from which a fuzzer starts, and files
 that are meant to do harm, one idea each.
 """
@@ -323,10 +325,15 @@ def pickle(tensors: dict) -> bytes:
 
 def archive(program: bytes, *, storages=("0",), method=zipfile.ZIP_STORED, bomb=0) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as file:
-        file.writestr("m/data.pkl", program)
+
+    def entry(name: str) -> zipfile.ZipInfo:
+        # Of a fixed date, not of now: the same bytes whenever this runs.
+        return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr(entry("m/data.pkl"), program, method)
         for key in storages:
-            file.writestr(f"m/data/{key}", b"\0" * (4096 + bomb))
+            file.writestr(entry(f"m/data/{key}"), b"\0" * (4096 + bomb), method)
     return out.getvalue()
 
 
