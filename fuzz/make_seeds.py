@@ -518,6 +518,8 @@ def templates() -> None:
     name = "chat_template"
     double = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
     two_of_themselves = "{% set a = namespace() %}{% set a.x = a %}{% set b = namespace() %}{% set b.x = b %}"
+    long_list = "{% set ns = namespace() %}{% set a = ['x'] * 100000 %}{% set b = a[:] %}{% for i in range(100000) %}"
+    characters = "{% set a = 'x' * 1000 %}{% set a = a * 4000 %}{% set a = a "
     long_text = "{% set a = 'x' * 1000 %}{% set a = a * 3500 %}{% set b = a[1:] %}{% for i in range(100000) %}"
     for what, source in [
         ("plain", TEMPLATE + "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"),
@@ -592,6 +594,28 @@ def templates() -> None:
         ("long-texts-searched", long_text + "{% if 'y' in a %}{% endif %}{{ a | length }}{% endfor %}"),
         ("long-texts-iterated", long_text + "{% for c in a %}{% break %}{% endfor %}{% endfor %}"),
         ("long-texts-as-keys", long_text + "{{ messages[0][a] }}{% endfor %}"),
+        ("long-lists-compared", long_list + "{% if a == b %}{% endif %}{% endfor %}"),
+        ("long-lists-searched", long_list + "{% if 'y' in a %}{% endif %}{% endfor %}"),
+        ("long-lists-held", long_list + "{% set ns.x = a %}{% if loop.changed(b) %}{% endif %}{% endfor %}"),
+        ("long-lists-as-keys", long_list + "{% if messages[0][a] %}{% endif %}{% endfor %}"),
+        ("long-lists-smallest", long_list + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-smallest", long_text + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-in-lower-case", long_text + "{% if a is lower or b is upper %}{% endif %}{% endfor %}"),
+        ("long-texts-alike-searched", "{% set n = 'x' * 100000 + 'y' %}" + long_text + "{% if n in a %}{% endif %}{% endfor %}"),
+        ("sorted-by-many-attributes", "{% set by = 'k,' * 10000 %}{% if ([{'k': 1}] * 10000) | sort(attribute=by) %}{% endif %}"),
+        ("sorted-by-many-attributes-of-none", "{% set by = 'k,' * 5000 %}{% if range(10000) | sort(attribute=by) %}{% endif %}"),
+        ("small-containers", "{% for i in range(100000) %}{% for j in range(100000) %}{% if i in [] %}{% endif %}{% endfor %}{% endfor %}"),
+        ("characters-listed", characters + "| list %}"),
+        ("characters-paired", characters + "| zip(range(9)) | list %}"),
+        ("characters-batched", characters + "| batch(2) | list %}"),
+        ("characters-grouped", characters + "| groupby('x') | list %}"),
+        ("characters-mapped", characters + "| map(attribute='x') | list %}"),
+        ("characters-sorted", characters + "| sort %}"),
+        ("characters-joined", characters + "| join(',') %}"),
+        ("pieces-of-nothing", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a.split(',') %}"),
+        ("pieces-of-nothing-filter", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a | split(',') %}"),
+        ("lines-of-nothing", "{% set a = '\n' * 1000 %}{% set a = a * 4000 %}{% set a = a.splitlines() %}"),
+        ("words-of-a-character", "{% set a = 'x ' * 1000 %}{% set a = a * 2000 %}{% set a = a.split() %}"),
         ("long-ranges", "{% for i in range(100000) %}{{ range(100000) | last }}{% endfor %}"),
         ("pprint-doubles", double + "{% set ns.x = ns.x | pprint %}{% endfor %}"),
         ("debug-doubles", double + "{% set ns.x = debug() %}{% endfor %}"),
