@@ -100,7 +100,22 @@ fn verify_finds_what_changed_and_unused_files_go() {
     let faults: serde_json::Value = serde_json::from_str(&verified.stdout).expect("JSON");
     assert!(faults[0]["fault"].as_str().expect("a fault").len() > 10, "{faults}");
 
+    let size = std::fs::metadata(&model).expect("the original").len();
+    let disk = |user: &User| {
+        let found = user.json(&["doctor", "--json"]);
+        ["store_bytes", "store_unused_bytes"].map(|field| found[field].as_u64().expect("bytes"))
+    };
+    assert_eq!(disk(&user), [size, 0]);
+    assert!(!user.run(&["list"]).stdout.contains("unused"));
     std::fs::write(user.path("store/partial/left-over"), "12345").expect("the store has such a folder");
+    assert_eq!(disk(&user), [size + 5, 5]);
+    let listed = user.run(&["list"]).stdout;
+    let line = |label: &str| listed.lines().find(|line| line.starts_with(label)).unwrap_or_default();
+    assert!(line("on disk").contains("iB"), "{listed}");
+    assert!(
+        line("of this unused").contains("5 B") && line("of this unused").contains("rm --unused"),
+        "{listed}"
+    );
     assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 5);
     assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 0);
     assert_eq!(user.run(&["rm"]).code, 2);
