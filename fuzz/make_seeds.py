@@ -604,6 +604,7 @@ def templates() -> None:
         ("long-texts-alike-searched", "{% set n = 'x' * 100000 + 'y' %}" + long_text + "{% if n in a %}{% endif %}{% endfor %}"),
         ("sorted-by-many-attributes", "{% set by = 'k,' * 10000 %}{% if ([{'k': 1}] * 10000) | sort(attribute=by) %}{% endif %}"),
         ("sorted-by-many-attributes-of-none", "{% set by = 'k,' * 5000 %}{% if range(10000) | sort(attribute=by) %}{% endif %}"),
+        ("digits-printed", "{% for i in range(100000) %}{{ '+' }}" + "1." * 39 + "{% endfor %}"),
         ("small-containers", "{% for i in range(100000) %}{% for j in range(100000) %}{% if i in [] %}{% endif %}{% endfor %}{% endfor %}"),
         ("characters-listed", characters + "| list %}"),
         ("characters-paired", characters + "| zip(range(9)) | list %}"),

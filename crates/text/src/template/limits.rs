@@ -25,8 +25,9 @@ const READINGS_OF_CONTEXT: usize = 8 * COPIES_OF_CONTEXT;
 /// Instructions one rendering may take in all, and for each message.
 const INSTRUCTIONS: u64 = 2_000_000;
 const INSTRUCTIONS_PER_MESSAGE: u64 = 10_000;
-/// Bytes of the template's own text that all instructions together could print, in all and for each message.
-const PRINTED_BYTES: u64 = 48 << 20;
+/// Bytes of the template's own text that all instructions together could print, in all and for each message. A loop
+/// around a text takes four instructions, so that a quarter of this is printed; each byte may become a token.
+const PRINTED_BYTES: u64 = 24 << 20;
 const PRINTED_BYTES_PER_MESSAGE: u64 = 512 << 10;
 /// What an item of a list that is made is charged.
 const ITEM_BYTES: usize = 32;
