@@ -87,6 +87,20 @@ pub fn message_of(error: &anyhow::Error) -> String {
     })
 }
 
+/// An error of a command with `--force`, which a file that is in the way should name.
+pub fn naming_force(error: FormatError) -> anyhow::Error {
+    match error {
+        FormatError::Exists { path } => {
+            let message = format!(
+                "{}: is there already; name another file, or add --force to replace it",
+                path.display()
+            );
+            Exit::new(Failure::Failed, message).into()
+        }
+        error => error.into(),
+    }
+}
+
 /// The exit code of an error: its own where it (or what caused it) has one.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let failure = error.chain().find_map(failure_of).unwrap_or(Failure::Failed);
@@ -149,7 +163,7 @@ fn of_hub(error: &HubError) -> Failure {
 fn of_format(error: &FormatError) -> Failure {
     match error {
         FormatError::Io { source, .. } => of_io(source),
-        FormatError::Convert { .. } => Failure::Failed,
+        FormatError::Convert { .. } | FormatError::Exists { .. } => Failure::Failed,
         _ => Failure::BadFile,
     }
 }
