@@ -1,7 +1,7 @@
 //! What a developer can type: the one list of subcommands, from which the help, the dispatch and the check of
 //! `docs/development.md` come.
 
-use crate::{bench_peers, crate_map, fuzz, peers, quality, test_suite};
+use crate::{bench_peers, bench_serve, crate_map, fuzz, peers, quality, soak_serve, test_suite};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -28,6 +28,10 @@ enum Task {
     Peers(peers::Options),
     /// Measure the speed of alti and of its peers on the same files, in turns
     BenchPeers(bench_peers::Options),
+    /// Measure what alti and its peers serve to many clients at once, in turns
+    BenchServe(bench_serve::Options),
+    /// Watch alti serve thousands of idle streams and hundreds of active ones
+    SoakServe(soak_serve::Options),
     /// Compare perplexity, next-token distributions and quantisation error with llama.cpp
     CompareQuality(quality::Options),
     /// Look for hostile files that do harm, with cargo-fuzz
@@ -48,6 +52,8 @@ impl Arguments {
             }
             Task::Peers(options) => peers::run(&options),
             Task::BenchPeers(options) => bench_peers::run(&options),
+            Task::BenchServe(options) => bench_serve::run(&options),
+            Task::SoakServe(options) => soak_serve::run(&options),
             Task::CompareQuality(options) => quality::run(&options),
             Task::Fuzz(options) => fuzz::run(&options),
         }

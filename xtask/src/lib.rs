@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench_peers;
+pub mod bench_serve;
 pub mod commands;
 pub mod contestants;
 pub mod crate_map;
@@ -16,6 +17,7 @@ pub mod peers;
 pub mod process;
 pub mod quality;
 pub mod random_model;
+pub mod soak_serve;
 pub mod source_rules;
 pub mod source_text;
 pub mod test_suite;

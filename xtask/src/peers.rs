@@ -124,6 +124,13 @@ const CONFIGURATION: [&str; 6] = [
     "-DLLAMA_BUILD_SERVER=OFF",
 ];
 
+/// The program that serves, which every peer has. It is built for those who compare servers only (`--servers`): it takes
+/// as long as everything else together.
+pub const SERVER: &str = "llama-server";
+
+/// What the build of [`SERVER`] changes in [`CONFIGURATION`]; objects of the other programs stay as they are.
+const SERVER_CONFIGURATION: [&str; 1] = ["-DLLAMA_BUILD_SERVER=ON"];
+
 /// What to build.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -133,6 +140,9 @@ pub struct Options {
     /// Build again even if the programs are there
     #[arg(long)]
     rebuild: bool,
+    /// Build their servers as well
+    #[arg(long)]
+    servers: bool,
     /// Make the models of the speed comparison as well (6 GB)
     #[arg(long)]
     models: bool,
@@ -164,7 +174,8 @@ impl Programs {
         let given = self.folders.iter().find(|(of, _)| of.name == peer.name);
         let folder = given.map_or_else(|| peer.programs(compiler), |(_, folder)| folder.clone());
         let path = folder.join(tool);
-        ensure!(path.is_file(), "{} is missing; `cargo xtask peers` builds it", path.display());
+        let flag = if tool == SERVER { " --servers" } else { "" };
+        ensure!(path.is_file(), "{} is missing; `cargo xtask peers{flag}` builds it", path.display());
         Ok(Command::new(path))
     }
 }
@@ -199,8 +210,8 @@ impl Peer {
         self.build_folder(compiler).join("bin")
     }
 
-    fn is_built(&self, compiler: &Compiler) -> bool {
-        self.tools.iter().all(|tool| self.programs(compiler).join(tool).is_file())
+    fn has(&self, compiler: &Compiler, tools: &[&str]) -> bool {
+        tools.iter().all(|tool| self.programs(compiler).join(tool).is_file())
     }
 }
 
@@ -212,8 +223,11 @@ pub fn run(options: &Options) -> Result<()> {
     let wanted = if options.peers.is_empty() { PEERS.to_vec() } else { options.peers.clone() };
     for peer in wanted {
         for compiler in peer.compilers {
-            if options.rebuild || !peer.is_built(compiler) {
-                build(peer, compiler)?;
+            if options.rebuild || !peer.has(compiler, peer.tools) {
+                build(peer, compiler, &[], peer.tools)?;
+            }
+            if options.servers && (options.rebuild || !peer.has(compiler, &[SERVER])) {
+                build(peer, compiler, &SERVER_CONFIGURATION, &[SERVER])?;
             }
             println!("{}", peer.programs(compiler).display());
         }
@@ -225,7 +239,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn build(peer: &Peer, compiler: &Compiler) -> Result<()> {
+fn build(peer: &Peer, compiler: &Compiler, changes: &[&str], tools: &[&str]) -> Result<()> {
     install_build_tools()?;
     unpack(peer, &download(peer)?)?;
     let source = home().join(peer.archive_stem()).join("vendor").join(peer.name);
@@ -245,8 +259,8 @@ fn build(peer: &Peer, compiler: &Compiler) -> Result<()> {
     for language in ["C", "CXX"] {
         configure.arg(format!("-DCMAKE_{language}_FLAGS=-w -include {}", header.display()));
     }
-    process::run(configure.args(CONFIGURATION).args(peer.configuration))?;
-    process::run(Command::new("cmake").arg("--build").arg(&folder).arg("--target").args(peer.tools))
+    process::run(configure.args(CONFIGURATION).args(peer.configuration).args(changes))?;
+    process::run(Command::new("cmake").arg("--build").arg(&folder).arg("--target").args(tools))
 }
 
 /// Makes sure of the build tools: installs them where that needs no question (root on Debian), else says what to do.

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, bail};
 use std::env;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// The cargo that runs us (rustup's proxy has already chosen the pinned toolchain).
 #[must_use]
@@ -44,6 +44,16 @@ pub fn capture(command: &mut Command) -> Result<(String, String)> {
     let printed = String::from_utf8(output.stdout)
         .with_context(|| format!("`{shown}` printed bytes that are not UTF-8"))?;
     Ok((printed, errors))
+}
+
+/// Starts `command` and lets it run.
+///
+/// # Errors
+/// The program is missing.
+pub fn start(command: &mut Command) -> Result<Child> {
+    let shown = line(command);
+    eprintln!("$ {shown}");
+    command.spawn().with_context(|| format!("cannot start `{shown}`"))
 }
 
 /// Where `program` is, if it is on the search path.

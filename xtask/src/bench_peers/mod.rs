@@ -127,15 +127,15 @@ fn rendered(files: &[PathBuf]) -> Result<Report> {
 }
 
 /// A model file under the name that tables show.
-struct Chosen {
-    name: String,
-    file: PathBuf,
+pub(crate) struct Chosen {
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
 }
 
-fn chosen(options: &Options) -> Result<Vec<Chosen>> {
-    let named =
-        |model: &Model| Ok(Chosen { name: model.name.to_owned(), file: model.file(&options.programs)? });
-    if options.models.is_empty() {
+/// The models that are named, or all.
+pub(crate) fn chosen(names: &[String], programs: &Programs) -> Result<Vec<Chosen>> {
+    let named = |model: &Model| Ok(Chosen { name: model.name.to_owned(), file: model.file(programs)? });
+    if names.is_empty() {
         return MODELS.iter().map(named).collect();
     }
     let find = |wanted: &String| match MODELS.iter().find(|model| model.name.eq_ignore_ascii_case(wanted)) {
@@ -149,7 +149,7 @@ fn chosen(options: &Options) -> Result<Vec<Chosen>> {
             bail!("{wanted} is neither a file nor one of {names}")
         }
     };
-    options.models.iter().map(find).collect()
+    names.iter().map(find).collect()
 }
 
 /// The work that the flags ask for, in the order of the table of kinds.
@@ -175,7 +175,7 @@ fn measure(options: &Options) -> Result<Report> {
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let engines =
         Engines { alti: options.alti.program()?, programs: &options.programs, scratch: scratch.path() };
-    let models = chosen(options)?;
+    let models = chosen(&options.models, &options.programs)?;
     let limits =
         options.threads.iter().map(|&threads| Limits::measure(threads)).collect::<Result<Vec<_>>>()?;
     let version = |peer: &Peer| format!("{} ({} {})", peer.name, peer.package, peer.version);

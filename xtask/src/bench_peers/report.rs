@@ -230,7 +230,7 @@ impl Report {
 }
 
 /// Three digits and all before the point.
-fn shown(value: f64) -> String {
+pub fn shown(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
