@@ -82,7 +82,13 @@ impl ServeCommand {
             environment: environment.clone(),
             options: settings.engine.clone(),
             turns: Turns::default(),
-            named: settings.server.pinned_models.clone(),
+            named: settings
+                .server
+                .pinned_models
+                .iter()
+                .chain(&settings.engine.draft_model)
+                .cloned()
+                .collect(),
         };
         // Two threads are enough for wires and JSON; the rest of the machine computes.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
