@@ -114,8 +114,13 @@ mod tests {
         };
         let says = |quotas: Quotas| check(&quotas, &used).err().unwrap_or_default();
         assert_eq!(says(Quotas::default()), "");
-        assert_eq!(says(Quotas { requests_per_day: Some(6), tokens_per_day: Some(101), ..Quotas::default() }), "");
-        assert!(says(Quotas { requests_per_day: Some(5), ..Quotas::default() }).contains("5 of its 5 requests"));
+        assert_eq!(
+            says(Quotas { requests_per_day: Some(6), tokens_per_day: Some(101), ..Quotas::default() }),
+            ""
+        );
+        assert!(
+            says(Quotas { requests_per_day: Some(5), ..Quotas::default() }).contains("5 of its 5 requests")
+        );
         assert!(says(Quotas { tokens_per_day: Some(100), ..Quotas::default() }).contains("100 tokens"));
         let cost = Quotas { cost_per_day: Some(Money::from_nanos(7)), ..Quotas::default() };
         assert!(says(cost).contains("of cost"));

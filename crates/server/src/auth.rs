@@ -96,7 +96,7 @@ pub struct Principal {
     /// The key, if there is one.
     pub key: Option<Key>,
     /// Held while the request runs: the key's place among those it may have at once.
-    place: Option<Arc<Place>>,
+    _place: Option<Arc<Place>>,
 }
 
 impl Principal {
@@ -107,7 +107,7 @@ impl Principal {
 
     /// Who works for a key while no request of it waits.
     pub(crate) fn acting_for(key: Option<Key>) -> Principal {
-        Principal { key, place: None }
+        Principal { key, _place: None }
     }
 
     /// The key's id.
@@ -192,7 +192,7 @@ pub(crate) async fn authorize(
         let admitted = key.clone();
         off_the_runtime(move || accounts.admit(&admitted)).await?;
     }
-    Ok(Principal { key: Some(key), place: Some(place) })
+    Ok(Principal { key: Some(key), _place: Some(place) })
 }
 
 enum Found {

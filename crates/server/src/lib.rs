@@ -6,11 +6,15 @@
 //! Models come from a [`ModelLoader`], keys and usage from [`Accounts`]: both are given by the command line.
 
 pub mod accounts;
+pub mod anthropic;
 pub mod auth;
 pub mod error;
+pub mod generate;
 pub mod ids;
+pub mod llama_cpp;
 pub mod metrics;
 pub mod models;
+pub mod ollama;
 pub mod openai;
 pub mod operations;
 pub mod resources;
@@ -27,6 +31,7 @@ pub use accounts::StoreAccounts;
 pub use auth::{Accounts, Key, Peer, Principal, UsageRow};
 pub use error::{ApiError, ApiResult, ErrorKind};
 pub use models::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
+pub use resources::{Classifier, Judgement};
 pub use route::{Call, Family, Route, Scope};
 pub use router::router;
 pub use serve::{ServeError, Server};

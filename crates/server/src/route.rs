@@ -6,10 +6,10 @@ use crate::auth::{Principal, UsageRow};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::state::AppState;
 use crate::wire::{Object, read_json};
+use alti_engine::serving::Priority;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Response};
-use alti_engine::serving::Priority;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -248,7 +248,8 @@ pub struct Call {
     pub began: Instant,
     pub(crate) parts: Parts,
     pub(crate) path: Vec<(String, String)>,
-    pub(crate) body: Body,
+    /// In a lock only so that a reference to the call may go from thread to thread: a body may not.
+    pub(crate) body: Mutex<Body>,
     pub(crate) errand: Errand,
 }
 
@@ -285,7 +286,7 @@ impl Call {
         errand: Errand,
     ) -> Call {
         let (parts, ()) = axum::http::Request::new(()).into_parts();
-        let (id, began, body) = (crate::ids::new("req_"), Instant::now(), body.into());
+        let (id, began, body) = (crate::ids::new("req_"), Instant::now(), Mutex::new(body.into()));
         Call { state, route, id, principal, began, parts, path: Vec::new(), body, errand }
     }
 
@@ -338,7 +339,7 @@ impl Call {
             )
         };
         let patience = self.state.settings().body_timeout();
-        let mut body = std::mem::take(&mut self.body);
+        let mut body = self.take_body();
         let announced = axum::body::HttpBody::size_hint(&body).lower();
         if announced > most as u64 {
             return Err(too_large());
@@ -362,7 +363,7 @@ impl Call {
     /// The body as it arrives, for handlers that do not want it in memory. What takes longer than the settings allow
     /// between two pieces is theirs to notice.
     pub fn take_body(&mut self) -> Body {
-        std::mem::take(&mut self.body)
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The request that the route's row describes, and its further fields, of which the log hears; `known` says which

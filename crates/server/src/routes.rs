@@ -13,7 +13,6 @@ pub fn table() -> &'static [&'static Route] {
 /// The modules' parts of the table.
 const MODULES: &[&[Route]] = &[
     crate::openai::ROUTES,
-    crate::operations::ROUTES,
     crate::resources::responses::ROUTES,
     crate::resources::conversations::ROUTES,
     crate::resources::files::ROUTES,
@@ -21,4 +20,8 @@ const MODULES: &[&[Route]] = &[
     crate::resources::vector_stores::ROUTES,
     crate::resources::moderations::ROUTES,
     crate::resources::usage::ROUTES,
+    crate::anthropic::ROUTES,
+    crate::ollama::ROUTES,
+    crate::llama_cpp::ROUTES,
+    crate::operations::ROUTES,
 ];

@@ -6,6 +6,7 @@ use super::{Alias, KeepAlive, LoadError, ModelFacts, ModelLoader, ServedModel};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::settings::ServerSettings;
+use alti_engine::sampling::SamplerSettings;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,6 +106,18 @@ impl Deref for Lease {
 }
 
 impl Lease {
+    /// What is sampled with where a request does not say: the alias's parameters over the model's defaults.
+    ///
+    /// # Errors
+    /// When the alias has parameters that are none.
+    pub fn base_sampling(&self) -> ApiResult<SamplerSettings> {
+        let parameters = self.alias.iter().flat_map(|alias| &alias.parameters);
+        crate::generate::sampling(
+            &self.model.sampling,
+            parameters.map(|(name, value)| (name.as_str(), value.clone())),
+        )
+    }
+
     /// The adapter that the model is used with.
     pub fn adapter(&self) -> Option<String> {
         self.alias.as_ref().filter(|alias| alias.adapter.is_some()).map(|_| self.requested.clone())
@@ -197,7 +210,7 @@ impl ModelPool {
             Some(name) => name.to_owned(),
             None => self.default_name().await?,
         };
-        let alias = self.inner.aliases.find(&requested);
+        let alias = self.alias(&requested);
         let target = alias.as_ref().map_or(requested.as_str(), |alias| alias.from.as_str());
         let claim = self.claim(target, keep_alive).await?;
         let mut outcome = claim.entry.outcome.subscribe();
@@ -370,7 +383,7 @@ impl ModelPool {
 
     /// Unloads a model that nobody uses now, or as soon as nobody does. Whether it was loaded.
     pub async fn unload(&self, name: &str) -> ApiResult<bool> {
-        let alias = self.inner.aliases.find(name);
+        let alias = self.alias(name);
         let target = alias.as_ref().map_or(name, |alias| alias.from.as_str());
         let facts = self.find(target).await?;
         let entry = self.entries().loaded.get(&facts.name).cloned();
@@ -412,7 +425,7 @@ impl ModelPool {
     /// # Errors
     /// When there is none.
     pub async fn facts(&self, name: &str) -> ApiResult<(ModelFacts, Option<Alias>)> {
-        match self.inner.aliases.find(name) {
+        match self.alias(name) {
             Some(alias) => {
                 let facts = self.find(&alias.from).await?;
                 Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
@@ -421,10 +434,20 @@ impl ModelPool {
         }
     }
 
+    fn alias(&self, name: &str) -> Option<Alias> {
+        let aliases = &self.inner.aliases;
+        aliases.find(name).or_else(|| aliases.find(name.strip_suffix(":latest")?))
+    }
+
     async fn find(&self, name: &str) -> ApiResult<ModelFacts> {
         check_name(name)?;
         let (loader, name) = (self.inner.loader.clone(), name.to_owned());
-        off_the_runtime(move || loader.find(&name).map_err(load_error)).await
+        let find = move || match (loader.find(&name), name.strip_suffix(":latest")) {
+            // Ollama's apps put the tag behind names that have none.
+            (Err(LoadError::NotFound(_)), Some(untagged)) => loader.find(untagged),
+            (found, _) => found,
+        };
+        off_the_runtime(move || find().map_err(load_error)).await
     }
 
     /// All models that can be asked for, aliases among them.

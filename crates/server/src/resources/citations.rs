@@ -88,12 +88,12 @@ mod tests {
     }
 
     fn cited(text: &str) -> Vec<(u64, String)> {
-        let hits = [
-            hit("a", "The vicuña lives high in the central Andes mountains"),
-            hit("b", "Salt flats"),
-        ];
+        let hits = [hit("a", "The vicuña lives high in the central Andes mountains"), hit("b", "Salt flats")];
         let found = citations(text, &hits);
-        found.iter().map(|it| (it["index"].as_u64().unwrap(), it["file_id"].as_str().unwrap().to_owned())).collect()
+        found
+            .iter()
+            .map(|it| (it["index"].as_u64().unwrap(), it["file_id"].as_str().unwrap().to_owned()))
+            .collect()
     }
 
     #[test]

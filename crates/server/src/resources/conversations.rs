@@ -43,9 +43,13 @@ pub const ROUTES: &[Route] = &[
         Box::pin(create(call))
     })
     .takes(CreateConversationRequest::OBJECT),
-    Route::get("/v1/conversations/{conversation}", OPENAI, Scope::Data, "Describes a conversation.", |call| {
-        Box::pin(show(call))
-    }),
+    Route::get(
+        "/v1/conversations/{conversation}",
+        OPENAI,
+        Scope::Data,
+        "Describes a conversation.",
+        |call| Box::pin(show(call)),
+    ),
     Route::post(
         "/v1/conversations/{conversation}",
         OPENAI,
@@ -123,8 +127,7 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let request = read_body.value;
     let metadata = fields::metadata(request.metadata)?.unwrap_or_else(|| json!({}));
     let (tenant, items) = (tenant(&call), read(request.items.unwrap_or_default())?);
-    let made =
-        ask(&call.state, move |store| store.conversations().create(&tenant, metadata, &items)).await?;
+    let made = ask(&call.state, move |store| store.conversations().create(&tenant, metadata, &items)).await?;
     Ok(respond::json(&conversation_object(&made)))
 }
 

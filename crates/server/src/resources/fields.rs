@@ -11,9 +11,10 @@ pub(super) fn metadata(value: Option<Value>) -> ApiResult<Option<Value>> {
     let Some(value) = value else { return Ok(None) };
     let refuse = |message: &str| Err(ApiError::field("metadata", format!("`metadata` {message}")));
     let Value::Object(map) = &value else { return refuse("must be an object") };
-    check_pairs(map, 64, |value| value.as_str().is_some_and(|text| text.chars().count() <= 512))
-        .or_else(|message| refuse(&format!("{message}; values are strings of at most 512 characters")))?;
-    Ok(Some(value))
+    match check_pairs(map, 64, |value| value.as_str().is_some_and(|text| text.chars().count() <= 512)) {
+        Ok(()) => Ok(Some(value)),
+        Err(message) => refuse(&format!("{message}; values are strings of at most 512 characters")),
+    }
 }
 
 /// Reads `attributes` of a file: at most 16, which are strings, numbers or booleans.
@@ -45,7 +46,9 @@ fn check_pairs(map: &Map<String, Value>, key: usize, value: impl Fn(&Value) -> b
         return Err(format!("has {} entries, and 16 are allowed", map.len()));
     }
     match map.iter().find(|(name, own)| name.chars().count() > key || !value(own)) {
-        Some((name, _)) => Err(format!("has an entry that is not allowed: `{}`", crate::error::excerpt(name))),
+        Some((name, _)) => {
+            Err(format!("has an entry that is not allowed: `{}`", crate::error::excerpt(name)))
+        }
         None => Ok(()),
     }
 }

@@ -90,7 +90,8 @@ async fn upload(mut call: Call) -> ApiResult<Response<Body>> {
 }
 
 fn purpose(form: &Form) -> ApiResult<String> {
-    let purpose = form.purpose.as_deref().ok_or_else(|| ApiError::field("purpose", "`purpose` is missing"))?;
+    let purpose =
+        form.purpose.as_deref().ok_or_else(|| ApiError::field("purpose", "`purpose` is missing"))?;
     if PURPOSES.contains(&purpose) {
         return Ok(purpose.to_owned());
     }
@@ -218,7 +219,9 @@ mod tests {
 
     #[test]
     fn a_name_is_only_a_name() {
-        for (name, base) in [("a.txt", "a.txt"), ("../../etc/passwd", "passwd"), ("C:\\x\\y.md", "y.md"), ("a\r\nb", "ab")] {
+        for (name, base) in
+            [("a.txt", "a.txt"), ("../../etc/passwd", "passwd"), ("C:\\x\\y.md", "y.md"), ("a\r\nb", "ab")]
+        {
             assert_eq!(base_name(name), base);
         }
         assert_eq!(base_name(&"é".repeat(1000)).chars().count(), 255);

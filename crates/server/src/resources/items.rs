@@ -41,7 +41,10 @@ pub(super) fn read_items(input: Value, field: &str) -> ApiResult<Vec<Value>> {
         let item = read_item(item, &path)?;
         let id = item["id"].as_str().unwrap_or_default().to_owned();
         if !ids.insert(id) {
-            return Err(ApiError::field(format!("{path}.id"), format!("`{path}.id` is that of an earlier item")));
+            return Err(ApiError::field(
+                format!("{path}.id"),
+                format!("`{path}.id` is that of an earlier item"),
+            ));
         }
         Ok(item)
     });
@@ -63,7 +66,8 @@ fn read_item(item: Value, path: &str) -> ApiResult<Value> {
         let message = format!("`{path}.type` is `{}`: it must be one of {names}", excerpt(&kind));
         return Err(ApiError::field(format!("{path}.type"), message));
     };
-    let own = item.get("id").map(|id| id.as_str().filter(|id| (1..=128).contains(&id.len())).map(str::to_owned));
+    let own =
+        item.get("id").map(|id| id.as_str().filter(|id| (1..=128).contains(&id.len())).map(str::to_owned));
     let id = match own {
         Some(Some(id)) => id,
         None if kind != "item_reference" => ids::new(prefix),
@@ -115,7 +119,10 @@ fn read_message(item: &mut Map<String, Value>, path: &str) -> ApiResult<()> {
             for (index, part) in parts.iter().enumerate() {
                 if !part.is_object() || !part["type"].is_string() {
                     let place = format!("{path}.content[{index}]");
-                    return Err(ApiError::field(&place, format!("`{place}` must be an object with a `type`")));
+                    return Err(ApiError::field(
+                        &place,
+                        format!("`{place}` must be an object with a `type`"),
+                    ));
                 }
             }
         }
@@ -131,13 +138,18 @@ fn read_message(item: &mut Map<String, Value>, path: &str) -> ApiResult<()> {
 ///
 /// # Errors
 /// A reference to an item that `find` does not know.
-pub(super) fn resolve(items: Vec<Value>, mut find: impl FnMut(&str) -> Option<Value>) -> ApiResult<Vec<Value>> {
+pub(super) fn resolve(
+    items: Vec<Value>,
+    mut find: impl FnMut(&str) -> Option<Value>,
+) -> ApiResult<Vec<Value>> {
     let items = items.into_iter().map(|item| {
         if item["type"] != "item_reference" {
             return Ok(item);
         }
         let id = item["id"].as_str().unwrap_or_default();
-        find(id).ok_or_else(|| ApiError::not_found(format!("no item with the id `{}`", excerpt(id))).param("input"))
+        find(id).ok_or_else(|| {
+            ApiError::not_found(format!("no item with the id `{}`", excerpt(id))).param("input")
+        })
     });
     items.collect()
 }
@@ -219,7 +231,10 @@ mod tests {
         assert_eq!(place(json!([{ "role": "king", "content": "x" }])), "input[0].role");
         assert_eq!(place(json!([{ "role": "user" }])), "input[0].content");
         assert_eq!(place(json!([{ "role": "user", "content": [3] }])), "input[0].content[0]");
-        assert_eq!(place(json!([{ "type": "function_call", "call_id": "a", "name": "b" }])), "input[0].arguments");
+        assert_eq!(
+            place(json!([{ "type": "function_call", "call_id": "a", "name": "b" }])),
+            "input[0].arguments"
+        );
         assert_eq!(place(json!([{ "type": "function_call_output", "call_id": "a" }])), "input[0].output");
         let twice = json!([{ "role": "user", "content": "", "id": "a" }, { "role": "user", "content": "", "id": "a" }]);
         assert_eq!(place(twice), "input[1].id");

@@ -32,7 +32,9 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound { .. } => ApiError::not_found(message),
             StoreError::Invalid { .. } => ApiError::invalid(message),
             StoreError::Conflict { .. } => ApiError::new(ErrorKind::Conflict, message),
-            StoreError::DiskFull { .. } => ApiError::new(ErrorKind::StorageFull, message).code("storage_full"),
+            StoreError::DiskFull { .. } => {
+                ApiError::new(ErrorKind::StorageFull, message).code("storage_full")
+            }
             StoreError::ReadOnly { .. } => ApiError::new(ErrorKind::StorageFull, message).code("read_only"),
             StoreError::Busy => ApiError::new(ErrorKind::Unavailable, message).retry_after(1),
             _ => ApiError::internal(message),

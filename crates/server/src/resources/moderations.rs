@@ -67,7 +67,10 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let classifier = find(call.state.classifier(), request.model.as_deref())?;
     let (judged, model) = {
         let (classifier, texts) = (classifier.clone(), texts.clone());
-        off_the_runtime(move || Ok((classifier.judge(&texts)?, classifier.names().into_iter().next().unwrap_or_default()))).await?
+        off_the_runtime(move || {
+            Ok((classifier.judge(&texts)?, classifier.names().into_iter().next().unwrap_or_default()))
+        })
+        .await?
     };
     if judged.len() != texts.len() {
         return Err(ApiError::internal("a classifier judged another number of texts than it was given"));
@@ -77,9 +80,8 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let mut answer = json!({ "id": crate::ids::new("modr-"), "model": model, "results": results });
     if call.state.store().is_ok() {
         let (tenant, results) = (tenant(&call), Value::Array(results));
-        let kept = ask(&call.state, move |store| {
-            store.moderations().create(&tenant, &model, json!(texts), results)
-        });
+        let kept =
+            ask(&call.state, move |store| store.moderations().create(&tenant, &model, json!(texts), results));
         answer["id"] = json!(kept.await?.id);
     }
     Ok(respond::json(&answer))
@@ -156,7 +158,9 @@ mod tests {
     fn texts_come_in_several_shapes() {
         assert_eq!(texts(&json!("a")).unwrap(), ["a"]);
         assert_eq!(texts(&json!(["a", { "type": "text", "text": "b" }])).unwrap(), ["a", "b"]);
-        for wrong in [json!(3), json!([]), json!([3]), json!([{ "type": "image_url" }]), json!([{ "type": "text" }])] {
+        for wrong in
+            [json!(3), json!([]), json!([3]), json!([{ "type": "image_url" }]), json!([{ "type": "text" }])]
+        {
             assert_eq!(texts(&wrong).unwrap_err().param.as_deref(), Some("input"));
         }
     }

@@ -60,7 +60,9 @@ fn group(text: Option<&str>) -> ApiResult<Group> {
 
 fn row_object(row: &Summary, prices: &[ClosedPrice]) -> Value {
     let totals = &row.totals;
-    let date = |day: i64| DateTime::from_timestamp(day.saturating_mul(86_400), 0).map(|it| it.date_naive().to_string());
+    let date = |day: i64| {
+        DateTime::from_timestamp(day.saturating_mul(86_400), 0).map(|it| it.date_naive().to_string())
+    };
     let closed: Vec<Value> = prices
         .iter()
         .map(|price| json!({ "name": price.name, "cost": price.cost(totals).to_string() }))

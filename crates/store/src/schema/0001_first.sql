@@ -148,6 +148,7 @@ CREATE TABLE batches (
     input_file TEXT NOT NULL,
     completion_window TEXT NOT NULL,
     expires_at INTEGER NOT NULL,
+    output_seconds INTEGER,
     model TEXT,
     metadata TEXT,
     errors TEXT,

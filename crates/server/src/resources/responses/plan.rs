@@ -61,7 +61,10 @@ pub(super) async fn plan(
     let store = request.store.unwrap_or(keeps);
     let background = request.background.unwrap_or(false);
     if background && !store {
-        return Err(ApiError::field("background", "`background` needs `store`: who would find the response again?"));
+        return Err(ApiError::field(
+            "background",
+            "`background` needs `store`: who would find the response again?",
+        ));
     }
     if store {
         call.state.store()?;
@@ -74,8 +77,11 @@ pub(super) async fn plan(
     fields::check_depth(&Value::Array(tools.clone()), "tools")?;
     let (functions, search) = tools_of(&tools)?;
     let tool_choice = tool_choice(request.tool_choice.as_ref(), &functions, search.is_some())?;
-    let search = search.filter(|_| !matches!(request.tool_choice.as_ref().map(|it| &it["type"]), Some(kind) if kind == "function"));
-    let search = search.filter(|_| request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0));
+    let search = search.filter(
+        |_| !matches!(request.tool_choice.as_ref().map(|it| &it["type"]), Some(kind) if kind == "function"),
+    );
+    let search =
+        search.filter(|_| request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0));
     let include = request.include.clone().unwrap_or_default();
     let conversation = conversation_id(&request)?;
     let (history, input) = said(call, &mut request, conversation.as_deref()).await?;
@@ -235,11 +241,15 @@ fn tools_of(tools: &[Value]) -> ApiResult<(Vec<Value>, Option<FileSearch>)> {
             }
             Some("file_search") if search.is_none() => search = Some(FileSearch::read(tool, &path)?),
             Some("file_search") => {
-                return Err(ApiError::field(path, "there is more than one `file_search`: name all stores in one"));
+                return Err(ApiError::field(
+                    path,
+                    "there is more than one `file_search`: name all stores in one",
+                ));
             }
             kind => {
                 let kind = excerpt(kind.unwrap_or_default());
-                let message = format!("`{path}.type` is `{kind}`: this server has `function` and `file_search`");
+                let message =
+                    format!("`{path}.type` is `{kind}`: this server has `function` and `file_search`");
                 return Err(ApiError::field(format!("{path}.type"), message));
             }
         }

@@ -5,8 +5,9 @@ use super::live::{Listener, Live};
 use super::plan::{Plan, plan};
 use super::request::CreateResponseRequest;
 use super::write::{Start, begin, write};
+use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{self, count_chat_tokens};
+use crate::generate::{self, render_chat};
 use crate::resources::{ask, deleted, listed, page, tenant};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope, Stream};
@@ -36,9 +37,13 @@ pub const ROUTES: &[Route] = &[
         |call| Box::pin(count(call)),
     )
     .takes(CreateResponseRequest::OBJECT),
-    Route::get("/v1/responses/{response}", OPENAI, Scope::Inference, "A response, or its events again.", |call| {
-        Box::pin(show(call))
-    })
+    Route::get(
+        "/v1/responses/{response}",
+        OPENAI,
+        Scope::Inference,
+        "A response, or its events again.",
+        |call| Box::pin(show(call)),
+    )
     .streaming(Stream::Events),
     Route::delete("/v1/responses/{response}", OPENAI, Scope::Inference, "Deletes a response.", |call| {
         Box::pin(delete(call))
@@ -175,7 +180,10 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
             return Ok(respond::json(&live.body()));
         }
         if !live.background {
-            return Err(ApiError::field("stream", "only a response in the background is told to a second listener"));
+            return Err(ApiError::field(
+                "stream",
+                "only a response in the background is told to a second listener",
+            ));
         }
         return Ok(stream_events(&call.state, Listener(live), from));
     }
@@ -240,7 +248,9 @@ async fn count(mut call: Call) -> ApiResult<Response<Body>> {
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let request = CreateResponseRequest { store: None, background: None, ..request };
     let plan = plan(&call, &model, request, others).await?;
-    let tokens = count_chat_tokens(&model, &plan.chat(&[])?)?;
+    let chat = plan.chat(&[])?;
+    let count = off_the_runtime(move || Ok(render_chat(&model, &chat)?.tokens(&model.tokenizer).len()));
+    let tokens = count.await?;
     Ok(respond::json(&json!({ "object": "response.input_tokens", "input_tokens": tokens })))
 }
 

@@ -34,7 +34,9 @@ impl FileSearch {
         let ids = tool["vector_store_ids"].as_array().filter(|ids| !ids.is_empty());
         let ids: Option<Vec<String>> =
             ids.and_then(|ids| ids.iter().map(|id| id.as_str().map(str::to_owned)).collect());
-        let Some(stores) = ids else { return field("vector_store_ids", "must be a list of ids of vector stores") };
+        let Some(stores) = ids else {
+            return field("vector_store_ids", "must be a list of ids of vector stores");
+        };
         if stores.len() > 16 {
             return field("vector_store_ids", "names more than 16 vector stores");
         }
@@ -49,7 +51,10 @@ impl FileSearch {
             Value::Null => None,
             filter => {
                 fields::check_depth(filter, "filters")?;
-                Some(Filter::parse(filter).map_err(|error| ApiError::from(error).param(format!("{path}.filters")))?)
+                Some(
+                    Filter::parse(filter)
+                        .map_err(|error| ApiError::from(error).param(format!("{path}.filters")))?,
+                )
             }
         };
         let ranking = Ranking::read(&tool["ranking_options"], &format!("{path}.ranking_options"))?;

@@ -84,7 +84,8 @@ fn leave_out_oldest(chat: &mut ChatRequest) -> bool {
 
 /// Errors speak of the chat API's field.
 fn renamed(error: ApiError) -> ApiError {
-    let param = error.param.map(|param| if param.starts_with("messages") { "input".to_owned() } else { param });
+    let param =
+        error.param.map(|param| if param.starts_with("messages") { "input".to_owned() } else { param });
     ApiError { param, ..error }
 }
 
@@ -103,7 +104,10 @@ pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>)
             (writer.end("incomplete", Some("max_output_tokens"), Some(&usage)), None)
         }
         Some(Ok((Ended::Cancelled, _))) => {
-            let error = ApiError::new(ErrorKind::Unavailable, "the response was not done in the time there is for one");
+            let error = ApiError::new(
+                ErrorKind::Unavailable,
+                "the response was not done in the time there is for one",
+            );
             (writer.fail("server_error", &error.message), Some(error))
         }
         Some(Ok((_, usage))) => (writer.end("completed", None, Some(&usage)), None),
@@ -145,7 +149,8 @@ async fn answer(
     while let Some(event) = generation.next().await? {
         match event {
             Event::Text { text, tokens, .. } => {
-                let tokens = if tells_logprobs { logprobs(&generation.model.tokenizer, &tokens) } else { Vec::new() };
+                let tokens =
+                    if tells_logprobs { logprobs(&generation.model.tokenizer, &tokens) } else { Vec::new() };
                 writer.text(&text, tokens);
             }
             Event::CallBegin { id, name, .. } => writer.call(&id, &name),
@@ -180,11 +185,14 @@ async fn keep(call: &Call, plan: &Plan, writer: &Writer, live: &Live, last: &Val
     let status = body["status"].as_str().unwrap_or("failed").to_owned();
     let mut said = Vec::new();
     if plan.conversation.is_some() && matches!(status.as_str(), "completed" | "incomplete") {
-        said.extend(plan.input.iter().filter(|item| plan.history.iter().all(|old| old["id"] != item["id"])).cloned());
+        said.extend(
+            plan.input.iter().filter(|item| plan.history.iter().all(|old| old["id"] != item["id"])).cloned(),
+        );
         said.extend(body["output"].as_array().into_iter().flatten().cloned());
     }
     let id = plan.id.clone();
-    ask(&call.state, move |store: &Store| store.responses().update(&id, &status, &body, &events, &said)).await?;
+    ask(&call.state, move |store: &Store| store.responses().update(&id, &status, &body, &events, &said))
+        .await?;
     Ok(())
 }
 

@@ -219,7 +219,8 @@ impl Writer {
         self.tell("response.output_text.done", fields);
         let cited = citations(text, &self.hits);
         for (number, annotation) in cited.iter().enumerate() {
-            let fields = json!({ "output_index": index, "annotation_index": number, "annotation": annotation });
+            let fields =
+                json!({ "output_index": index, "annotation_index": number, "annotation": annotation });
             self.tell("response.output_text.annotation.added", place(fields));
         }
         let part = part(text, cited, logprobs);
@@ -232,7 +233,8 @@ impl Writer {
     /// when it is stored.
     pub(super) fn end(&mut self, status: &str, reason: Option<&str>, usage: Option<&Usage>) -> Value {
         let whole = status == "completed";
-        if whole && self.open.is_none() && self.output().iter().all(|item| item["type"] == "file_search_call") {
+        if whole && self.open.is_none() && self.output().iter().all(|item| item["type"] == "file_search_call")
+        {
             self.open_message();
         }
         self.close(if whole { "completed" } else { "incomplete" });
@@ -295,12 +297,16 @@ mod tests {
         for (number, event) in events.iter().enumerate() {
             assert_eq!(event["sequence_number"], number);
         }
-        events.iter().map(|event| event["type"].as_str().unwrap().trim_start_matches("response.").to_owned()).collect()
+        events
+            .iter()
+            .map(|event| event["type"].as_str().unwrap().trim_start_matches("response.").to_owned())
+            .collect()
     }
 
     #[test]
     fn events_come_in_the_order_of_the_api() {
-        let live = Arc::new(Live::new(String::new(), false, json!({ "status": "in_progress", "output": [] })));
+        let live =
+            Arc::new(Live::new(String::new(), false, json!({ "status": "in_progress", "output": [] })));
         let mut writer = Writer::new(live.clone());
         writer.created();
         writer.in_progress();
@@ -319,7 +325,10 @@ mod tests {
         let body = live.body();
         assert_eq!(body["output"][0]["content"][0]["text"], "Hello");
         assert_eq!(body["output"][1]["arguments"], "{\"a\":1}");
-        assert_eq!((&body["status"], &body["output"][1]["status"]), (&json!("completed"), &json!("completed")));
+        assert_eq!(
+            (&body["status"], &body["output"][1]["status"]),
+            (&json!("completed"), &json!("completed"))
+        );
     }
 
     #[test]

@@ -65,17 +65,19 @@ fn additions(request: CreateFileBatchRequest) -> ApiResult<Vec<(String, Attribut
     match additions.len() {
         0 => Err(ApiError::field("file_ids", "neither `file_ids` nor `files` names a file")),
         1..=MOST_FILES => Ok(additions),
-        count => Err(ApiError::field("file_ids", format!("{count} files are more than the {MOST_FILES} of a batch"))),
+        count => Err(ApiError::field(
+            "file_ids",
+            format!("{count} files are more than the {MOST_FILES} of a batch"),
+        )),
     }
 }
 
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<CreateFileBatchRequest>(|_| false).await?;
     let ((tenant, id), key, additions) = (named(&call), key(&call), additions(request)?);
-    let made = ask(&call.state, move |store| {
-        store.vector_stores().add_files(&tenant, &key, &id, &additions, true)
-    })
-    .await?;
+    let made =
+        ask(&call.state, move |store| store.vector_stores().add_files(&tenant, &key, &id, &additions, true))
+            .await?;
     let made = made.ok_or_else(|| ApiError::internal("a batch of files was not made"))?;
     call.state.work().files.notify_one();
     Ok(respond::json(&batch_object(&made)))
@@ -89,16 +91,16 @@ pub(super) async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 pub(super) async fn cancel(call: Call) -> ApiResult<Response<Body>> {
     let ((tenant, id), batch) = (named(&call), call.path("batch").to_owned());
-    let found = ask(&call.state, move |store| store.vector_stores().cancel_batch(&tenant, &id, &batch)).await?;
+    let found =
+        ask(&call.state, move |store| store.vector_stores().cancel_batch(&tenant, &id, &batch)).await?;
     Ok(respond::json(&batch_object(&found)))
 }
 
 pub(super) async fn files(call: Call) -> ApiResult<Response<Body>> {
     let ((tenant, id), page, status) = (named(&call), page(&call, 20, 100, false)?, filter(&call)?);
     let batch = call.path("batch").to_owned();
-    let found = ask(&call.state, move |store| {
-        store.vector_stores().files(&tenant, &id, Some(&batch), status, &page)
-    })
-    .await?;
+    let found =
+        ask(&call.state, move |store| store.vector_stores().files(&tenant, &id, Some(&batch), status, &page))
+            .await?;
     Ok(respond::json(&listed_by(found, file_object)))
 }

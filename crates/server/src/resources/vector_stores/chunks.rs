@@ -30,7 +30,8 @@ impl Chunking {
             Some("auto") => Ok(Chunking::AUTO),
             Some("static") => {
                 let number = |name: &str| value["static"][name].as_u64().map(|number| number as usize);
-                let Some(size) = number("max_chunk_size_tokens").filter(|size| (100..=4096).contains(size)) else {
+                let Some(size) = number("max_chunk_size_tokens").filter(|size| (100..=4096).contains(size))
+                else {
                     return refuse("needs `static.max_chunk_size_tokens`, from 100 to 4096");
                 };
                 match number("chunk_overlap_tokens").filter(|overlap| *overlap <= size / 2) {
@@ -101,7 +102,8 @@ fn split<'a>(
         return;
     }
     let Some(ends) = ENDS.get(level) else {
-        let middle = text.char_indices().map(|(at, _)| at).nth(text.chars().count() / 2).unwrap_or(text.len());
+        let middle =
+            text.char_indices().map(|(at, _)| at).nth(text.chars().count() / 2).unwrap_or(text.len());
         split(&text[..middle], level, most, count, into);
         split(&text[middle..], level, most, count, into);
         return;
@@ -141,7 +143,11 @@ mod tests {
         assert_eq!(read(json!({ "type": "auto" })).unwrap(), Chunking::AUTO);
         let own = json!({ "type": "static", "static": { "max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50 } });
         assert_eq!(read(own.clone()).unwrap().object(), own);
-        for wrong in [json!({}), json!({ "type": "static" }), json!({ "type": "static", "static": { "max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101 } })] {
+        for wrong in [
+            json!({}),
+            json!({ "type": "static" }),
+            json!({ "type": "static", "static": { "max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101 } }),
+        ] {
             assert!(read(wrong).is_err());
         }
     }

@@ -92,10 +92,9 @@ pub(super) async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateAttributesRequest>(|_| false).await?;
     let attributes = fields::attributes(Some(request.attributes), "attributes")?;
     let ((tenant, id), file) = (named(&call), call.path("file").to_owned());
-    let changed = ask(&call.state, move |store| {
-        store.vector_stores().set_attributes(&tenant, &id, &file, &attributes)
-    })
-    .await?;
+    let changed =
+        ask(&call.state, move |store| store.vector_stores().set_attributes(&tenant, &id, &file, &attributes))
+            .await?;
     Ok(respond::json(&file_object(&changed)))
 }
 

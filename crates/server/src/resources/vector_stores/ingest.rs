@@ -149,7 +149,9 @@ mod tests {
     #[test]
     fn only_text_is_read() {
         assert_eq!(text_of("\u{feff}a\r\nb".into()).unwrap(), "a\nb");
-        for (bytes, code) in [(&b"\xff\xfe"[..], "unsupported_file"), (b"a\0b", "unsupported_file"), (b" \n", "invalid_file")] {
+        for (bytes, code) in
+            [(&b"\xff\xfe"[..], "unsupported_file"), (b"a\0b", "unsupported_file"), (b" \n", "invalid_file")]
+        {
             assert_eq!(text_of(bytes.to_vec()).unwrap_err().code, Some(code));
         }
     }

@@ -73,9 +73,13 @@ pub const ROUTES: &[Route] = &[
     Route::delete("/v1/vector_stores/{store}", OPENAI, Scope::Data, "Deletes a vector store.", |call| {
         Box::pin(delete(call))
     }),
-    Route::post("/v1/vector_stores/{store}/search", OPENAI, Scope::Data, "Searches a vector store.", |call| {
-        Box::pin(search::route(call))
-    })
+    Route::post(
+        "/v1/vector_stores/{store}/search",
+        OPENAI,
+        Scope::Data,
+        "Searches a vector store.",
+        |call| Box::pin(search::route(call)),
+    )
     .takes(search::SearchRequest::OBJECT),
     Route::post("/v1/vector_stores/{store}/files", OPENAI, Scope::Data, "Adds a file.", |call| {
         Box::pin(files::add(call))
@@ -195,7 +199,10 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let chunking = chunks::Chunking::read(request.chunking_strategy.as_ref())?;
     let ids = request.file_ids.unwrap_or_default();
     if ids.len() > 500 {
-        return Err(ApiError::field("file_ids", "`file_ids` has more than 500 files: add them in several batches"));
+        return Err(ApiError::field(
+            "file_ids",
+            "`file_ids` has more than 500 files: add them in several batches",
+        ));
     }
     let new = NewVectorStore {
         name: request.name.unwrap_or_default(),

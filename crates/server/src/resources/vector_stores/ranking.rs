@@ -50,11 +50,14 @@ mod tests {
     fn options_are_read_and_nonsense_is_refused() {
         let read = |value: Value| Ranking::read(&value, "ranking_options");
         assert_eq!(read(Value::Null).unwrap().vector_weight, 1.0);
-        let own = read(json!({ "score_threshold": 0.5, "hybrid_search": { "embedding_weight": 0, "text_weight": 2 } }));
+        let own = read(
+            json!({ "score_threshold": 0.5, "hybrid_search": { "embedding_weight": 0, "text_weight": 2 } }),
+        );
         let expected = Ranking { vector_weight: 0.0, text_weight: 2.0, score_threshold: 0.5 };
         assert_eq!(own.unwrap(), expected);
         let nothing = json!({ "hybrid_search": { "embedding_weight": 0, "text_weight": 0 } });
-        for wrong in [json!([]), json!({ "score_threshold": 2 }), json!({ "score_threshold": "x" }), nothing] {
+        for wrong in [json!([]), json!({ "score_threshold": 2 }), json!({ "score_threshold": "x" }), nothing]
+        {
             assert!(read(wrong).is_err());
         }
     }
