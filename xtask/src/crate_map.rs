@@ -66,6 +66,11 @@ pub const CRATES: &[Crate] = &[
     inner("text", "tokenizers, chat templates, streaming detokeniser", &["formats"]),
     inner("models", "Llama 2, 3.x and 4, written once over `Backend`", &["tensor", "formats"]),
     inner("hub", "the local model store: pull, verify, list, licences, provenance", &["formats"]),
+    inner(
+        "store",
+        "the embedded database: keys, usage, conversations, responses, files, batches, vector stores",
+        &[],
+    ),
     inner("engine", "one running model: generation, KV cache, sampling", &["models", "text"]),
     inner(
         "server",

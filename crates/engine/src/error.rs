@@ -105,6 +105,14 @@ pub enum EngineError {
         /// The logit.
         value: f32,
     },
+    /// A constraint on the output that is none, asks for what is not supported, or became too expensive.
+    #[error("{kind}: {problem}")]
+    Grammar {
+        /// What kind of constraint.
+        kind: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Mask, bans and minus-infinite logits together forbid every token.
     #[error(
         "no token is allowed at position {position}: the output constraint, `logit_bias` and the \

@@ -13,6 +13,7 @@ mod error;
 mod sources;
 mod template;
 mod tokenizer;
+pub mod tools;
 
 pub use alti_formats::tokenizer::{PreTokenizer, TokenKind};
 pub use error::{Result, TextError};

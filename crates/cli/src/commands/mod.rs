@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod completions;
+mod config;
 mod convert;
 mod doctor;
 mod list;
@@ -11,6 +12,7 @@ mod perplexity;
 mod pull;
 mod quantize;
 mod run;
+mod serve;
 mod show;
 mod tokenize;
 
@@ -23,6 +25,8 @@ use clap::Subcommand;
 pub enum Command {
     Chat(Box<chat::ChatCommand>),
     Run(Box<run::RunCommand>),
+    Serve(Box<serve::ServeCommand>),
+    Config(config::ConfigCommand),
     Bench(bench::BenchCommand),
     Perplexity(perplexity::PerplexityCommand),
     Logits(logits::LogitsCommand),
@@ -48,6 +52,8 @@ impl Command {
         match self {
             Command::Chat(command) => command.run(environment, json),
             Command::Run(command) => command.run(environment, json),
+            Command::Serve(command) => command.run(environment),
+            Command::Config(command) => command.run(environment, json),
             Command::Bench(command) => command.run(environment, json),
             Command::Perplexity(command) => command.run(environment, json),
             Command::Logits(command) => command.run(environment, json),

@@ -3,6 +3,7 @@
 use super::control::{Command, Submission};
 use super::job::{EmbeddingJob, Job, Rejected, Sink, Status};
 use super::sequence::Drawing;
+use super::turns::Turns;
 use super::worker::Worker;
 use crate::EngineError;
 use crate::adapters::AdapterNames;
@@ -39,6 +40,25 @@ pub struct EngineSettings {
     pub prefix_cache: bool,
     /// Most tokens drafted for an answer in a step; 0 drafts none.
     pub draft_tokens: usize,
+    /// Whom it shares the machine's cores with.
+    pub turns: Turns,
+}
+
+impl Default for EngineSettings {
+    /// What a server on a small machine does well with.
+    fn default() -> EngineSettings {
+        EngineSettings {
+            context: 8192,
+            kv_tokens: 32_768,
+            kv_dtype: KvDType::BF16,
+            step_tokens: 256,
+            max_running: 64,
+            max_waiting: 512,
+            prefix_cache: true,
+            draft_tokens: 4,
+            turns: Turns::default(),
+        }
+    }
 }
 
 /// A running model. Clones share it; its thread ends when the last is dropped and what was submitted is done, or by

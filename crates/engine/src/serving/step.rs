@@ -49,12 +49,15 @@ impl Rows {
 impl<B: Backend<Element = f32>> Worker<B> {
     /// Computes so many rows of each of the first running sequences, and delivers what comes of it.
     pub(super) fn step(&mut self, parts: &[usize]) {
-        let started = Instant::now();
         let rows = self.rows_of(parts);
+        let shared = self.shared.clone();
+        let turn = shared.settings.turns.take();
+        let started = Instant::now();
         if let Err(error) = self.compute(&rows).and_then(|()| self.draw(&rows)) {
             return self.fail(parts.len(), &error);
         }
         let seconds = started.elapsed().as_secs_f64();
+        drop(turn);
         self.account(parts, &rows, seconds);
         let mut sequences: Vec<Sequence> = self.running.drain(..parts.len()).collect();
         for ((sequence, &part), share) in sequences.iter_mut().zip(parts).zip(&rows.shares) {

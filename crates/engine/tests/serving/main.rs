@@ -32,6 +32,7 @@ fn roomy() -> EngineSettings {
         max_waiting: 1000,
         prefix_cache: true,
         draft_tokens: 4,
+        ..EngineSettings::default()
     }
 }
 

@@ -6,4 +6,5 @@ mod differential;
 mod robustness;
 mod template_limits;
 mod templates;
+mod tools;
 mod vectors;
