@@ -138,7 +138,7 @@ impl Layout {
     #[must_use]
     pub fn layers_of_stage(&self, model: &ModelShape) -> f64 {
         let most = model.layers.div_ceil(self.pipeline.max(1));
-        match u64::from(most) * u64::from(self.pipeline) - u64::from(model.layers) {
+        match (u64::from(most) * u64::from(self.pipeline)).saturating_sub(u64::from(model.layers)) {
             0..=2 => f64::from(model.layers) / f64::from(self.pipeline.max(1)),
             _ => f64::from(most),
         }
