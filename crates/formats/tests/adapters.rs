@@ -1,7 +1,7 @@
 //! LoRA adapters as PEFT and llama.cpp write them (`crates/testkit/adapters` says how these were made), and files that
 //! are refused in a line that says why.
 
-use alti_formats::gguf::{TensorPlan, Value, write_gguf};
+use alti_formats::gguf::{TensorPlan, Value, WriteOptions, write_gguf};
 use alti_formats::{Adapter, Checkpoint, ModelConfig, Part, WeightName};
 use alti_tensor::DType;
 use alti_testkit::{adapter, golden};
@@ -130,7 +130,8 @@ fn written(
         Ok(vec![0u8; dtype.bytes_for(shape.iter().product()).expect("whole blocks")].into())
     };
     let path = folder.join("adapter.gguf");
-    write_gguf(&path, &metadata, &plans, bytes, None, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+    write_gguf(&path, &metadata, &plans, bytes, WriteOptions::default(), &mut |_| ())
+        .unwrap_or_else(|e| panic!("{e}"));
     path
 }
 

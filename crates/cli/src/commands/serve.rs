@@ -1,5 +1,6 @@
 //! `alti serve`: the APIs that apps speak, over the models of this machine.
 
+use crate::database::DatabaseOptions;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::name_or_default;
@@ -7,7 +8,7 @@ use crate::pulling;
 use crate::serving::loader::Loader;
 use crate::serving::settings::ServeSettings;
 use alti_engine::serving::Turns;
-use alti_server::{AppState, ModelLoader, ServeError, Server};
+use alti_server::{AppState, ModelLoader, ServeError, Server, Services};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct ServeCommand {
     /// Any other setting, such as engine.max_running=32
     #[arg(long = "set", value_name = "SETTING=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    database: DatabaseOptions,
     /// What is logged
     #[arg(long, value_enum, default_value = "warn")]
     log: LogLevel,
@@ -92,7 +95,8 @@ impl ServeCommand {
         };
         // Two threads are enough for wires and JSON; the rest of the machine computes.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve(settings, Arc::new(loader)))
+        let services = Services { store: Some(self.database.open(environment)?), ..Services::default() };
+        runtime.block_on(serve(settings, Arc::new(loader), services))
     }
 
     /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
@@ -134,8 +138,12 @@ impl ServeCommand {
 }
 
 /// Serves until asked to stop.
-async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>) -> anyhow::Result<()> {
-    let state = AppState::new(settings.server.clone(), loader, None);
+async fn serve(
+    settings: ServeSettings,
+    loader: Arc<dyn ModelLoader>,
+    services: Services,
+) -> anyhow::Result<()> {
+    let state = AppState::with_services(settings.server.clone(), loader, services);
     let server = Server::bind(state.clone()).await.map_err(|error| {
         let failure = match error {
             ServeError::Settings(_) | ServeError::Tls { .. } => Failure::Usage,
