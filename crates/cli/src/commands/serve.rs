@@ -1,6 +1,5 @@
 //! `alti serve`: the APIs that apps speak, over the models of this machine.
 
-use crate::database::DatabaseOptions;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::name_or_default;
@@ -8,7 +7,7 @@ use crate::pulling;
 use crate::serving::loader::Loader;
 use crate::serving::settings::ServeSettings;
 use alti_engine::serving::Turns;
-use alti_server::{AppState, ModelLoader, ServeError, Server, Services};
+use alti_server::{AppState, ModelLoader, ServeError, Server};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,8 +39,6 @@ pub struct ServeCommand {
     /// Any other setting, such as engine.max_running=32
     #[arg(long = "set", value_name = "SETTING=VALUE")]
     set: Vec<String>,
-    #[command(flatten)]
-    database: DatabaseOptions,
     /// What is logged
     #[arg(long, value_enum, default_value = "warn")]
     log: LogLevel,
@@ -95,8 +92,7 @@ impl ServeCommand {
         };
         // Two threads are enough for wires and JSON; the rest of the machine computes.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let services = Services { store: Some(self.database.open(environment)?), ..Services::default() };
-        runtime.block_on(serve(settings, Arc::new(loader), services))
+        runtime.block_on(serve(settings, Arc::new(loader)))
     }
 
     /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
@@ -138,12 +134,8 @@ impl ServeCommand {
 }
 
 /// Serves until asked to stop.
-async fn serve(
-    settings: ServeSettings,
-    loader: Arc<dyn ModelLoader>,
-    services: Services,
-) -> anyhow::Result<()> {
-    let state = AppState::with_services(settings.server.clone(), loader, services);
+async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>) -> anyhow::Result<()> {
+    let state = AppState::new(settings.server.clone(), loader, None);
     let server = Server::bind(state.clone()).await.map_err(|error| {
         let failure = match error {
             ServeError::Settings(_) | ServeError::Tls { .. } => Failure::Usage,
