@@ -1,6 +1,8 @@
 """Makes the seeds of the fuzz targets that a person thought of; those that a fuzzer found are beside
 them, named `found-...`. Run it in this folder: `python3 make_seeds.py`. It needs nothing but Python.
 
+Running it again writes the same bytes, so that what changes in the seeds is what was changed here.
+
 Each target has one small file that is read without complaint, from which a fuzzer starts, and files
 that are meant to do harm, one idea each.
 """
@@ -323,10 +325,15 @@ def pickle(tensors: dict) -> bytes:
 
 def archive(program: bytes, *, storages=("0",), method=zipfile.ZIP_STORED, bomb=0) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as file:
-        file.writestr("m/data.pkl", program)
+
+    def entry(name: str) -> zipfile.ZipInfo:
+        # Of a fixed date, not of now: the same bytes whenever this runs.
+        return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr(entry("m/data.pkl"), program, method)
         for key in storages:
-            file.writestr(f"m/data/{key}", b"\0" * (4096 + bomb))
+            file.writestr(entry(f"m/data/{key}"), b"\0" * (4096 + bomb), method)
     return out.getvalue()
 
 
@@ -511,6 +518,8 @@ def templates() -> None:
     name = "chat_template"
     double = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
     two_of_themselves = "{% set a = namespace() %}{% set a.x = a %}{% set b = namespace() %}{% set b.x = b %}"
+    long_list = "{% set ns = namespace() %}{% set a = ['x'] * 100000 %}{% set b = a[:] %}{% for i in range(100000) %}"
+    characters = "{% set a = 'x' * 1000 %}{% set a = a * 4000 %}{% set a = a "
     long_text = "{% set a = 'x' * 1000 %}{% set a = a * 3500 %}{% set b = a[1:] %}{% for i in range(100000) %}"
     for what, source in [
         ("plain", TEMPLATE + "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"),
@@ -585,6 +594,29 @@ def templates() -> None:
         ("long-texts-searched", long_text + "{% if 'y' in a %}{% endif %}{{ a | length }}{% endfor %}"),
         ("long-texts-iterated", long_text + "{% for c in a %}{% break %}{% endfor %}{% endfor %}"),
         ("long-texts-as-keys", long_text + "{{ messages[0][a] }}{% endfor %}"),
+        ("long-lists-compared", long_list + "{% if a == b %}{% endif %}{% endfor %}"),
+        ("long-lists-searched", long_list + "{% if 'y' in a %}{% endif %}{% endfor %}"),
+        ("long-lists-held", long_list + "{% set ns.x = a %}{% if loop.changed(b) %}{% endif %}{% endfor %}"),
+        ("long-lists-as-keys", long_list + "{% if messages[0][a] %}{% endif %}{% endfor %}"),
+        ("long-lists-smallest", long_list + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-smallest", long_text + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-in-lower-case", long_text + "{% if a is lower or b is upper %}{% endif %}{% endfor %}"),
+        ("long-texts-alike-searched", "{% set n = 'x' * 100000 + 'y' %}" + long_text + "{% if n in a %}{% endif %}{% endfor %}"),
+        ("sorted-by-many-attributes", "{% set by = 'k,' * 10000 %}{% if ([{'k': 1}] * 10000) | sort(attribute=by) %}{% endif %}"),
+        ("sorted-by-many-attributes-of-none", "{% set by = 'k,' * 5000 %}{% if range(10000) | sort(attribute=by) %}{% endif %}"),
+        ("digits-printed", "{% for i in range(100000) %}{{ '+' }}" + "1." * 39 + "{% endfor %}"),
+        ("small-containers", "{% for i in range(100000) %}{% for j in range(100000) %}{% if i in [] %}{% endif %}{% endfor %}{% endfor %}"),
+        ("characters-listed", characters + "| list %}"),
+        ("characters-paired", characters + "| zip(range(9)) | list %}"),
+        ("characters-batched", characters + "| batch(2) | list %}"),
+        ("characters-grouped", characters + "| groupby('x') | list %}"),
+        ("characters-mapped", characters + "| map(attribute='x') | list %}"),
+        ("characters-sorted", characters + "| sort %}"),
+        ("characters-joined", characters + "| join(',') %}"),
+        ("pieces-of-nothing", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a.split(',') %}"),
+        ("pieces-of-nothing-filter", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a | split(',') %}"),
+        ("lines-of-nothing", "{% set a = '\n' * 1000 %}{% set a = a * 4000 %}{% set a = a.splitlines() %}"),
+        ("words-of-a-character", "{% set a = 'x ' * 1000 %}{% set a = a * 2000 %}{% set a = a.split() %}"),
         ("long-ranges", "{% for i in range(100000) %}{{ range(100000) | last }}{% endfor %}"),
         ("pprint-doubles", double + "{% set ns.x = ns.x | pprint %}{% endfor %}"),
         ("debug-doubles", double + "{% set ns.x = debug() %}{% endfor %}"),

@@ -5,7 +5,7 @@ mod common;
 use common::{User, tokenizer_metadata, write_metadata};
 use std::process::Stdio;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "chat",
     "run",
     "bench",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 15] = [
     "convert",
     "quantize",
     "tokenize",
+    "plan",
     "doctor",
     "completions",
     "man",

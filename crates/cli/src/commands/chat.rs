@@ -315,7 +315,18 @@ impl<B: Backend<Element = f32>> Chat<B> {
         );
     }
 
+    /// Replaces what /save wrote, and nothing else.
     fn save(&self, file: &Path) -> anyhow::Result<()> {
+        alti_formats::check_target(file, true)?;
+        if let Ok(there) = std::fs::File::open(file)
+            && serde_json::from_reader::<_, Saved>(std::io::BufReader::new(there)).is_err()
+        {
+            let message = format!(
+                "{}: is there already and holds no conversation, so it stays; name another file",
+                file.display()
+            );
+            return Err(Exit::new(Failure::Failed, message).into());
+        }
         let text = serde_json::to_string_pretty(&Saved { messages: self.messages.clone() })?;
         alti_formats::write_whole(file, text.as_bytes())?;
         eprintln!("saved {} messages to {}", self.messages.len(), file.display());
@@ -361,7 +372,8 @@ fn text_of(message: &Message) -> &str {
 /// What is worth saying about the end of an answer.
 fn note(finish: &FinishReason) -> Option<&'static str> {
     match finish {
-        FinishReason::StopToken(_) | FinishReason::StopString(_) => None,
+        FinishReason::StopToken(_) | FinishReason::StopString(_) | FinishReason::GrammarEnd => None,
+        FinishReason::TimedOut => Some("(cut: out of time)"),
         FinishReason::Length => Some("(cut: --max-tokens)"),
         FinishReason::ContextFull => Some("(cut: the context is full; /clear starts anew)"),
         FinishReason::Cancelled => Some("(stopped)"),

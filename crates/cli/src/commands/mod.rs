@@ -3,14 +3,17 @@
 mod bench;
 mod chat;
 mod completions;
+mod config;
 mod convert;
 mod doctor;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
 mod quantize;
 mod run;
+mod serve;
 mod show;
 mod tokenize;
 
@@ -23,6 +26,8 @@ use clap::Subcommand;
 pub enum Command {
     Chat(Box<chat::ChatCommand>),
     Run(Box<run::RunCommand>),
+    Serve(Box<serve::ServeCommand>),
+    Config(config::ConfigCommand),
     Bench(bench::BenchCommand),
     Perplexity(perplexity::PerplexityCommand),
     Logits(logits::LogitsCommand),
@@ -34,6 +39,7 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
@@ -48,6 +54,8 @@ impl Command {
         match self {
             Command::Chat(command) => command.run(environment, json),
             Command::Run(command) => command.run(environment, json),
+            Command::Serve(command) => command.run(environment),
+            Command::Config(command) => command.run(environment, json),
             Command::Bench(command) => command.run(environment, json),
             Command::Perplexity(command) => command.run(environment, json),
             Command::Logits(command) => command.run(environment, json),
@@ -58,6 +66,7 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
