@@ -40,6 +40,10 @@ pub fn present(environment: &Environment, name: &str) -> anyhow::Result<(PathBuf
     if path.exists() {
         return Ok((path.to_owned(), None));
     }
+    // No name in the store looks so: it was meant as a path.
+    if path.is_absolute() || name.starts_with('.') || path.extension().is_some_and(|kind| kind == "gguf") {
+        return Err(Exit::new(Failure::NotFound, format!("{name}: there is no such file or folder")).into());
+    }
     let resolved = pulling::store(environment)?.resolve(name)?;
     Ok((resolved.path, Some(resolved.manifest)))
 }
