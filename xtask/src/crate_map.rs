@@ -75,14 +75,14 @@ pub const CRATES: &[Crate] = &[
     inner(
         "server",
         "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
-        &["text", "engine"],
+        &["store", "text", "engine"],
     ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(
             "cli",
             "the one binary `alti`: parse, wire up, print, exit code",
-            &["tensor", "cpu", "formats", "text", "models", "hub", "engine"],
+            &["tensor", "cpu", "formats", "text", "models", "hub", "store", "engine", "server"],
         )
     },
     Crate {

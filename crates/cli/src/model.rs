@@ -237,7 +237,11 @@ pub fn cpu(environment: &Environment, options: &RunOptions) -> anyhow::Result<Cp
     Ok(Cpu::new(cpu_isa(environment)?, threads(options))?)
 }
 
-fn cpu_isa(environment: &Environment) -> anyhow::Result<Isa> {
+/// The instruction set that is asked for, or the machine's best.
+///
+/// # Errors
+/// When the machine lacks the one asked for.
+pub fn cpu_isa(environment: &Environment) -> anyhow::Result<Isa> {
     match &environment.isa {
         Some(name) => {
             Ok(Isa::from_name(name)
@@ -346,6 +350,20 @@ impl Need {
     pub fn total(self) -> u64 {
         self.weights.saturating_add(self.keys_and_values).saturating_add(self.working)
     }
+}
+
+/// Refuses to serve a model that is larger than the memory there is.
+///
+/// # Errors
+/// When it is; the message says what would fit.
+pub fn check_serving(
+    checkpoint: &Checkpoint,
+    kv_tokens: usize,
+    kv_dtype: KvDType,
+    step_tokens: usize,
+) -> anyhow::Result<()> {
+    let step = StepRows { rows: step_tokens, logits: step_tokens };
+    check_memory(checkpoint, Workload { backend: BackendName::Cpu, context: kv_tokens, kv_dtype, step })
 }
 
 /// Refuses a model that is larger than the memory there is, and says what would fit.

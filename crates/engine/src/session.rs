@@ -160,7 +160,7 @@ impl<B: Backend> Session<B> {
     fn run(&mut self, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
         let first = self.tokens.len();
         let rows = RowPlan::new(vec![Span::in_order(&self.layout, 0, first..first + tokens.len())]);
-        let step = Step { tokens, rows: &rows, cache: Some(&self.cache) };
+        let step = Step { tokens, rows: &rows, cache: Some(&self.cache), adapters: &[] };
         if wants_logits {
             let logits = self.model.logits(&mut self.backend, &step, &[tokens.len() - 1]);
             self.backend.fetch(&logits, &mut self.logits)?;

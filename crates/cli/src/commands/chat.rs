@@ -361,7 +361,8 @@ fn text_of(message: &Message) -> &str {
 /// What is worth saying about the end of an answer.
 fn note(finish: &FinishReason) -> Option<&'static str> {
     match finish {
-        FinishReason::StopToken(_) | FinishReason::StopString(_) => None,
+        FinishReason::StopToken(_) | FinishReason::StopString(_) | FinishReason::GrammarEnd => None,
+        FinishReason::TimedOut => Some("(cut: out of time)"),
         FinishReason::Length => Some("(cut: --max-tokens)"),
         FinishReason::ContextFull => Some("(cut: the context is full; /clear starts anew)"),
         FinishReason::Cancelled => Some("(stopped)"),

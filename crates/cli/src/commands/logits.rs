@@ -135,14 +135,14 @@ impl Task for LogitsTask<'_> {
             for (index, tokens) in sequence.chunks(self.options.prefill_chunk as usize).enumerate() {
                 let first = index * self.options.prefill_chunk as usize;
                 let rows = RowPlan::new(vec![Span::in_order(&layout, 0, first..first + tokens.len())]);
-                let step = Step { tokens, rows: &rows, cache: Some(&cache) };
+                let step = Step { tokens, rows: &rows, cache: Some(&cache), adapters: &[] };
                 let mut hidden = Vec::new();
                 let keep = self.hidden;
                 let x = model.hidden(&mut backend, &step, |_, x| hidden.extend(keep.then(|| x.clone())));
                 if keep {
                     hidden.push(backend.rms_norm(&x, &model.norm, config.norm_epsilon));
                 }
-                let logits = model.unembed(&mut backend, &x, &rows);
+                let logits = model.unembed(&mut backend, &x, &rows, &[]);
                 for (layer, x) in hidden.iter().enumerate() {
                     backend.fetch(x, &mut values)?;
                     append(format!("hidden.{layer}"), vec![count, length, config.embedding_length], &values);

@@ -93,7 +93,8 @@ impl Task for PerplexityTask<'_> {
             for begin in (0..context).step_by(self.command.run.prefill_chunk as usize) {
                 let end = context.min(begin + self.command.run.prefill_chunk as usize);
                 let rows = RowPlan::new(vec![Span::in_order(&layout, 0, begin..end)]);
-                let step = Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache) };
+                let step =
+                    Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache), adapters: &[] };
                 // Position `p` predicts token `p + 1`.
                 let predicting: Vec<usize> = (begin.max(first)..end.min(context - 1)).collect();
                 let wanted: Vec<usize> = predicting.iter().map(|position| position - begin).collect();

@@ -30,11 +30,15 @@ const SHORTENED: [(&str, &str, &str); 6] = [
 ];
 
 /// Words of a command that is not run, and why.
-const NOT_RUN: [(&str, &str); 5] = [
+const NOT_RUN: [(&str, &str); 9] = [
     ("hf:", "reaches the Hub"),
     ("--accept-license", "accepts terms in the name of whoever runs the tests"),
     ("llama", "is a model that is not here"),
     ("alti rm", "changes the store"),
+    ("alti keys", "changes the database"),
+    ("alti usage", "changes the database"),
+    ("alti backup", "wants a database"),
+    ("alti restore", "changes the database"),
     ("alti completions", "may write to a shell's own folder"),
 ];
 

@@ -3,6 +3,7 @@
 use super::GrammarSource;
 use super::cache::Cache;
 use super::factory::refused;
+use super::watch::{Watch, Watchdog};
 use crate::EngineError;
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
@@ -18,6 +19,8 @@ pub struct Grammar {
     source: GrammarSource,
     /// The cache that the parser came from; a clone's goes nowhere.
     cache: Option<Arc<Cache>>,
+    watchdog: Arc<Watchdog>,
+    watch: Arc<Watch>,
     mask: SimpleVob,
     /// End-of-answer tokens accepted after the grammar was finished anyway.
     ends: usize,
@@ -36,8 +39,11 @@ impl std::fmt::Debug for Grammar {
 
 impl Clone for Grammar {
     fn clone(&self) -> Self {
+        let mut parser = self.parser().clone();
         Self {
-            parser: self.parser.clone(),
+            watch: self.watchdog.watch(parser.enable_cancellation()),
+            watchdog: self.watchdog.clone(),
+            parser: Some(parser),
             source: self.source.clone(),
             cache: None,
             mask: self.mask.clone(),
@@ -57,8 +63,15 @@ impl Drop for Grammar {
 }
 
 impl Grammar {
-    pub(super) fn new(parser: TokenParser, source: GrammarSource, cache: Arc<Cache>) -> Self {
-        Self { parser: Some(parser), source, cache: Some(cache), mask: SimpleVob::new(), ends: 0 }
+    pub(super) fn new(
+        mut parser: TokenParser,
+        source: GrammarSource,
+        cache: Arc<Cache>,
+        watchdog: Arc<Watchdog>,
+    ) -> Self {
+        let watch = watchdog.watch(parser.enable_cancellation());
+        let (parser, cache) = (Some(parser), Some(cache));
+        Self { parser, source, cache, watchdog, watch, mask: SimpleVob::new(), ends: 0 }
     }
 
     fn parser(&self) -> &TokenParser {
@@ -75,7 +88,9 @@ impl Grammar {
         work: impl FnOnce(&mut TokenParser) -> anyhow::Result<T>,
     ) -> Result<T, EngineError> {
         let parser = self.parser.as_mut().expect("a parser is there until the grammar is dropped");
-        let result = catch_unwind(AssertUnwindSafe(|| work(parser)));
+        let result = self.watch.during(|| catch_unwind(AssertUnwindSafe(|| work(parser))));
+        let result =
+            if self.watch.is_cancelled() { Err(anyhow::anyhow!("it takes too long")) } else { result };
         result.map_err(|error| {
             // What failed once is not used again.
             self.cache = None;

@@ -1,6 +1,7 @@
 //! Compiling: from a source, which may be hostile, to a grammar, within bounds of time, stack and memory.
 
 use super::cache::Cache;
+use super::watch::Watchdog;
 use super::{Grammar, GrammarSource, gbnf, vocabulary};
 use crate::EngineError;
 use alti_text::Tokenizer;
@@ -27,8 +28,8 @@ const JSON_WHITESPACE: &str = r"(\x20|\r?\n[\x20\t]{0,40})";
 /// What `llguidance` may spend.
 fn limits() -> ParserLimits {
     ParserLimits {
-        // Building: about 20 ms and 10 MB at the most.
-        initial_lexer_fuel: 1_000_000,
+        // Building: with what it cannot measure, some 100 ms and 10 MB at the most.
+        initial_lexer_fuel: 400_000,
         max_grammar_size: 200_000,
         // A mask: about 15 ms at the most.
         step_lexer_fuel: 200_000,
@@ -53,6 +54,7 @@ struct Shared {
     parsers: ParserFactory,
     tokenizer: Tokenizer,
     cache: Arc<Cache>,
+    watchdog: Arc<Watchdog>,
 }
 
 impl std::fmt::Debug for GrammarFactory {
@@ -82,7 +84,12 @@ impl GrammarFactory {
         };
         let parsers = catch_unwind(AssertUnwindSafe(build))
             .map_err(|error| refused("the vocabulary", &error.to_string()))?;
-        let shared = Shared { parsers, tokenizer: tokenizer.clone(), cache: Arc::default() };
+        let shared = Shared {
+            parsers,
+            tokenizer: tokenizer.clone(),
+            cache: Arc::default(),
+            watchdog: Watchdog::start(),
+        };
         Ok(GrammarFactory { shared: Arc::new(shared) })
     }
 
@@ -100,7 +107,7 @@ impl GrammarFactory {
                 parser
             }
         };
-        Ok(Grammar::new(parser, source.clone(), cache.clone()))
+        Ok(Grammar::new(parser, source.clone(), cache.clone(), self.shared.watchdog.clone()))
     }
 
     /// Compiles without the cache.

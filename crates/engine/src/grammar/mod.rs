@@ -11,6 +11,7 @@ mod constraint;
 mod factory;
 pub mod gbnf;
 mod vocabulary;
+mod watch;
 
 pub use constraint::Grammar;
 pub use factory::GrammarFactory;

@@ -14,6 +14,7 @@ mod prefix;
 mod saved;
 mod sequence;
 mod step;
+mod turns;
 mod worker;
 
 pub use engine::{Engine, EngineSettings, Ticket};
@@ -21,3 +22,4 @@ pub use job::{
     CacheDomain, EmbeddingJob, Job, Output, Pooling, Priority, Rejected, Sink, SlotStatus, Status,
     TokenOutput, Usage,
 };
+pub use turns::Turns;

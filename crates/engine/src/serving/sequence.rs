@@ -4,6 +4,7 @@ use super::draft::Drafting;
 use super::job::{Job, Output, Pooling, Priority, Sink, SlotStatus, TokenOutput, Usage};
 use super::prefix::NodeId;
 use crate::EngineError;
+use crate::adapters::Lease;
 use crate::grammar::Grammar;
 use crate::sampling::{LogProbabilities, Sampler, Workspace};
 use crate::stop::FinishReason;
@@ -21,6 +22,8 @@ pub(super) struct Request {
     pub(super) job: Job,
     pub(super) submitted: Instant,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// The adapter in use; the job names its fingerprint.
+    pub(super) adapter: Option<Lease>,
     pub(super) sink: RefCell<Sink>,
     /// Whether the request has left the queue.
     pub(super) started: Cell<bool>,

@@ -19,6 +19,7 @@ fn sources() -> Vec<(&'static str, GrammarSource)> {
     vec![
         ("repetitions of repetitions", regex("((a{0,1000}){0,1000}){0,1000}")),
         ("a large repetition", regex("[a-z]{100000000}")),
+        ("a text without end that is forced", regex("a{1000000000}")),
         ("an exponential expression", regex("(a|b|ab)*c(.{1000})")),
         ("brackets", regex(&nested("(", ")", 100_000))),
         ("an unclosed bracket", regex("(")),

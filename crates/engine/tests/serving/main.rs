@@ -1,6 +1,7 @@
 //! What a serving engine promises, on the tiny golden models and the reference backend: an answer is the same whoever
 //! else is served, with and without the prefix cache, drafts, and pages enough; and nothing is lost.
 
+mod adapters;
 mod answers;
 mod conduct;
 mod memory;
@@ -31,6 +32,7 @@ fn roomy() -> EngineSettings {
         max_waiting: 1000,
         prefix_cache: true,
         draft_tokens: 4,
+        ..EngineSettings::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Anthropic's answers, whole and as events.
 
 use crate::error::ApiError;
-use crate::generate::{Answer, Ended, Event, Generation, Renderer};
+use crate::generate::{Answer, Ended, Event, Generation, Renderer, arguments_object};
 use crate::ids;
 use crate::models::Lease;
 use crate::wire::Nullable;
@@ -82,7 +82,7 @@ pub(super) fn message(model: &Lease, mut answer: Answer) -> MessageAnswer {
             content.push(json!({ "type": "text", "text": choice.text }));
         }
         for call in choice.calls {
-            let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+            let input = arguments_object(&call.arguments);
             content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
         }
         ended = choice.ended;

@@ -150,6 +150,7 @@ impl CountTokensRequest {
             tools,
             tool_choice: tool_choice(&choice)?,
             parallel_tool_calls: choice.get("disable_parallel_tool_use") != Some(&Value::Bool(true)),
+            call_id_prefix: "toolu_",
             ..ChatRequest::new(check_messages(messages, "messages")?, options)
         })
     }

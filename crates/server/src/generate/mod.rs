@@ -22,4 +22,5 @@ pub use options::{Options, is_setting, sampling};
 pub use prompt::{ChatRequest, check_messages};
 pub use run::{Ended, Event, Generation, encode_text, render_chat, start, start_chat};
 pub use stream::{Renderer, stream};
+pub(crate) use tools::arguments_object;
 pub use tools::{ToolCall, ToolChoice};

@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub variables: Map<String, Value>,
     /// How it is written.
     pub options: Options,
+    /// What the ids of calls begin with.
+    pub call_id_prefix: &'static str,
 }
 
 impl ChatRequest {
@@ -38,6 +40,7 @@ impl ChatRequest {
             format: Format::Text,
             variables: Map::new(),
             options,
+            call_id_prefix: "call_",
         }
     }
 }

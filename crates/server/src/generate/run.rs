@@ -147,25 +147,29 @@ pub fn encode_text(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec
 ///
 /// # Errors
 /// A conversation that the model's template refuses, options that make no sense, a full queue.
-pub async fn start_chat(call: &Call, model: Lease, mut request: ChatRequest) -> ApiResult<Generation> {
-    let plan = ToolPlan::new(&model, &request)?;
-    request.options.grammar = plan.grammar(request.format.clone())?;
-    let plan = Arc::new(plan);
-    let long = request
+pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiResult<Generation> {
+    let bytes = request
         .messages
         .iter()
         .map(|message| message.content.as_ref().map_or(0, content_bytes))
-        .sum::<usize>()
-        + request.tools.len() * 256
-        > LONG_TEXT_BYTES;
+        .sum::<usize>();
+    // Tools have a grammar, which is compiled.
+    let takes_long = bytes > LONG_TEXT_BYTES || !request.tools.is_empty();
     let model = Arc::new(model);
-    let options = request.options.clone();
+    let mut options = request.options.clone();
     let encode = {
-        let (model, plan) = (model.clone(), plan.clone());
-        move || Ok(chat_prompt(&model, &request, &plan)?.tokens(&model.tokenizer))
+        let model = model.clone();
+        move || {
+            let plan = ToolPlan::new(&model, &request)?;
+            let prompt = chat_prompt(&model, &request, &plan)?.tokens(&model.tokenizer);
+            Ok((plan, prompt))
+        }
     };
-    let prompt = if long { off_the_runtime(encode).await? } else { encode()? };
-    let readers = (0..options.choices.max(1)).map(|_| plan.reader()).collect();
+    let (plan, prompt) = if takes_long { off_the_runtime(encode).await? } else { encode()? };
+    options.grammar = plan.grammar();
+    // How many there may be is checked where the job is submitted.
+    let choices = options.choices.clamp(1, call.state.settings().max_choices);
+    let readers = (0..choices).map(|_| plan.reader()).collect();
     submit(call, model, prompt, options, readers, plan.spells_specials()).await
 }
 
@@ -194,7 +198,8 @@ pub async fn start(
     prompt: Vec<u32>,
     options: Options,
 ) -> ApiResult<Generation> {
-    let readers = (0..options.choices.max(1)).map(|_| ToolReader::text_only()).collect();
+    let choices = options.choices.clamp(1, call.state.settings().max_choices);
+    let readers = (0..choices).map(|_| ToolReader::text_only()).collect();
     submit(call, model, prompt, options, readers, false).await
 }
 

@@ -512,7 +512,7 @@ impl ModelPool {
     pub fn pull(
         &self,
         name: &str,
-        progress: &mut dyn FnMut(super::PullProgress) -> bool,
+        progress: &mut (dyn FnMut(super::PullProgress) -> bool + Send),
     ) -> Result<(), LoadError> {
         check_name(name).map_err(|error| LoadError::Refused(error.message))?;
         self.inner.loader.pull(name, progress)

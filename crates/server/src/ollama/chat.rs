@@ -3,7 +3,8 @@
 use super::shared::{Clock, format, no_images, now, options, timings};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    ChatRequest, Event, Generation, Renderer, ToolCall, check_messages, collect, start_chat, stream,
+    ChatRequest, Event, Generation, Renderer, ToolCall, arguments_object, check_messages, collect,
+    start_chat, stream,
 };
 use crate::models::{KeepAlive, Lease};
 use crate::respond;
@@ -161,7 +162,7 @@ pub(super) fn done_reason(reason: &str) -> &str {
 }
 
 fn tool_call(call: &ToolCall, index: usize) -> Value {
-    let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+    let arguments = arguments_object(&call.arguments);
     json!({ "id": call.id, "function": { "index": index, "name": call.name, "arguments": arguments } })
 }
 

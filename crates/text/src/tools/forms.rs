@@ -119,12 +119,11 @@ enum JsonAt {
     Next,
     Object(Box<JsonObject>),
     Between,
-    AfterList,
 }
 
 impl JsonCalls {
     fn is_between(&self) -> bool {
-        matches!(self.at, JsonAt::Between) && !self.in_list || matches!(self.at, JsonAt::AfterList)
+        matches!(self.at, JsonAt::Between) && !self.in_list
     }
 
     fn push(&mut self, character: char, names: &Names, found: &mut Vec<Found>) -> Verdict {
@@ -142,10 +141,9 @@ impl JsonCalls {
             JsonAt::Begin | JsonAt::Next if character == '{' => self.at = JsonAt::Object(Box::default()),
             JsonAt::Between if !self.in_list && character == '{' => self.at = JsonAt::Object(Box::default()),
             JsonAt::Between if self.in_list && character == ',' => self.at = JsonAt::Next,
-            JsonAt::Between if self.in_list && character == ']' => self.at = JsonAt::AfterList,
+            JsonAt::Between if self.in_list && character == ']' => return Verdict::Last,
             JsonAt::Between if !self.in_list && matches!(character, ';' | ',') => self.at = JsonAt::Next,
             JsonAt::Between if !self.in_list => return Verdict::Behind,
-            JsonAt::AfterList => return Verdict::Behind,
             _ => return Verdict::Bad,
         }
         Verdict::More
