@@ -77,12 +77,17 @@ pub const CRATES: &[Crate] = &[
         "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
         &["store", "text", "engine"],
     ),
+    inner(
+        "plan",
+        "the compute planner: pure functions from workload and hardware to time, memory, power, money",
+        &[],
+    ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(
             "cli",
             "the one binary `alti`: parse, wire up, print, exit code",
-            &["tensor", "cpu", "formats", "text", "models", "hub", "store", "engine", "server"],
+            &["tensor", "cpu", "formats", "text", "models", "hub", "store", "engine", "plan", "server"],
         )
     },
     Crate {

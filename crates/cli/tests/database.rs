@@ -20,10 +20,23 @@ fn json(user: &User, arguments: &[&str]) -> Value {
 fn a_key_is_shown_once_listed_and_taken_back() {
     let user = User::new();
     assert!(user.run(&["keys", "list"]).stdout.contains("no keys"));
-    let made = user.run(&["keys", "create", "shop", "--tokens-per-day", "1000", "--cost-per-day", "0.50", "--expires-days", "2"]);
+    let made = user.run(&[
+        "keys",
+        "create",
+        "shop",
+        "--tokens-per-day",
+        "1000",
+        "--cost-per-day",
+        "0.50",
+        "--expires-days",
+        "2",
+    ]);
     assert_eq!(made.code, 0, "{}", made.stderr);
     let secret = made.stdout.trim();
-    assert!(secret.starts_with("sk-alti-") && !secret.contains(char::is_whitespace), "stdout is the key alone");
+    assert!(
+        secret.starts_with("sk-alti-") && !secret.contains(char::is_whitespace),
+        "stdout is the key alone"
+    );
     let key = store(&user).keys().find(secret).expect("find").expect("the key");
     assert_eq!((key.name.as_str(), key.tenant.as_str()), ("shop", "shop"));
     assert_eq!(key.scopes, ["models", "inference", "data"]);
@@ -75,10 +88,16 @@ fn usage_is_shown_beside_what_closed_apis_would_have_charged() {
     assert_eq!(all["total"]["cost"], "0.000000012");
     assert_eq!(all["total"]["closed_apis"][0]["cost"], "3.030002");
     let some = json(&user, &["usage", "--from", "2024-10-05", "--to", "2024-10-05", "--key", "shop"]);
-    assert_eq!((some["rows"][0]["day"].as_str(), some["total"]["requests"].as_u64()), (Some("2024-10-05"), Some(2)));
+    assert_eq!(
+        (some["rows"][0]["day"].as_str(), some["total"]["requests"].as_u64()),
+        (Some("2024-10-05"), Some(2))
+    );
     assert_eq!(some["rows"][0]["key_name"], "shop");
     let table = user.run(&["usage"]).stdout;
-    assert!(table.contains("2024-10-04  shop  a") && table.contains("closed") && table.contains("total"), "{table}");
+    assert!(
+        table.contains("2024-10-04  shop  a") && table.contains("closed") && table.contains("total"),
+        "{table}"
+    );
     assert!(user.run(&["usage", "prices"]).stdout.contains("2.00"));
     assert_eq!(user.run(&["usage", "remove-price", "closed"]).code, 0);
     assert_eq!(user.run(&["usage", "remove-price", "closed"]).code, 3);
@@ -100,6 +119,9 @@ fn a_backup_comes_back() {
     assert_eq!(restored.code, 0, "{}", restored.stderr);
     assert_eq!(json(&user, &["keys", "list"]).as_array().map(Vec::len), Some(1));
     assert_eq!(user.run(&["restore", "tuesday", "--replace"]).code, 3);
-    user.write("store/alti.db", "something else, which is long enough to be looked at as a database file, perhaps");
+    user.write(
+        "store/alti.db",
+        "something else, which is long enough to be looked at as a database file, perhaps",
+    );
     assert_eq!(user.run(&["keys", "list"]).code, 5);
 }

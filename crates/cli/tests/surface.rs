@@ -5,7 +5,7 @@ mod common;
 use common::{User, tokenizer_metadata, write_metadata};
 use std::process::Stdio;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "chat",
     "run",
     "bench",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 19] = [
     "usage",
     "backup",
     "restore",
+    "plan",
     "doctor",
     "completions",
     "man",

@@ -36,7 +36,7 @@ pub use checkpoint::{Checkpoint, Format, WeightInfo};
 pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
 pub use convert::{ConvertOptions, Converted, FloatType, convert};
 pub use error::FormatError;
-pub use files::{AtomicFile, sync_folder, write_whole};
+pub use files::{AtomicFile, check_target, sync_folder, write_whole};
 pub use importance::Importance;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;

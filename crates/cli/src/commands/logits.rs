@@ -9,9 +9,11 @@ use alti_formats::layout::hugging_face_tensors;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, KvDType, Reference, RowPlan, Span, Tape, Trainable};
 use anyhow::Context;
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Compute the logits of given tokens
@@ -31,7 +33,7 @@ pub struct LogitsCommand {
     /// Token ids (JSON)
     #[arg(long, value_name = "FILE")]
     tokens: PathBuf,
-    /// Where to write (safetensors)
+    /// Where to write (safetensors); replaces what this command wrote there before, and nothing else
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Write the input of each layer, too
@@ -58,6 +60,7 @@ impl LogitsCommand {
             let message = "--grad is computed by the reference backend: add --backend reference";
             return Err(Exit::new(Failure::Usage, message).into());
         }
+        check_out(&self.out)?;
         let mut options = self.run.clone();
         // Exact unless asked otherwise: the result is for comparing.
         options.kv.default_to(KvDType::F32);
@@ -175,6 +178,25 @@ fn read_tokens(file: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         return Err(bad("holds sequences of different lengths; give each its own file").into());
     }
     Ok(sequences)
+}
+
+/// Refuses to replace what no run of this command wrote. Its own files are replaced, as scripts that
+/// compare expect.
+fn check_out(file: &Path) -> anyhow::Result<()> {
+    /// Enough for the header of any file of ours: it names a tensor for each weight.
+    const HEADER: u64 = 16 << 20;
+    alti_formats::check_target(file, true)?;
+    let Ok(there) = std::fs::File::open(file) else { return Ok(()) };
+    let mut header = Vec::new();
+    let ours = there.take(HEADER).read_to_end(&mut header).is_ok()
+        && (header.is_empty()
+            || SafeTensors::read_metadata(&header).is_ok_and(|(_, found)| found.info("logits").is_some()));
+    if ours {
+        return Ok(());
+    }
+    let message =
+        format!("{}: is there already and holds no logits, so it stays; name another file", file.display());
+    Err(Exit::new(Failure::Failed, message).into())
 }
 
 fn write(file: &Path, tensors: &Tensors) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ mod keys;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
 mod quantize;
 mod run;
@@ -45,6 +46,7 @@ pub enum Command {
     Usage(Box<usage::UsageCommand>),
     Backup(backup::BackupCommand),
     Restore(backup::RestoreCommand),
+    Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
@@ -75,6 +77,7 @@ impl Command {
             Command::Usage(command) => command.run(environment, json),
             Command::Backup(command) => command.run(environment, json),
             Command::Restore(command) => command.run(environment, json),
+            Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

@@ -86,7 +86,13 @@ impl ServeCommand {
             environment: environment.clone(),
             options: settings.engine.clone(),
             turns: Turns::default(),
-            named: settings.server.pinned_models.clone(),
+            named: settings
+                .server
+                .pinned_models
+                .iter()
+                .chain(&settings.engine.draft_model)
+                .cloned()
+                .collect(),
         };
         let store = self.database.open(environment)?;
         // Two threads are enough for wires and JSON; the rest of the machine computes.
