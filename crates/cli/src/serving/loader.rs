@@ -191,7 +191,15 @@ impl ModelLoader for Loader {
         let listing = pulling::store(&self.environment)
             .and_then(|store| Ok(store.list()?))
             .map_err(|error| load_error("", &error))?;
-        Ok(listing.models.iter().map(facts).collect())
+        let mut models: Vec<ModelFacts> = listing.models.iter().map(facts).collect();
+        let files = self.named.iter().filter(|name| models.iter().all(|facts| &facts.name != *name));
+        let files: Vec<ModelFacts> = files.filter_map(|name| self.find(name).ok()).collect();
+        for file in files {
+            if models.iter().all(|facts| facts.name != file.name) {
+                models.push(file);
+            }
+        }
+        Ok(models)
     }
 
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {

@@ -78,6 +78,7 @@ pub fn new_engine(max_waiting: usize) -> Engine {
         max_waiting,
         prefix_cache: true,
         draft_tokens: 4,
+        ..EngineSettings::default()
     };
     let load = || {
         let backend = Reference::<f32>::new();
@@ -251,7 +252,11 @@ impl ModelLoader for Shelf {
         })
     }
 
-    fn pull(&self, name: &str, progress: &mut dyn FnMut(PullProgress) -> bool) -> Result<(), LoadError> {
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut (dyn FnMut(PullProgress) -> bool + Send),
+    ) -> Result<(), LoadError> {
         if name != "tiny" {
             return Err(LoadError::NotFound(name.to_owned()));
         }

@@ -77,7 +77,7 @@ impl ModelLoader for Loader {
         Ok(self.model.clone())
     }
 
-    fn pull(&self, name: &str, _: &mut dyn FnMut(PullProgress) -> bool) -> Result<(), LoadError> {
+    fn pull(&self, name: &str, _: &mut (dyn FnMut(PullProgress) -> bool + Send)) -> Result<(), LoadError> {
         Err(LoadError::NotFound(name.to_owned()))
     }
 
@@ -110,6 +110,7 @@ fn tiny_engine() -> Arc<dyn Inference> {
         max_waiting: 64,
         prefix_cache: true,
         draft_tokens: 0,
+        ..EngineSettings::default()
     };
     let engine = Engine::start(settings, tokenizer(), || {
         let backend = Reference::<f32>::new();
