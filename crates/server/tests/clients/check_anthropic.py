@@ -20,10 +20,10 @@ TOOL = {
 
 
 def check_messages():
-    answer = client.messages.create(model=model, max_tokens=12, messages=messages, system="Be brief.", temperature=0)
+    answer = client.messages.create(model=model, max_tokens=12, messages=messages, system="Be brief.", extra_body={"temperature": 0})
     assert answer.type == "message" and answer.content[0].type == "text"
     assert answer.stop_reason in ("end_turn", "max_tokens") and answer.usage.output_tokens > 0
-    with client.messages.stream(model=model, max_tokens=12, messages=messages, system="Be brief.", temperature=0) as stream:
+    with client.messages.stream(model=model, max_tokens=12, messages=messages, system="Be brief.", extra_body={"temperature": 0}) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert text == answer.content[0].text and final.stop_reason == answer.stop_reason

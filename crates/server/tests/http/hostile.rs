@@ -1,7 +1,7 @@
 //! Requests that nobody should send, on every route of the table: each is answered, none with a failure of the
 //! server's, and the server goes on.
 
-use crate::support::{App, app};
+use crate::support::App;
 use alti_server::route::{Route, Verb};
 use alti_server::wire::{Object, Support};
 use alti_server::{ServerSettings, routes};
@@ -49,7 +49,8 @@ fn tells_by_status(route: &Route) -> bool {
 
 #[tokio::test]
 async fn bodies_that_are_no_requests() {
-    let app = app();
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::with_store(ServerSettings::default(), folder.path());
     let deep = |open: &str, close: &str| [open.repeat(20_000), close.repeat(20_000)].concat().into_bytes();
     let bodies: Vec<Vec<u8>> = vec![
         Vec::new(),
@@ -78,7 +79,8 @@ async fn bodies_that_are_no_requests() {
 
 #[tokio::test]
 async fn paths_that_are_no_names() {
-    let app = app();
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::with_store(ServerSettings::default(), folder.path());
     for route in routes::table().iter().filter(|route| !tells_by_status(route)) {
         for value in ["x", "..%2f..%2fetc", "%00", "%ff", "a%20b", "%F0%9F%A6%99", &"n".repeat(4000)] {
             check(&app, route, &path(route, value), b"{}".to_vec()).await;
@@ -142,7 +144,8 @@ fn valid(object: &Object) -> Map<String, Value> {
 
 #[tokio::test]
 async fn every_field_with_every_kind_of_nonsense() {
-    let app = App::new(ServerSettings { max_choices: 4, ..ServerSettings::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::with_store(ServerSettings { max_choices: 4, ..ServerSettings::default() }, folder.path());
     for route in routes_with_bodies() {
         let Some(object) = route.request else { continue };
         let path = path(route, "x");
@@ -189,7 +192,8 @@ proptest! {
     fn requests_with_fields_of_any_shape(values in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let app = App::new(ServerSettings { max_choices: 4, ..ServerSettings::default() });
+            let folder = tempfile::tempdir().unwrap();
+            let app = App::with_store(ServerSettings { max_choices: 4, ..ServerSettings::default() }, folder.path());
             for route in routes_with_bodies() {
                 let Some(object) = route.request.filter(|object| !object.fields.is_empty()) else { continue };
                 let mut request = valid(object);
