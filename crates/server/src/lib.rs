@@ -8,6 +8,7 @@
 pub mod auth;
 pub mod error;
 pub mod ids;
+pub mod mcp;
 pub mod metrics;
 pub mod models;
 pub mod openai;
