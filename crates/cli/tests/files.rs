@@ -153,6 +153,9 @@ fn show_tells_shape_and_need() {
         assert!(moe.stdout.contains(label), "{label}: {}", moe.stdout);
     }
     user.fails(&["show", "no-such-model"], 3, &["no model `no-such-model`"]);
+    for path in ["./absent", "folder/absent.gguf", "/absent/model"] {
+        user.fails(&["show", path], 3, &[path, "no such file or folder"]);
+    }
     user.fails(&["show"], 3, &["smollm2-135m-instruct"]);
 }
 
@@ -209,12 +212,25 @@ fn what_is_there_is_replaced_only_by_force() {
     // What `logits` wrote, it writes anew: the name may be a script's.
     user.write("ids.json", "[1, 2, 3]");
     let logits = |out| ["logits", source, "--tokens", "ids.json", "--out", out];
-    assert_eq!(user.run(&logits("logits.safetensors")).code, 0);
-    assert_eq!(user.run(&logits("logits.safetensors")).code, 0);
+    // An empty file is what `mktemp` leaves.
+    user.write("logits.safetensors", "");
+    for _ in 0..2 {
+        let done = user.run(&logits("logits.safetensors"));
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    }
     user.write("mine.txt", "the only copy");
     user.fails(&logits("mine.txt"), 1, &["mine.txt", "is there already", "name another"]);
     user.fails(&logits("mine.gguf"), 1, &["mine.gguf"]);
     assert_eq!(std::fs::read(user.path("mine.txt")).expect("it is there"), b"the only copy");
+
+    // A folder that is not there is told before the work, not after it.
+    user.fails(
+        &["convert", source, "absent/mine.gguf", "--to", "gguf"],
+        3,
+        &["absent/mine.gguf", "there is no folder absent"],
+    );
+
+    user.fails(&["convert", source, "absent/mine", "--to", "hf"], 3, &["there is no folder absent"]);
 
     // Neither a folder nor a device is a file to replace, whatever is said.
     std::fs::create_dir(user.path("folder")).expect("a folder");

@@ -51,6 +51,16 @@ pub enum EngineError {
         /// Why.
         what: String,
     },
+    /// A draft model that cannot guess for this model.
+    #[error(
+        "the draft model has a vocabulary of {found} tokens, the model one of {expected}: they must be the same"
+    )]
+    DraftVocabulary {
+        /// The draft model's.
+        found: usize,
+        /// The model's.
+        expected: usize,
+    },
     /// A prompt without tokens.
     #[error("the prompt has no tokens")]
     EmptyPrompt,

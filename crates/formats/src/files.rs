@@ -58,12 +58,23 @@ fn temporary<'a, 'b>() -> tempfile::Builder<'a, 'b> {
     builder
 }
 
+/// Refuses a target whose own folder is not there.
+fn check_parent(target: &Path) -> Result<(), FormatError> {
+    let parent = parent_of(target);
+    if parent.exists() {
+        return Ok(());
+    }
+    let missing = format!("there is no folder {}; make it first", parent.display());
+    Err(FormatError::io(target, "create", io::Error::new(io::ErrorKind::NotFound, missing)))
+}
+
 /// Refuses a target that a file cannot get, or would take from what is there: a folder or a device
-/// always, a file unless it may be replaced. What takes long to make asks before it starts.
+/// always, a file unless it may be replaced. Its own folder has to be there. What takes long to make asks before it starts.
 ///
 /// # Errors
 /// [`FormatError::Exists`], or [`FormatError::Unsupported`] for what is no file.
 pub fn check_target(target: &Path, replace: bool) -> Result<(), FormatError> {
+    check_parent(target)?;
     // A link that leads nowhere is there, too: a rename would replace it.
     let Ok(found) = target.metadata().or_else(|_| target.symlink_metadata()) else { return Ok(()) };
     if found.is_dir() {
@@ -169,6 +180,7 @@ pub(crate) struct AtomicFolder {
 impl AtomicFolder {
     /// Starts a folder that will be at `target`, where there is none or an empty one.
     pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+        check_parent(target)?;
         match std::fs::read_dir(target) {
             Ok(mut entries) => {
                 if entries.next().is_some() {

@@ -133,6 +133,17 @@ impl Layout {
         u64::from(self.tensor) * u64::from(self.context) * u64::from(self.pipeline) * u64::from(self.data)
     }
 
+    /// Layers of the fullest pipeline stage. Where the first and the last stage can each do with one layer less, embedding
+    /// and output make up for it (arXiv 2407.21783, section 3.3.2), and the mean counts.
+    #[must_use]
+    pub fn layers_of_stage(&self, model: &ModelShape) -> f64 {
+        let most = model.layers.div_ceil(self.pipeline.max(1));
+        match (u64::from(most) * u64::from(self.pipeline)).saturating_sub(u64::from(model.layers)) {
+            0..=2 => f64::from(model.layers) / f64::from(self.pipeline.max(1)),
+            _ => f64::from(most),
+        }
+    }
+
     /// Microbatches that one rank works through in a step.
     #[must_use]
     pub fn microbatches(&self, job: &Job<'_>) -> f64 {

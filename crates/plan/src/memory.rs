@@ -60,14 +60,15 @@ impl TrainingMemory {
 #[must_use]
 pub fn local_parameters(job: &Job<'_>, layout: &Layout) -> (f64, f64) {
     let model = job.model;
-    let (t, p) = (f64::from(layout.tensor), f64::from(layout.pipeline));
+    let t = f64::from(layout.tensor);
+    let part = layout.layers_of_stage(model) / f64::from(model.layers);
     let ends = match layout.pipeline {
         1 => model.embedding_parameters(),
         _ => (model.hidden * model.vocabulary) as f64,
     };
     // Experts are split over expert-parallel ranks first; tensor parallelism splits each of them further.
-    let routed = model.routed_parameters() / (p * t * f64::from(layout.expert));
-    (model.dense_parameters_of_layers() / (p * t) + ends / t, routed)
+    let routed = model.routed_parameters() * part / (t * f64::from(layout.expert));
+    (model.dense_parameters_of_layers() * part / t + ends / t, routed)
 }
 
 /// Bytes of activations that a token leaves in one layer: the part that tensor parallelism does not split (unless norms
@@ -147,7 +148,7 @@ pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
     let stack = job.stack;
     let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
     let (kept, working) = of_layer(job, layout);
-    let layers = f64::from(job.model.layers) / f64::from(layout.pipeline);
+    let layers = layout.layers_of_stage(job.model);
     let along = if stack.sequence_parallel { f64::from(layout.tensor) } else { 1.0 };
     let hidden = job.model.hidden as f64;
     let first = tokens * kept * layers * in_flight(job, layout);

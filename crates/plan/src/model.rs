@@ -268,7 +268,7 @@ impl ModelShape {
         // Wide models take widths that many ranks and stages divide.
         let usual = |width: &u64| match *width {
             0..4096 => true,
-            4096..16_384 => width.is_multiple_of(1024),
+            4096..16_384 => width.is_multiple_of(512),
             _ => width.is_multiple_of(2048),
         };
         let widths = (1..=1024).map(|step| step * 128).filter(usual).map(shape);

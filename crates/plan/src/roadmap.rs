@@ -49,8 +49,11 @@ pub struct RoadmapRequest {
     pub yearly_budget: Option<f64>,
     /// Prices and site.
     pub economics: Economics,
-    /// Failures.
+    /// Failures, in the first generation.
     pub reliability: Reliability,
+    /// By how much rates of failure, and seconds to save and to restart, fall with every generation: without any, clusters
+    /// ten times as large as today's would mostly restart.
+    pub failures_fall: f64,
     /// Simulated futures.
     pub samples: usize,
 }
@@ -72,6 +75,7 @@ impl Default for RoadmapRequest {
             yearly_budget: None,
             economics: Economics { own: true, ..Economics::default() },
             reliability: Reliability::default(),
+            failures_fall: 3.0,
             samples: 5000,
         }
     }
@@ -195,6 +199,7 @@ pub fn plan_roadmap(
     calibration: &Calibration,
 ) -> Result<Roadmap, PlanError> {
     positive("growth", request.growth)?;
+    positive("failures_fall", request.failures_fall)?;
     positive("base_flops", request.base_flops)?;
     request.economics.check()?;
     if request.generations.is_empty() || request.generations.len() > 12 {
@@ -213,7 +218,8 @@ pub fn plan_roadmap(
             let problem = "it begins before the generation that it follows";
             return Err(PlanError::value("start", generation.start, problem, "put generations in order"));
         }
-        generations.push(plan_generation(request, generation, flops, hardware, calibration)?);
+        let reliability = later(request, generations.len());
+        generations.push(plan_generation(request, generation, flops, &reliability, hardware, calibration)?);
     }
     let quarters = quarters(&generations, request, hardware)?;
     let capital: f64 = quarters.iter().map(|it| it.capital).sum();
@@ -223,10 +229,26 @@ pub fn plan_roadmap(
     Ok(Roadmap { generations, quarters, cost: capital + running, cost_range, power_range, tornado })
 }
 
+/// Largest cluster that layouts are searched for; beyond, data-parallel copies of it are added and the batch grows.
+const LARGEST: f64 = 65_536.0;
+
+/// How failures are handled some generations later.
+fn later(request: &RoadmapRequest, generations: usize) -> Reliability {
+    let fall = request.failures_fall.powi(generations as i32);
+    let mut reliability = request.reliability.clone();
+    reliability.runs = 1;
+    reliability.checkpoint_seconds /= fall;
+    reliability.restart_seconds /= fall;
+    reliability.rates = request.reliability.rates();
+    reliability.rates.iter_mut().for_each(|rate| rate.per_gpu_hour /= fall);
+    reliability
+}
+
 fn plan_generation(
     request: &RoadmapRequest,
     generation: &Generation,
     flops: f64,
+    reliability: &Reliability,
     hardware: &HardwareCatalogue,
     calibration: &Calibration,
 ) -> Result<PlannedGeneration, PlanError> {
@@ -239,41 +261,35 @@ fn plan_generation(
     };
     let stack = Stack::find(Stack::DEFAULT)?;
     // Batches grow with the cluster, as Llama 3's 16 M tokens on 16,384 GPUs did.
-    let rate = accelerator.peak("bf16") * 0.38;
-    let first = 8.0 * (flops / (rate * 0.9 * days * DAY) / 8.0).ceil();
-    let (mut count, mut found) = (power_of_two_times_eight(first), None);
-    for _ in 0..3 {
-        let batch_tokens = (1024.0 * count).clamp(4e6, 256e6);
-        let sequences = 2_f64.powf((batch_tokens / 8192.0).log2().round());
-        let job = Job {
-            model: &model,
-            accelerator,
-            stack,
-            sequence: 8192,
-            batch_tokens: sequences * 8192.0,
-            precision: "bf16",
-            oversubscription: 1.0,
-            pod: u32::MAX,
-        };
-        let constraints = Constraints {
-            batch_rounding: 0.3,
-            microbatch: Some(1),
-            context: Some(1),
-            ..Constraints::default()
-        };
-        let best = search(&job, count as u64, &constraints, calibration, 1)?.best[0];
-        let goodput = request.reliability.plan(count, days * DAY)?.efficiency;
-        let need = flops / (accelerator.peak("bf16") * best.mfu * goodput * days * DAY);
-        found = Some((best, goodput, need));
-        let next = power_of_two_times_eight(need);
-        if next == count {
-            break;
-        }
-        count = next;
-    }
-    let Some((best, goodput, need)) = found else {
-        return Err(PlanError::value("days", days, "no cluster trains this in time", "give it more days"));
+    let peak = accelerator.peak("bf16");
+    let count = power_of_two_times_eight(flops / (peak * 0.36 * days * DAY)).min(LARGEST);
+    let sequences = 2_f64.powf((1024.0 * count.max(4096.0) / 8192.0).log2().round());
+    let job = Job {
+        model: &model,
+        accelerator,
+        stack,
+        sequence: 8192,
+        batch_tokens: sequences * 8192.0,
+        precision: "bf16",
+        oversubscription: 1.0,
+        pod: u32::MAX,
     };
+    let constraints =
+        Constraints { batch_rounding: 0.3, microbatch: Some(1), context: Some(1), ..Constraints::default() };
+    let best = search(&job, count as u64, &constraints, calibration, 1)?.best[0];
+    // More machines fail more often, so that need and goodput follow from each other.
+    let mut need = flops / (peak * best.mfu * 0.9 * days * DAY);
+    let mut goodput = 0.9;
+    for _ in 0..40 {
+        goodput = reliability.plan(need, HOUR)?.efficiency;
+        need = 0.5 * need + 0.5 * flops / (peak * best.mfu * goodput.max(1e-3) * days * DAY);
+    }
+    if goodput < 0.05 {
+        let problem =
+            format!("failures would leave {:.1} % of the time of {need:.0} machines", 100.0 * goodput);
+        let remedy = "give it more days, or let failures_fall be larger";
+        return Err(PlanError::value(format!("days of {}", generation.name), days, problem, remedy));
+    }
     // The layout is of a round number of machines near by; machines are bought for what is needed, in servers.
     let node = f64::from(accelerator.per_node);
     let accelerators = (need / node).ceil() * node;

@@ -183,10 +183,7 @@ fn meshes(job: &Job<'_>, gpus: u64, constraints: &Constraints) -> Vec<Layout> {
     let context = choices(constraints.context, 64, |c| {
         c == 1 || (c.is_power_of_two() && job.sequence.is_multiple_of(c) && job.sequence / c >= 2048)
     });
-    // The first and the last stage may have a layer less than the others (arXiv 2407.21783, section 3.3.2).
-    let layers = u64::from(model.layers);
-    let pipeline =
-        choices(constraints.pipeline, model.layers.min(256), |p| layers.div_ceil(p) * p - layers <= 2);
+    let pipeline = choices(constraints.pipeline, model.layers.min(256), |_| true);
     let expert = match &model.experts {
         None => vec![1],
         Some(experts) => choices(constraints.expert, experts.count.min(256), |e| {

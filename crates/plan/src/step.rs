@@ -144,7 +144,7 @@ fn stage_time(
     network: &Network,
     calibration: &Calibration,
 ) -> StageTime {
-    let layers = f64::from(job.model.layers) / f64::from(layout.pipeline);
+    let layers = layout.layers_of_stage(job.model);
     let forward = kernels.layer(Pass::Forward);
     let backward = kernels.layer(Pass::Backward);
     let collective = network.tensor_collective(job, layout);

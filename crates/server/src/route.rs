@@ -2,10 +2,11 @@
 //! for it, what it takes and gives, and what answers it. The router, `/openapi.json`, the documentation and the tests
 //! that try every route are all made of these rows.
 
-use crate::auth::Principal;
+use crate::auth::{Principal, UsageRow};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::state::AppState;
 use crate::wire::{Object, read_json};
+use alti_engine::serving::Priority;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Response};
@@ -14,7 +15,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Whose API a route belongs to: its errors look like that API's.
@@ -249,9 +250,46 @@ pub struct Call {
     pub(crate) path: Vec<(String, String)>,
     /// In a lock only so that a reference to the call may go from thread to thread: a body may not.
     pub(crate) body: Mutex<Body>,
+    pub(crate) errand: Errand,
+}
+
+/// How a call is treated that nobody sent over HTTP: a line of a batch, a file that is made searchable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Errand {
+    /// The most that it may come before others.
+    pub(crate) priority: Priority,
+    /// Where what it took is put, instead of being recorded: whoever runs the errand records it with its outcome.
+    pub(crate) receipts: Option<Receipts>,
+}
+
+/// What calls took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receipts(Arc<Mutex<Vec<UsageRow>>>);
+
+impl Receipts {
+    pub(crate) fn put(&self, row: UsageRow) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    pub(crate) fn take(&self) -> Vec<UsageRow> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Call {
+    /// A call that nobody sent over HTTP, with this JSON as its body.
+    pub(crate) fn errand(
+        state: AppState,
+        route: &'static Route,
+        principal: Principal,
+        body: impl Into<Body>,
+        errand: Errand,
+    ) -> Call {
+        let (parts, ()) = axum::http::Request::new(()).into_parts();
+        let (id, began, body) = (crate::ids::new("req_"), Instant::now(), Mutex::new(body.into()));
+        Call { state, route, id, principal, began, parts, path: Vec::new(), body, errand }
+    }
+
     /// The headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers

@@ -96,6 +96,7 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
             parts,
             path,
             body: body.into(),
+            errand: crate::route::Errand::default(),
         };
         (route.handler)(call).await
     };

@@ -83,6 +83,8 @@ pub struct NewBatch {
     pub completion_window: String,
     /// When that is over.
     pub expires_at: i64,
+    /// How many seconds its output files are kept; `None` keeps them.
+    pub output_seconds: Option<i64>,
     /// What its maker noted.
     pub metadata: Option<Value>,
 }
@@ -119,6 +121,8 @@ pub struct Batch {
     pub completion_window: String,
     /// When that is over.
     pub expires_at: i64,
+    /// How many seconds its output files are kept; `None` keeps them.
+    pub output_seconds: Option<i64>,
     /// The model its lines name, if they all name one.
     pub model: Option<String>,
     /// What its maker noted.
@@ -204,7 +208,7 @@ impl Batches<'_> {
             files::find(transaction, &new.tenant, &new.input_file)?;
             transaction.execute(
                 "INSERT INTO batches (id, tenant, key, created_at, status, endpoint, input_file, completion_window, \
-                 expires_at, metadata) VALUES (?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?)",
+                 expires_at, output_seconds, metadata) VALUES (?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?, ?)",
                 params![
                     id,
                     new.tenant,
@@ -214,6 +218,7 @@ impl Batches<'_> {
                     new.input_file,
                     new.completion_window,
                     new.expires_at,
+                    new.output_seconds,
                     new.metadata.as_ref().map(Value::to_string)
                 ],
             )?;
@@ -227,6 +232,18 @@ impl Batches<'_> {
     /// When there is none with that id.
     pub fn get(&self, tenant: &str, id: &str) -> Result<Batch> {
         self.store.read(|transaction| find_of(transaction, tenant, id))
+    }
+
+    /// How far a batch is, without counting its lines.
+    ///
+    /// # Errors
+    /// When there is none with that id.
+    pub fn status(&self, id: &str) -> Result<BatchStatus> {
+        let found: Option<String> = self.store.read(|transaction| {
+            let mut statement = transaction.prepare_cached("SELECT status FROM batches WHERE id = ?")?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+        })?;
+        found.and_then(|name| BatchStatus::named(&name)).ok_or_else(|| StoreError::not_found("batch", id))
     }
 
     /// Batches, a page at a time.
@@ -512,6 +529,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
         input_file: row.get("input_file")?,
         completion_window: row.get("completion_window")?,
         expires_at: row.get("expires_at")?,
+        output_seconds: row.get("output_seconds")?,
         model: row.get("model")?,
         metadata: row.get("metadata")?,
         errors: row.get("errors")?,

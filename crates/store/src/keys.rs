@@ -12,39 +12,6 @@ use sha2::{Digest, Sha256};
 /// What every key begins with.
 const PREFIX: &str = "sk-alti-";
 
-/// What a key may be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Answers, embeddings, and what tells about models.
-    Inference,
-    /// Files, batches, conversations, stored responses and vector stores.
-    Data,
-    /// What changes the server: loading models and adapters, usage of all keys.
-    Admin,
-}
-
-impl Scope {
-    /// Every scope, its name, and what it opens.
-    pub const TABLE: [(Scope, &'static str, &'static str); 3] = [
-        (Scope::Inference, "inference", "answers, embeddings, and what tells about models"),
-        (Scope::Data, "data", "files, batches, conversations, stored responses and vector stores"),
-        (Scope::Admin, "admin", "loading models and adapters, and the usage of all keys"),
-    ];
-
-    /// The scope's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        Scope::TABLE.iter().find(|(scope, ..)| *scope == self).map_or("", |(_, name, _)| name)
-    }
-
-    /// The scope with that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Scope> {
-        Scope::TABLE.iter().find(|(_, own, _)| *own == name).map(|(scope, ..)| *scope)
-    }
-}
-
 /// How much a key may use; `None` sets no limit. A day is a day of UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Quotas {
@@ -65,8 +32,8 @@ pub struct NewKey {
     pub name: String,
     /// Whose data it sees; keys of one tenant share everything.
     pub tenant: String,
-    /// What it may be used for.
-    pub scopes: Vec<Scope>,
+    /// What it may be used for, by names that the server gives a meaning: words without spaces.
+    pub scopes: Vec<String>,
     /// How much.
     pub quotas: Quotas,
     /// When it ends, in seconds since 1970.
@@ -85,7 +52,7 @@ pub struct Key {
     /// Whose data it sees.
     pub tenant: String,
     /// What it may be used for.
-    pub scopes: Vec<Scope>,
+    pub scopes: Vec<String>,
     /// How much.
     pub quotas: Quotas,
     /// When it was made.
@@ -118,12 +85,6 @@ impl Key {
             _ => KeyState::Active,
         }
     }
-
-    /// Whether it may be used for that.
-    #[must_use]
-    pub fn allows(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
-    }
 }
 
 /// The keys of a store.
@@ -145,6 +106,11 @@ impl Keys<'_> {
             if text.trim().is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
                 return Err(StoreError::invalid(what, "must be 1 to 200 printable characters"));
             }
+        }
+        if let Some(scope) =
+            new.scopes.iter().find(|scope| scope.is_empty() || scope.contains(char::is_whitespace))
+        {
+            return Err(StoreError::invalid("the key's scopes", format!("`{scope}` is no name of a scope")));
         }
         if new.scopes.is_empty() {
             return Err(StoreError::invalid(
@@ -169,7 +135,7 @@ impl Keys<'_> {
             expires_at: new.expires_at,
             revoked_at: None,
         };
-        let scopes = key.scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(" ");
+        let scopes = key.scopes.join(" ");
         let count = |value: Option<u64>| value.map(|value| i64::try_from(value).unwrap_or(i64::MAX));
         self.store.write(|transaction| {
             transaction.execute(
@@ -277,7 +243,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Key> {
         hint: row.get("hint")?,
         name: row.get("name")?,
         tenant: row.get("tenant")?,
-        scopes: scopes.split(' ').filter_map(Scope::named).collect(),
+        scopes: scopes.split(' ').map(str::to_owned).collect(),
         quotas: Quotas {
             requests_per_day: count("requests_per_day")?,
             tokens_per_day: count("tokens_per_day")?,

@@ -37,7 +37,7 @@ pub use conversations::{Conversation, Conversations};
 pub use error::{Result, StoreError};
 pub use files::{File, FileWriter, Files, NewFile};
 pub use ids::new_id;
-pub use keys::{Key, KeyState, Keys, NewKey, Quotas, Scope};
+pub use keys::{Key, KeyState, Keys, NewKey, Quotas};
 pub use migrations::SCHEMA;
 pub use moderations::{Moderation, Moderations};
 pub use money::Money;

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// What one request took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UsageRecord {
-    /// When it ended, in microseconds since 1970.
+    /// When it came, in microseconds since 1970.
     pub at_micros: i64,
     /// The request's id, as its caller saw it.
     pub request: String,
@@ -19,8 +19,8 @@ pub struct UsageRecord {
     pub model: String,
     /// The route.
     pub route: String,
-    /// The HTTP status.
-    pub status: u16,
+    /// How it ended, in a word.
+    pub outcome: String,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// Of these, tokens whose keys and values were cached.
@@ -195,7 +195,7 @@ pub(crate) fn insert(transaction: &Transaction<'_>, record: &UsageRecord) -> Res
     }
     transaction
         .prepare_cached(
-            "INSERT INTO usage (at_micros, day, request, key, model, route, status, prompt_tokens, cached_tokens, \
+            "INSERT INTO usage (at_micros, day, request, key, model, route, outcome, prompt_tokens, cached_tokens, \
              generated_tokens, queue_micros, prefill_micros, decode_micros, cpu_micros, cost_nanos) \
              VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
@@ -206,7 +206,7 @@ pub(crate) fn insert(transaction: &Transaction<'_>, record: &UsageRecord) -> Res
             record.key,
             record.model,
             record.route,
-            record.status,
+            record.outcome,
             checked(record.prompt_tokens)?,
             checked(record.cached_tokens)?,
             checked(record.generated_tokens)?,
@@ -253,7 +253,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<UsageRecord> {
         key: row.get("key")?,
         model: row.get("model")?,
         route: row.get("route")?,
-        status: row.get("status")?,
+        outcome: row.get("outcome")?,
         prompt_tokens: number("prompt_tokens")?,
         cached_tokens: number("cached_tokens")?,
         generated_tokens: number("generated_tokens")?,

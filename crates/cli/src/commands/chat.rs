@@ -32,6 +32,9 @@ the chat.")]
 pub struct ChatCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
+    /// LoRA adapter for the model: a PEFT folder or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// Instructions for the model, before the conversation
     #[arg(long)]
     system: Option<String>,
@@ -98,7 +101,7 @@ impl Task for ChatTask<'_> {
         let mut chat = Chat {
             tokenizer,
             template,
-            session: loaded.session(&self.command.run)?,
+            session: loaded.session(&self.command.run, self.command.adapter.as_deref())?,
             sampling: self.command.sampling.settings.clone(),
             shift: !self.command.no_context_shift,
             messages: system,

@@ -9,7 +9,6 @@ use alti_formats::layout::hugging_face_tensors;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, KvDType, Reference, RowPlan, Span, Tape, Trainable};
 use anyhow::Context;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -183,20 +182,29 @@ fn read_tokens(file: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
 /// Refuses to replace what no run of this command wrote. Its own files are replaced, as scripts that
 /// compare expect.
 fn check_out(file: &Path) -> anyhow::Result<()> {
-    /// Enough for the header of any file of ours: it names a tensor for each weight.
-    const HEADER: u64 = 16 << 20;
     alti_formats::check_target(file, true)?;
     let Ok(there) = std::fs::File::open(file) else { return Ok(()) };
-    let mut header = Vec::new();
-    let ours = there.take(HEADER).read_to_end(&mut header).is_ok()
-        && (header.is_empty()
-            || SafeTensors::read_metadata(&header).is_ok_and(|(_, found)| found.info("logits").is_some()));
-    if ours {
+    if holds_logits(there).unwrap_or(false) {
         return Ok(());
     }
     let message =
         format!("{}: is there already and holds no logits, so it stays; name another file", file.display());
     Err(Exit::new(Failure::Failed, message).into())
+}
+
+/// Whether a file is one of ours, by the header of safetensors (its length, then JSON by tensor), or is empty.
+fn holds_logits(mut file: std::fs::File) -> std::io::Result<bool> {
+    /// Longer than the header of any file of ours, which names a tensor for each weight.
+    const LONGEST: u64 = 16 << 20;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length).min(LONGEST)).read_to_end(&mut header)?;
+    let tensors: serde_json::Value = serde_json::from_slice(&header)?;
+    Ok(tensors.get("logits").is_some())
 }
 
 fn write(file: &Path, tensors: &Tensors) -> anyhow::Result<()> {

@@ -132,7 +132,13 @@ impl Loader {
             draft_tokens: self.options.draft_tokens,
             turns: self.turns.clone(),
         };
-        let engine = self.engine(settings, tokenizer.clone(), checkpoint)?;
+        let draft = match &self.options.draft_model {
+            Some(draft) if draft != name && draft != &facts.name => {
+                Some(Checkpoint::open(&self.locate(draft)?.0)?)
+            }
+            _ => None,
+        };
+        let engine = self.engine(settings, tokenizer.clone(), checkpoint, draft)?;
         let kept = self.options.prefix_folder.as_ref().map(|folder| kept_prefixes(folder, &facts));
         if let Some((file, identity)) = &kept
             && file.exists()
@@ -155,14 +161,19 @@ impl Loader {
         settings: EngineSettings,
         tokenizer: Tokenizer,
         checkpoint: Checkpoint,
+        draft: Option<Checkpoint>,
     ) -> anyhow::Result<Engine> {
         let isa = model::cpu_isa(&self.environment)?;
         let threads = self.options.threads.unwrap_or_else(model::cores);
-        Ok(Engine::start(settings, tokenizer, move || {
+        Ok(Engine::start_with_draft(settings, tokenizer, move || {
             let failed = |what: String| EngineError::Stopped { what };
             let backend = Cpu::new(isa, threads).map_err(|error| failed(error.to_string()))?;
-            let model = Llama::load(&backend, &checkpoint, |_, _| ());
-            Ok((backend, Arc::new(model.map_err(|error| failed(error.to_string()))?)))
+            let load = |checkpoint: &Checkpoint| {
+                let model = Llama::load(&backend, checkpoint, |_, _| ());
+                model.map(Arc::new).map_err(|error| failed(error.to_string()))
+            };
+            let (model, draft) = (load(&checkpoint)?, draft.as_ref().map(load).transpose()?);
+            Ok((backend, model, draft))
         })?)
     }
 }
@@ -180,7 +191,15 @@ impl ModelLoader for Loader {
         let listing = pulling::store(&self.environment)
             .and_then(|store| Ok(store.list()?))
             .map_err(|error| load_error("", &error))?;
-        Ok(listing.models.iter().map(facts).collect())
+        let mut models: Vec<ModelFacts> = listing.models.iter().map(facts).collect();
+        let files = self.named.iter().filter(|name| models.iter().all(|facts| &facts.name != *name));
+        let files: Vec<ModelFacts> = files.filter_map(|name| self.find(name).ok()).collect();
+        for file in files {
+            if models.iter().all(|facts| facts.name != file.name) {
+                models.push(file);
+            }
+        }
+        Ok(models)
     }
 
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
@@ -191,7 +210,11 @@ impl ModelLoader for Loader {
         self.start(name).map_err(|error| load_error(name, &error))
     }
 
-    fn pull(&self, name: &str, progress: &mut (dyn FnMut(PullProgress) -> bool + Send)) -> Result<(), LoadError> {
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut (dyn FnMut(PullProgress) -> bool + Send),
+    ) -> Result<(), LoadError> {
         let listening = AtomicBool::new(false);
         let told = Told { tell: Mutex::new(progress), cancel: &listening, file: Mutex::default() };
         let pull = || {

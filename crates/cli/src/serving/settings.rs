@@ -45,6 +45,8 @@ pub struct EngineOptions {
     pub prefix_folder: Option<PathBuf>,
     /// See [`EngineSettings::draft_tokens`].
     pub draft_tokens: usize,
+    /// A smaller model of the same vocabulary that guesses ahead.
+    pub draft_model: Option<String>,
     /// Threads that compute; none takes one for each core.
     pub threads: Option<usize>,
 }
@@ -62,6 +64,7 @@ impl Default for EngineOptions {
             prefix_cache: engine.prefix_cache,
             prefix_folder: None,
             draft_tokens: engine.draft_tokens,
+            draft_model: None,
             threads: None,
         }
     }

@@ -61,6 +61,10 @@ impl Default for EngineSettings {
     }
 }
 
+/// A backend, a model on it, and perhaps a smaller one that guesses for it.
+pub type ModelAndDraft<B> =
+    (B, Arc<Llama<<B as Backend>::Weight>>, Option<Arc<Llama<<B as Backend>::Weight>>>);
+
 /// A running model. Clones share it; its thread ends when the last is dropped and what was submitted is done, or by
 /// [`Engine::shutdown`].
 #[derive(Clone)]
@@ -108,13 +112,32 @@ impl Engine {
         B: Backend<Element = f32> + 'static,
         L: FnOnce() -> Result<(B, Arc<Llama<B::Weight>>), EngineError> + Send + 'static,
     {
+        Self::start_with_draft(settings, tokenizer, move || {
+            load().map(|(backend, model)| (backend, model, None))
+        })
+    }
+
+    /// As [`Engine::start`], with a smaller model of the same vocabulary, on the same backend, that guesses tokens ahead
+    /// where nothing else does. Answers do not change.
+    ///
+    /// # Errors
+    /// As there, or when the vocabularies differ.
+    pub fn start_with_draft<B, L>(
+        settings: EngineSettings,
+        tokenizer: Tokenizer,
+        load: L,
+    ) -> Result<Engine, EngineError>
+    where
+        B: Backend<Element = f32> + 'static,
+        L: FnOnce() -> Result<ModelAndDraft<B>, EngineError> + Send + 'static,
+    {
         let (commands, receiver) = mpsc::channel();
         let (started, outcome) = mpsc::channel();
         let stopped = |what: String| EngineError::Stopped { what };
         let life = move || {
-            let worker = load().and_then(|(backend, model)| {
+            let worker = load().and_then(|(backend, model, draft)| {
                 let shared = Arc::new(Shared::new(settings, tokenizer, model.config.clone()));
-                Ok((shared.clone(), Worker::new(backend, model, shared, receiver)?))
+                Ok((shared.clone(), Worker::new(backend, model, draft, shared, receiver)?))
             });
             match worker {
                 Err(error) => drop(started.send(Err(error))),

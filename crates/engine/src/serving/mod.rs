@@ -6,6 +6,7 @@
 
 mod control;
 mod draft;
+mod draft_model;
 mod engine;
 mod job;
 mod kv;
@@ -17,7 +18,7 @@ mod step;
 mod turns;
 mod worker;
 
-pub use engine::{Engine, EngineSettings, Ticket};
+pub use engine::{Engine, EngineSettings, ModelAndDraft, Ticket};
 pub use job::{
     CacheDomain, EmbeddingJob, Job, Output, Pooling, Priority, Rejected, Sink, SlotStatus, Status,
     TokenOutput, Usage,

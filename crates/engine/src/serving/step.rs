@@ -1,5 +1,6 @@
 //! One step: the rows of the sequences in it through the model, what they draw, and what comes of it.
 
+use super::draft_model::Guess;
 use super::job::{Output, Pooling, TokenOutput, Usage};
 use super::sequence::{Drawing, Sequence, Task, token_output};
 use super::worker::Worker;
@@ -49,11 +50,12 @@ impl Rows {
 impl<B: Backend<Element = f32>> Worker<B> {
     /// Computes so many rows of each of the first running sequences, and delivers what comes of it.
     pub(super) fn step(&mut self, parts: &[usize]) {
-        let rows = self.rows_of(parts);
         let shared = self.shared.clone();
         let turn = shared.settings.turns.take();
         let started = Instant::now();
-        if let Err(error) = self.compute(&rows).and_then(|()| self.draw(&rows)) {
+        let guessed = self.guess(parts);
+        let rows = self.rows_of(parts);
+        if let Err(error) = guessed.and_then(|()| self.compute(&rows)).and_then(|()| self.draw(&rows)) {
             return self.fail(parts.len(), &error);
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -72,6 +74,28 @@ impl<B: Backend<Element = f32>> Worker<B> {
             self.deliver(sequence);
         }
         self.running.extend(rest);
+    }
+
+    /// Lets the draft model compute the prompts of the step, and guess what follows where that was left to it.
+    fn guess(&mut self, parts: &[usize]) -> Result<(), EngineError> {
+        let Some(draft_model) = &mut self.draft_model else { return Ok(()) };
+        let (mut prompts, mut guesses) = (Vec::new(), Vec::new());
+        for (sequence, &part) in self.running.iter_mut().zip(parts) {
+            let Task::Generate(generation) = &mut sequence.task else { continue };
+            let (tokens, computed) = (&sequence.tokens, sequence.computed);
+            let pending = part - generation.draft.len();
+            let pages = &sequence.pages[..];
+            if pending > 1 {
+                prompts.push((&tokens[computed..computed + pending], computed, pages));
+                generation.followed = computed + pending;
+            } else if generation.is_guess {
+                let (computed, draft) =
+                    (generation.followed.min(tokens.len() - 1), &mut generation.draft[..]);
+                guesses.push(Guess { tokens, computed, pages, draft });
+            }
+        }
+        draft_model.follow(&mut self.backend, &prompts)?;
+        draft_model.guess(&mut self.backend, &mut guesses)
     }
 
     /// The step's rows.
@@ -300,7 +324,12 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let drafted = generation.draft.len();
         let drawn = std::mem::take(&mut generation.drawing.drawn);
         let accepted = drawn.len() - 1;
+        generation.drafting.tick();
         generation.drafting.note(drafted, accepted);
+        if generation.is_guess {
+            // It has computed all of its guesses but the last.
+            generation.followed = sequence.computed + accepted.min(drafted - 1);
+        }
         sequence.usage.drafted_tokens += drafted;
         sequence.usage.accepted_tokens += accepted;
         self.totals.drafted_tokens += drafted as u64;

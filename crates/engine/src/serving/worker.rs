@@ -5,6 +5,7 @@
 
 use super::control::{Command, Submission};
 use super::draft::Drafting;
+use super::draft_model::DraftModel;
 use super::engine::{EngineSettings, Shared};
 use super::job::{CacheDomain, Output, Status, Usage};
 use super::kv::KvMemory;
@@ -33,6 +34,8 @@ pub(super) struct Worker<B: Backend> {
     pub(super) backend: B,
     pub(super) model: Arc<Llama<B::Weight>>,
     pub(super) kv: KvMemory<B>,
+    /// What guesses, besides the answers themselves.
+    pub(super) draft_model: Option<DraftModel<B>>,
     pub(super) adapters: AdapterWeights<B::Weight>,
     pub(super) shared: Arc<Shared>,
     commands: Receiver<Command>,
@@ -54,16 +57,21 @@ impl<B: Backend<Element = f32>> Worker<B> {
     pub(super) fn new(
         backend: B,
         model: Arc<Llama<B::Weight>>,
+        draft: Option<Arc<Llama<B::Weight>>>,
         shared: Arc<Shared>,
         commands: Receiver<Command>,
     ) -> Result<Self, EngineError> {
         let settings = &shared.settings;
+        let (tokens, dtype, vocabulary) =
+            (settings.kv_tokens, settings.kv_dtype, model.config.vocabulary_size);
+        let draft = draft.map(|draft| DraftModel::new(&backend, draft, tokens, dtype, vocabulary));
         let layout = memory::cache_layout(&model.config, settings.kv_tokens, settings.kv_dtype);
         let kv = KvMemory::new(&backend, &layout, settings.prefix_cache)?;
         Ok(Worker {
             backend,
             model,
             kv,
+            draft_model: draft.transpose()?,
             adapters: AdapterWeights::default(),
             commands,
             waiting: Vec::new(),
@@ -193,6 +201,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
             writer: Writer::new(tokenizer, &request.job.sampling, request.job.spell_specials),
             drafting: Drafting::new(self.shared.settings.draft_tokens),
             draft: Vec::new(),
+            is_guess: false,
+            followed: 0,
             siblings: Vec::new(),
             prompt: Vec::new(),
         };
@@ -327,7 +337,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let is_last = pending == sequence.pending();
         let room = (budget - pending).min(settings.context - sequence.computed - pending);
         let room = if is_last { room.min(settings.draft_tokens) } else { 0 };
-        sequence.make_draft(room, decoding <= MOST_DRAFTED);
+        sequence.make_draft(room, decoding <= MOST_DRAFTED, self.draft_model.is_some());
         pending + sequence.draft().len()
     }
 

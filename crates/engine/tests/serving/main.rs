@@ -61,6 +61,19 @@ fn engine_of(name: &'static str, settings: EngineSettings, end: Option<u32>) -> 
     .expect("the engine starts")
 }
 
+/// An engine whose model is guessed for by `draft`.
+fn engine_with_draft(draft: &'static str, settings: EngineSettings) -> Result<Engine, EngineError> {
+    Engine::start_with_draft(settings, tokenizer(None), move || {
+        let backend = Reference::<f32>::new();
+        let load = |name| {
+            let checkpoint = Checkpoint::open(&golden(name)).expect("the golden model opens");
+            Arc::new(Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads"))
+        };
+        let (model, draft) = (load(MODEL), load(draft));
+        Ok((backend, model, Some(draft)))
+    })
+}
+
 fn engine(settings: EngineSettings) -> Engine {
     engine_of(MODEL, settings, None)
 }

@@ -5,7 +5,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::models::Lease;
 use crate::route::Call;
 use alti_engine::sampling::SamplerSettings;
-use alti_engine::serving::{EmbeddingJob, Output, Pooling, Priority, Usage};
+use alti_engine::serving::{EmbeddingJob, Output, Pooling, Usage};
 use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ async fn embed_one(
 ) -> ApiResult<(Vec<f32>, Usage)> {
     let patience = call.state.settings().request_timeout_seconds.map(Duration::from_secs);
     let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-    let job = EmbeddingJob { tokens, pooling, priority: Priority::Interactive, deadline };
+    let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline };
     let (sender, mut outputs) = unbounded_channel();
     let sink = Box::new(move |output| sender.send(output).is_ok());
     let _cancel = CancelOnDrop(Some(model.inference.embed(job, sink)?));

@@ -1,7 +1,7 @@
 //! What an answer took: summed up while it is written, kept when it is done, whether anybody still listens or not.
 
 use crate::auth::{Principal, UsageRow};
-use crate::route::Call;
+use crate::route::{Call, Receipts};
 use crate::state::AppState;
 use alti_engine::serving::Usage;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ pub struct Meter {
     /// Holds the key's place among the requests it may have at once.
     _principal: Principal,
     row: UsageRow,
+    receipts: Option<Receipts>,
 }
 
 impl std::fmt::Debug for Meter {
@@ -28,6 +29,7 @@ impl Meter {
         Meter {
             state: call.state.clone(),
             _principal: call.principal.clone(),
+            receipts: call.errand.receipts.clone(),
             row: UsageRow {
                 request_id: call.id.clone(),
                 key: call.principal.key_id().map(str::to_owned),
@@ -66,6 +68,9 @@ impl Drop for Meter {
         let mut row = std::mem::take(&mut self.row);
         row.cost = row.cpu_seconds * settings.price_per_hour / core_seconds;
         self.state.metrics().count_answer(&row);
+        if let Some(receipts) = &self.receipts {
+            return receipts.put(row);
+        }
         let Some(accounts) = self.state.accounts().cloned() else { return };
         let record = move || {
             if let Err(error) = accounts.record(&row) {

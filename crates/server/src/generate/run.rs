@@ -232,7 +232,7 @@ async fn submit(
         prompt_logprobs: options.prompt_logprobs,
         grammar: options.grammar,
         spell_specials,
-        priority: options.priority,
+        priority: options.priority.min(call.errand.priority),
         deadline: deadline.and_then(|patience| Instant::now().checked_add(patience)),
         domain: CacheDomain { tenant: call.principal.tenant().to_owned(), adapter: model.adapter() },
         cache_prompt: options.cache_prompt,

@@ -9,6 +9,7 @@ use crate::settings::ServerSettings;
 use alti_engine::sampling::SamplerSettings;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -51,7 +52,8 @@ struct Entry {
     outcome: watch::Sender<Outcome>,
     use_of: Mutex<Use>,
     changed: Notify,
-    adapters: tokio::sync::Mutex<Vec<String>>,
+    /// Adapters that were loaded, by name, and from where.
+    adapters: tokio::sync::Mutex<Vec<(String, PathBuf)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -533,14 +535,23 @@ async fn ensure_adapter(
     entry: &Arc<Entry>,
     model: &Arc<ServedModel>,
     name: &str,
-    path: std::path::PathBuf,
+    path: PathBuf,
 ) -> ApiResult<()> {
     let mut adapters = entry.adapters.lock().await;
-    if !adapters.iter().any(|known| known == name) {
-        let (model, owned) = (model.clone(), name.to_owned());
-        off_the_runtime(move || Ok(model.inference.load_adapter(&owned, &path)?)).await?;
-        adapters.push(name.to_owned());
+    if adapters.iter().any(|(known, from)| known == name && *from == path) {
+        return Ok(());
     }
+    let replaced = adapters.iter().any(|(known, _)| known == name);
+    let (model, owned, from) = (model.clone(), name.to_owned(), path.clone());
+    let load = move || {
+        if replaced {
+            model.inference.drop_adapter(&owned);
+        }
+        Ok(model.inference.load_adapter(&owned, &from)?)
+    };
+    off_the_runtime(load).await?;
+    adapters.retain(|(known, _)| known != name);
+    adapters.push((name.to_owned(), path));
     Ok(())
 }
 

@@ -52,6 +52,8 @@ pub struct VectorStoreFile {
     pub vector_store: String,
     /// Whose the store is.
     pub tenant: String,
+    /// The key that the work on it is billed to; empty for none.
+    pub key: String,
     /// When it was added.
     pub created_at: i64,
     /// How far it is.
@@ -100,11 +102,11 @@ pub struct Chunk {
 /// A file to be added: its id, attributes and chunking.
 type Addition = (String, Attributes, Value);
 
-const COLUMNS: &str = "id, vector_store, created_at, status, error, attributes, chunking, bytes, \
+const COLUMNS: &str = "id, vector_store, key, created_at, status, error, attributes, chunking, bytes, \
                        (SELECT tenant FROM vector_stores WHERE vector_stores.id = vector_store) AS tenant";
 
 impl VectorStores<'_> {
-    /// Adds files, to be cut: each its id, what is noted about it and how it is cut. With `batch`, they are one, which
+    /// Adds files, to be cut, and billed to `key`: each its id, what is noted about it and how it is cut. With `batch`, they are one, which
     /// is returned. A file that is there already is cut again.
     ///
     /// # Errors
@@ -112,6 +114,7 @@ impl VectorStores<'_> {
     pub fn add_files(
         &self,
         tenant: &str,
+        key: &str,
         id: &str,
         files: &[Addition],
         batch: bool,
@@ -137,9 +140,9 @@ impl VectorStores<'_> {
                 let attributes = Value::Object(attributes.clone()).to_string();
                 transaction.execute(
                     "INSERT INTO vector_store_files \
-                     (vector_store, id, batch, created_at, status, attributes, chunking) \
-                     VALUES (?, ?, ?, ?, 'in_progress', ?, ?)",
-                    params![id, file, batch, now(), attributes, chunking.to_string()],
+                     (vector_store, id, batch, key, created_at, status, attributes, chunking) \
+                     VALUES (?, ?, ?, ?, ?, 'in_progress', ?, ?)",
+                    params![id, file, batch, key, now(), attributes, chunking.to_string()],
                 )?;
             }
             touch(transaction, id)?;
@@ -389,6 +392,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<VectorStoreFile> {
         id: row.get("id")?,
         vector_store: row.get("vector_store")?,
         tenant: row.get("tenant")?,
+        key: row.get("key")?,
         created_at: row.get("created_at")?,
         status: FileStatus::named(&status).unwrap_or(FileStatus::Failed),
         error: row.get("error")?,

@@ -14,6 +14,7 @@ fn begun(store: &Store, lines: usize) -> Batch {
         input_file: input.id,
         completion_window: "24h".to_owned(),
         expires_at: 99,
+        output_seconds: None,
         metadata: Some(json!({"job": "nightly"})),
     };
     let made = store.batches().create(&new).expect("a batch");
@@ -111,6 +112,7 @@ fn a_batch_whose_file_cannot_be_used_fails_with_the_reason() {
         input_file: input.id,
         completion_window: "24h".to_owned(),
         expires_at: 99,
+        output_seconds: None,
         metadata: None,
     };
     let made = batches.create(&new).expect("made");

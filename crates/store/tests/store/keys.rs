@@ -1,11 +1,11 @@
 use super::Fixture;
-use alti_store::{KeyState, Money, NewKey, Quotas, Scope, now};
+use alti_store::{KeyState, Money, NewKey, Quotas, now};
 
 fn new_key() -> NewKey {
     NewKey {
         name: "shop".to_owned(),
         tenant: "shop".to_owned(),
-        scopes: vec![Scope::Data, Scope::Inference, Scope::Data],
+        scopes: ["inference", "data", "data"].map(str::to_owned).to_vec(),
         quotas: Quotas {
             requests_per_day: Some(1000),
             tokens_per_day: Some(u64::MAX),
@@ -25,7 +25,7 @@ fn a_key_is_found_by_its_text_and_by_nothing_else() {
     assert!(keys.any().expect("any"));
     let found = keys.find(&secret).expect("find").expect("the key");
     assert_eq!(found.id, key.id);
-    assert_eq!(found.scopes, [Scope::Inference, Scope::Data]);
+    assert_eq!(found.scopes, ["data", "inference"]);
     assert_eq!(found.quotas.requests_per_day, Some(1000));
     assert_eq!(found.quotas.tokens_per_day, Some(i64::MAX as u64), "the most that can be stored");
     assert!(secret.ends_with(&key.hint));
@@ -64,7 +64,12 @@ fn a_key_ends_by_time_or_by_its_owner() {
 #[test]
 fn a_key_needs_a_name_and_a_scope() {
     let fixture = Fixture::new();
-    for (name, scopes) in [("", vec![Scope::Data]), ("a\nb", vec![Scope::Data]), ("fine", vec![])] {
+    for (name, scopes) in [
+        ("", vec!["data".to_owned()]),
+        ("a\nb", vec!["data".to_owned()]),
+        ("fine", vec![]),
+        ("fine", vec!["a b".to_owned()]),
+    ] {
         let new = NewKey { name: name.to_owned(), scopes, ..new_key() };
         assert!(fixture.store.keys().create(new).is_err(), "{name:?}");
     }

@@ -89,6 +89,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         input_file: input,
         completion_window: "24h".to_owned(),
         expires_at: i64::MAX,
+        output_seconds: None,
         metadata: None,
     };
     let batch = fixture.store.batches().create(&new).expect("a batch").id;

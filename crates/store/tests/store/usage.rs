@@ -15,7 +15,7 @@ fn record() -> impl Strategy<Value = UsageRecord> {
         key: if key == 0 { String::new() } else { format!("key_{key}") },
         model: format!("model-{model}"),
         route: "/v1/chat/completions".to_owned(),
-        status: 200,
+        outcome: "stop".to_owned(),
         prompt_tokens: tokens.0,
         cached_tokens: tokens.1,
         generated_tokens: tokens.2,

@@ -18,7 +18,7 @@ fn chunk(text: &str, vector: &[f32]) -> NewChunk {
 fn add(store: &Store, id: &str, name: &str, noted: Value, chunks: &[NewChunk]) -> String {
     let file = store.files().create(&new_file(name), name.as_bytes()).expect("a file").id;
     let addition = (file.clone(), attributes(noted), json!({"type": "static"}));
-    store.vector_stores().add_files("t", id, &[addition], false).expect("added");
+    store.vector_stores().add_files("t", "key_1", id, &[addition], false).expect("added");
     assert!(store.vector_stores().complete_file(id, &file, "tiny", chunks).expect("completed"));
     file
 }
@@ -132,7 +132,7 @@ fn a_file_is_found_from_when_it_is_completed_until_it_is_taken_out() {
     let id = library(store);
     let file = store.files().create(&new_file("late.txt"), b"late").expect("a file").id;
     let addition = (file.clone(), Attributes::new(), json!({"type": "static"}));
-    let batch = stores.add_files("t", &id, &[addition], true).expect("added").expect("a batch");
+    let batch = stores.add_files("t", "key_1", &id, &[addition], true).expect("added").expect("a batch");
     assert_eq!(batch.counts[0], (FileStatus::InProgress, 1));
     let waiting = stores.files_in_progress().expect("in progress");
     assert_eq!((waiting.len(), waiting[0].tenant.as_str()), (1, "t"));
@@ -160,7 +160,7 @@ fn vectors_of_another_model_or_length_are_refused() {
     let id = library(&fixture.store);
     let file = fixture.store.files().create(&new_file("x"), b"x").expect("a file").id;
     let addition = [(file.clone(), Attributes::new(), json!({}))];
-    stores.add_files("t", &id, &addition, false).expect("added");
+    stores.add_files("t", "key_1", &id, &addition, false).expect("added");
     for (model, vector) in [
         ("other", vec![1.0; 3]),
         ("tiny", vec![1.0; 4]),
@@ -208,7 +208,9 @@ fn one_tenant_searches_nothing_of_anothers() {
     assert!(stores.delete("other", &id).is_err());
     let theirs = stores.create("other", &NewVectorStore::default()).expect("made").id;
     let file = stores.files("t", &id, None, None, &Page::default()).expect("files").items.remove(0).id;
-    assert!(stores.add_files("other", &theirs, &[(file, Attributes::new(), json!({}))], false).is_err());
+    assert!(
+        stores.add_files("other", "key_1", &theirs, &[(file, Attributes::new(), json!({}))], false).is_err()
+    );
 }
 
 fn list() -> impl Strategy<Value = Vec<i64>> {

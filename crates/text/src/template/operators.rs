@@ -13,6 +13,7 @@ use super::limits::{
     CHANGED, CYCLE, HOLD, ITERATE, compared, cost, eager, holds_no_cycle, read, search, shallow_walk, size,
     spend, walk,
 };
+use super::source::MAX_CONSTANT_BYTES;
 
 const CONCATENATE: &str = "__alti_concatenate";
 const ADD: &str = "__alti_add";
@@ -45,6 +46,9 @@ pub(super) fn patch(instructions: &mut Instructions<'_>) -> Result<usize, Error>
         if let Some(call) = replacement(instruction) {
             *instruction = call;
         }
+        if let Instruction::LoadConst(value) = instruction {
+            *value = settled(value);
+        }
         let problem = match instruction {
             Instruction::CompareAndPreserve(_) => "comparisons in a chain, a < b < c; write a < b and b < c",
             Instruction::UnpackLists(_) | Instruction::MergeKwargs(_) => {
@@ -61,6 +65,21 @@ pub(super) fn patch(instructions: &mut Instructions<'_>) -> Result<usize, Error>
         return Err(Error::new(ErrorKind::InvalidOperation, format!("{place}not supported: {problem}")));
     }
     Ok(longest)
+}
+
+/// A constant with its lists as lists: a multiplied one is a rule that makes its items anew each time, ten times slower
+/// to go through than the charge for it says. One that is too large to make stays a rule.
+fn settled(value: &Value) -> Value {
+    fn settle(value: &Value) -> Value {
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => match value.try_iter() {
+                Ok(items) => items.map(|item| settle(&item)).collect(),
+                Err(_) => value.clone(),
+            },
+            _ => value.clone(),
+        }
+    }
+    if size(value) <= MAX_CONSTANT_BYTES { settle(value) } else { value.clone() }
 }
 
 /// The call that does what an instruction does.

@@ -53,7 +53,8 @@ impl CheckCommand {
         }
         let answer = compare(&all, self.rows);
         if answer.checks.is_empty() {
-            let message = "the files hold no row that can be checked; see crates/plan/data/published for the form";
+            let message =
+                "the files hold no row that can be checked; see crates/plan/data/published for the form";
             return Err(Exit::new(Failure::BadFile, message).into());
         }
         output::result(json, &answer, Answer::text)

@@ -112,7 +112,8 @@ impl Answer {
             );
         }
         if let Some(it) = self.fits.first() {
-            text += &format!("\ntraining on 20 tokens a parameter would take {} days\n", short(it.train_days));
+            text +=
+                &format!("\ntraining on 20 tokens a parameter would take {} days\n", short(it.train_days));
         }
         for it in &self.outcomes {
             text += &format!(

@@ -139,13 +139,47 @@ fn text(request: &ServeRequest<'_>, plan: &ServePlan) -> String {
         digits(request.traffic.peak_requests)
     );
     let mut row = |label: &str, value: String| text += &format!("{label:14} {value}\n");
-    row("servers", format!("{} ({} accelerators, {} kW)", thousands(plan.servers), thousands(plan.accelerators), digits(plan.power / 1e3)));
-    row("one server", format!("{} requests/s within the targets, {} at most", digits(plan.requests_a_server), digits(plan.most.requests)));
+    row(
+        "servers",
+        format!(
+            "{} ({} accelerators, {} kW)",
+            thousands(plan.servers),
+            thousands(plan.accelerators),
+            digits(plan.power / 1e3)
+        ),
+    );
+    row(
+        "one server",
+        format!(
+            "{} requests/s within the targets, {} at most",
+            digits(plan.requests_a_server),
+            digits(plan.most.requests)
+        ),
+    );
     row("users wait", waits(&plan.latency));
-    row("batch", format!("{} sequences on average, {} at most; {} B of keys and values a token", digits(plan.latency.batch), digits(plan.most.batch), short(plan.cache_bytes_a_token)));
-    row("money", format!("{} a day; ${} a million tokens of answers, ${} of all tokens", money(plan.cost_a_day), digits(plan.per_million_output), digits(plan.per_million)));
+    row(
+        "batch",
+        format!(
+            "{} sequences on average, {} at most; {} B of keys and values a token",
+            digits(plan.latency.batch),
+            digits(plan.most.batch),
+            short(plan.cache_bytes_a_token)
+        ),
+    );
+    row(
+        "money",
+        format!(
+            "{} a day; ${} a million tokens of answers, ${} of all tokens",
+            money(plan.cost_a_day),
+            digits(plan.per_million_output),
+            digits(plan.per_million)
+        ),
+    );
     if let Some(api) = plan.api_cost_a_day {
-        row("closed API", format!("{} a day for the same tokens: {}x", money(api), digits(api / plan.cost_a_day)));
+        row(
+            "closed API",
+            format!("{} a day for the same tokens: {}x", money(api), digits(api / plan.cost_a_day)),
+        );
     }
     match &plan.disaggregated {
         Some(apart) => row(

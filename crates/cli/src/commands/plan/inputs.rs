@@ -183,7 +183,8 @@ impl SettingsCommand {
     /// # Errors
     /// When stdout cannot be written to.
     pub fn run(&self, json: bool) -> anyhow::Result<()> {
-        let mut settings = Settings { economics: Some(Settings::default().economics()), ..Settings::default() };
+        let mut settings =
+            Settings { economics: Some(Settings::default().economics()), ..Settings::default() };
         settings.reliability.rates = settings.reliability.rates();
         output::result(json, &settings, |it| it.to_toml())
     }
@@ -242,10 +243,14 @@ impl Known {
                 or_dash(it.price_hour)
             );
         }
-        text += &format!("\n{:20} {:>10} {:>8} {:>7} {:>7}\n", "MODEL", "PARAMETERS", "ACTIVE", "LAYERS", "WIDTH");
+        text += &format!(
+            "\n{:20} {:>10} {:>8} {:>7} {:>7}\n",
+            "MODEL", "PARAMETERS", "ACTIVE", "LAYERS", "WIDTH"
+        );
         for it in &self.models {
             let sizes = (short(it.parameters()), short(it.active_parameters()));
-            text += &format!("{:20} {:>10} {:>8} {:>7} {:>7}\n", it.name, sizes.0, sizes.1, it.layers, it.hidden);
+            text +=
+                &format!("{:20} {:>10} {:>8} {:>7} {:>7}\n", it.name, sizes.0, sizes.1, it.layers, it.hidden);
         }
         text += "\nTRAINING SOFTWARE\n";
         for (name, description) in &self.stacks {

@@ -61,10 +61,20 @@ impl RoadmapCommand {
 fn text(roadmap: &Roadmap) -> String {
     let mut text = format!(
         "{:14} {:>8} {:>9} {:>8} {:>8} {:>18} {:>9} {:>8} {:>6} {:>7}\n",
-        "GENERATION", "START", "FLOPS", "MODEL", "TOKENS", "MACHINES", "POWER MW", "CAPITAL", "MFU %", "BUDGET"
+        "GENERATION",
+        "START",
+        "FLOPS",
+        "MODEL",
+        "TOKENS",
+        "MACHINES",
+        "POWER MW",
+        "CAPITAL",
+        "MFU %",
+        "BUDGET"
     );
     for it in &roadmap.generations {
-        let budget = if it.affordable >= 1.0 { "-".to_owned() } else { format!("{:.0} %", 100.0 * it.affordable) };
+        let budget =
+            if it.affordable >= 1.0 { "-".to_owned() } else { format!("{:.0} %", 100.0 * it.affordable) };
         text += &format!(
             "{:14} {:>8.2} {:>9.1e} {:>8} {:>8} {:>18} {:>9} {:>8} {:>6.1} {:>7}\n",
             it.name,
@@ -92,7 +102,10 @@ fn text(roadmap: &Roadmap) -> String {
         let ends = (money(it.low), money(it.high));
         text += &format!("{:28} {:>9} {:>9} {:>8.0} %\n", it.name, ends.0, ends.1, 100.0 * it.share);
     }
-    text += &format!("\n{:>8} {:>9} {:>9} {:>11} {:>9} {:>9}\n", "QUARTER", "POWER MW", "CAPITAL", "WRITTEN OFF", "RUNNING", "FREED");
+    text += &format!(
+        "\n{:>8} {:>9} {:>9} {:>11} {:>9} {:>9}\n",
+        "QUARTER", "POWER MW", "CAPITAL", "WRITTEN OFF", "RUNNING", "FREED"
+    );
     for it in roadmap.quarters.iter().step_by(2) {
         text += &format!(
             "{:>8.2} {:>9} {:>9} {:>11} {:>9} {:>9}\n",

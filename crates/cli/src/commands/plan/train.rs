@@ -194,9 +194,25 @@ fn text(request: &RunRequest<'_>, plan: &RunPlan) -> String {
     let mut row = |label: &str, value: String| text += &format!("{label:12} {value}\n");
     let days = (digits(plan.days.0), digits(plan.days.1), digits(plan.days.2));
     row("time", format!("{} days ({} to {} in 90 of 100 runs)", days.1, days.0, days.2));
-    row("money", format!("{} ({} to {})", money(plan.bill.total()), money(plan.cost_range.0), money(plan.cost_range.1)));
+    row(
+        "money",
+        format!(
+            "{} ({} to {})",
+            money(plan.bill.total()),
+            money(plan.cost_range.0),
+            money(plan.cost_range.1)
+        ),
+    );
     row("to buy", format!("{} with network and building", money(plan.capital)));
-    row("compute", format!("{:.2e} FLOPs, {} GPU-hours, MFU {:.1} %", plan.flops, short(plan.gpu_hours), 100.0 * best.mfu));
+    row(
+        "compute",
+        format!(
+            "{:.2e} FLOPs, {} GPU-hours, MFU {:.1} %",
+            plan.flops,
+            short(plan.gpu_hours),
+            100.0 * best.mfu
+        ),
+    );
     row(
         "power",
         format!(
@@ -227,7 +243,11 @@ fn text(request: &RunRequest<'_>, plan: &RunPlan) -> String {
     );
     row(
         "data",
-        format!("worth {} different tokens; loss by Chinchilla's law {:.3}", short(plan.effective_tokens), plan.loss),
+        format!(
+            "worth {} different tokens; loss by Chinchilla's law {:.3}",
+            short(plan.effective_tokens),
+            plan.loss
+        ),
     );
     row("layout", best.layout.to_string());
     row(
