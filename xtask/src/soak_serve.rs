@@ -108,10 +108,9 @@ pub fn run(options: &Options) -> Result<()> {
     command.arg("serve").arg(model).args(["--listen", "127.0.0.1:0", "-t", &options.threads.to_string()]);
     let settings = [
         format!("engine.context={CONTEXT}"),
-        // One more for the slow reader, which has to run beside the others.
-        format!("engine.max_running={}", options.active + 1),
+        format!("engine.max_running={}", slots(options.active)),
         format!("engine.max_waiting={}", options.idle + options.active + 16),
-        format!("engine.kv_tokens={}", (options.active + 1) * CONTEXT),
+        format!("engine.kv_tokens={}", slots(options.active) * CONTEXT),
         format!("server.max_connections={}", options.idle + options.active + 64),
         // The slow reader is slow, and not gone.
         "server.body_timeout_seconds=600".to_owned(),
@@ -128,6 +127,12 @@ pub fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     outcome.check()
+}
+
+/// Answers in the works at once: a few less than there are active clients, so that one of them always waits and the
+/// streams behind it are truly idle.
+fn slots(active: usize) -> usize {
+    (active - active.div_ceil(20)).max(1)
 }
 
 /// What all clients share.

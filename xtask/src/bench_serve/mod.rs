@@ -133,6 +133,10 @@ fn measure(options: &Options) -> Result<Report> {
         requests: options.requests.into(),
         rows: Vec::new(),
     };
+    // What is missing is said before anything is measured.
+    for peer in PEERS {
+        servers::candidates(peer, &options.programs)?;
+    }
     let models = chosen(&options.models, &options.programs)?;
     for model in &models {
         for &clients in &options.clients {
@@ -190,7 +194,7 @@ impl<'a> Contest<'a> {
         let alti = Candidate::Alti { program: &self.engines.alti, settings: &self.options.settings };
         let mut entries = vec![Entry { candidate: alti, rows: (0..rows.len()).collect() }];
         for peer in PEERS {
-            let candidates = servers::candidates(peer, &self.options.programs);
+            let candidates = servers::candidates(peer, &self.options.programs)?;
             for &length in Length::value_variants() {
                 let of_length: Vec<usize> =
                     (0..rows.len()).filter(|&index| rows[index].work.length == length).collect();

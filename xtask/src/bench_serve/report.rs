@@ -236,7 +236,8 @@ impl Report {
     fn times_markdown(&self) -> String {
         let columns = |what: &str| engines().map(|engine| format!(" {engine}: {what} |")).collect::<String>();
         let mut text = format!(
-            "\nMilliseconds, p50 / p99:\n\n| model | clients | work |{}{}\n|---|---|---|{}\n",
+            "\nMilliseconds, p50 / p99; 0 between tokens means that most came together with the one before, as guesses that \
+             were right:\n\n| model | clients | work |{}{}\n|---|---|---|{}\n",
             columns("first token"),
             columns("between tokens"),
             "---|".repeat(2 * engines().count())

@@ -70,12 +70,27 @@ pub enum Candidate<'a> {
     },
 }
 
-/// Everything that is tried of one peer: each of its builds with each setting.
-pub fn candidates<'a>(peer: &'static Peer, programs: &'a Programs) -> Vec<Candidate<'a>> {
+/// Everything that is tried of one peer: each of its builds that is there with each setting.
+///
+/// # Errors
+/// None of its builds is there; says how to get them.
+pub fn candidates<'a>(peer: &'static Peer, programs: &'a Programs) -> Result<Vec<Candidate<'a>>> {
+    let is_there = |compiler: &&Compiler| programs.tool_of(peer, compiler, SERVER).is_ok();
+    if !peer.compilers.iter().any(|compiler| is_there(&compiler)) {
+        programs.tool(peer, SERVER)?;
+    }
+    Ok(all_candidates(peer, programs, is_there))
+}
+
+fn all_candidates<'a>(
+    peer: &'static Peer,
+    programs: &'a Programs,
+    is_there: impl Fn(&&Compiler) -> bool,
+) -> Vec<Candidate<'a>> {
     let settings = SETTINGS.iter().filter(|setting| setting.peer.name == peer.name);
-    let with = move |setting| {
-        peer.compilers.iter().map(move |compiler| Candidate::Peer { setting, compiler, programs })
-    };
+    let compilers: Vec<&'static Compiler> = peer.compilers.iter().filter(is_there).collect();
+    let with =
+        |setting| compilers.iter().map(move |&compiler| Candidate::Peer { setting, compiler, programs });
     settings.flat_map(with).collect()
 }
 
@@ -273,7 +288,8 @@ mod tests {
     fn every_peer_has_settings_and_none_twice() {
         let programs = Programs::default();
         for peer in PEERS {
-            let mut flags: Vec<_> = candidates(peer, &programs).iter().map(Candidate::flags).collect();
+            let all = all_candidates(peer, &programs, |_| true);
+            let mut flags: Vec<_> = all.iter().map(Candidate::flags).collect();
             let count = flags.len();
             flags.sort_unstable();
             flags.dedup();

@@ -12,4 +12,5 @@ mod docs;
 mod quality;
 mod run;
 mod serve;
+mod soak;
 mod store;

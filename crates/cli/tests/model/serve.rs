@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running server; killed when it is dropped.
-struct Server {
-    process: Child,
-    address: String,
+pub(crate) struct Server {
+    pub(crate) process: Child,
+    pub(crate) address: String,
 }
 
 impl Server {
-    fn start(user: &User, arguments: &[&str]) -> Server {
+    pub(crate) fn start(user: &User, arguments: &[&str]) -> Server {
         let mut command = user.command(&["serve", "--listen", "127.0.0.1:0", "-c", "1024"]);
         let mut process = command
             .args(arguments)
@@ -60,7 +60,7 @@ impl Drop for Server {
     }
 }
 
-fn ask(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
