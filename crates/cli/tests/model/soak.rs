@@ -62,7 +62,10 @@ fn memory(server: &Server) -> Option<u64> {
 fn many_streams_are_all_answered_beside_one_that_is_not_read() {
     let user = user();
     let places = format!("engine.max_running={ACTIVE}");
-    let server = Server::start(&user, &["--set", &places, "--set", "engine.max_waiting=200"]);
+    // The unread answer is kept for as long as this takes.
+    let patience = "server.body_timeout_seconds=600";
+    let server =
+        Server::start(&user, &["--set", &places, "--set", "engine.max_waiting=200", "--set", patience]);
 
     // An answer of more bytes than sockets hold for a client that reads none of them.
     let body = completion("The longest story is this:", 700, 100);
