@@ -444,7 +444,8 @@ mod tests {
     #[test]
     fn errors_growing_memory_and_a_slow_reader_that_others_notice_are_wrong() {
         outcome().check().unwrap();
-        let wrong: [(fn(&mut Outcome), &str); 5] = [
+        type Change = fn(&mut Outcome);
+        let wrong: [(Change, &str); 5] = [
             (|outcome| outcome.error_count = 1, "1 errors"),
             (|outcome| outcome.answers = 0, "no answer"),
             (|outcome| outcome.memory.push(600.0), "memory grew from 500 to 600"),
