@@ -2,7 +2,7 @@
 //!
 //! Idle streams are answers at batch priority (`service_tier: flex`) that wait behind the active ones: open streams of
 //! events on which nothing but signs of life comes. Active clients ask for one answer after another. One more client
-//! reads its answers a few bytes at a time. What would be wrong: any error, memory that grows after warm-up, and a slow
+//! reads long answers, at first as quickly as they come, then a few bytes at a time. What would be wrong: any error, memory that grows after warm-up, and a slow
 //! reader that others notice.
 
 use crate::bench_serve::client::Client;
@@ -31,10 +31,12 @@ const STACK: usize = 192 << 10;
 const SLACK_MIB: f64 = 32.0;
 /// And by this part of what it was.
 const SLACK_PART: f64 = 0.03;
-/// How much longer the median time between tokens may be while somebody reads slowly.
+/// How many times as many answers a second there may be before somebody reads slowly as there are then.
 const SLOWER: f64 = 1.5;
 /// Tokens of context of each stream.
 const CONTEXT: usize = 512;
+/// How often memory is looked at in each half.
+const LOOKS: u32 = 6;
 /// How many errors are told in full.
 const TOLD: usize = 10;
 
@@ -80,9 +82,9 @@ struct Outcome {
     answers: usize,
     /// Signs of life on idle streams.
     signs_of_life: usize,
-    /// Times between tokens of active clients in milliseconds, before and while somebody reads slowly.
-    before_slow_reader: Option<Quantiles>,
-    beside_slow_reader: Option<Quantiles>,
+    /// What active clients saw while the reader of long answers was quick, and while it was slow.
+    beside_quick_reader: Period,
+    beside_slow_reader: Period,
     /// Bytes that the slow reader took.
     slow_bytes: usize,
     /// Resident memory in MiB: after warm-up, then every few seconds.
@@ -90,6 +92,14 @@ struct Outcome {
     /// What went wrong, the first in full.
     error_count: usize,
     errors: Vec<String>,
+}
+
+/// What active clients saw for a while.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Period {
+    answers_a_second: f64,
+    /// Times between tokens, in milliseconds; nothing if no answer was finished.
+    between: Option<Quantiles>,
 }
 
 /// Soaks, prints what happened, and fails if anything was wrong.
@@ -141,6 +151,8 @@ struct Soak<'a> {
     address: SocketAddr,
     /// Set when clients are to stop.
     done: AtomicBool,
+    /// Set when the reader of long answers is to be slow.
+    slow: AtomicBool,
     seen: Mutex<Seen>,
     /// How many, and the first in full.
     errors: Mutex<(usize, Vec<String>)>,
@@ -156,39 +168,34 @@ struct Seen {
 
 impl<'a> Soak<'a> {
     fn new(options: &'a Options, address: SocketAddr) -> Self {
-        let done = AtomicBool::new(false);
-        Self { options, address, done, seen: Mutex::default(), errors: Mutex::default() }
+        let (done, slow) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { options, address, done, slow, seen: Mutex::default(), errors: Mutex::default() }
     }
 
     fn watch(&self, server: &Server) -> Result<Outcome> {
         let minutes = |minutes: f64| Duration::from_secs_f64(60.0 * minutes);
         let mut memory = Vec::new();
-        let (before, beside) = thread::scope(|scope| -> Result<_> {
+        let half = minutes(self.options.minutes / 2.0);
+        let (quick, slow) = thread::scope(|scope| -> Result<_> {
             let result = (|| -> Result<_> {
-                let spawn = |client: Client, work: fn(&Self, Client, usize), number| {
+                let spawn = |work: fn(&Self, usize), number| {
                     let thread = thread::Builder::new().stack_size(STACK);
-                    thread.spawn_scoped(scope, move || work(self, client, number))
+                    thread.spawn_scoped(scope, move || work(self, number))
                 };
                 for number in 0..self.options.active {
-                    spawn(Client::new(self.address, PATIENCE), Self::ask, number)?;
+                    spawn(Self::ask, number)?;
                 }
-                // The active ones have the slots before anybody waits for one.
+                spawn(|soak, _| soak.read_long_answers(), 0)?;
+                // These have the slots before anybody waits for one.
                 thread::sleep(Duration::from_secs(1));
                 for number in 0..self.options.idle {
-                    spawn(Client::new(self.address, PATIENCE), Self::wait, number)?;
+                    spawn(Self::wait, number)?;
                 }
                 thread::sleep(minutes(self.options.warm_up));
-                self.take_times();
                 memory.extend(server.memory_mib());
-                thread::sleep(minutes(self.options.minutes / 2.0));
-                memory.extend(server.memory_mib());
-                let before = Quantiles::of(self.take_times());
-                spawn(Client::new(self.address, PATIENCE), |soak, _, _| soak.read_slowly(), 0)?;
-                for _ in 0..10 {
-                    thread::sleep(minutes(self.options.minutes / 20.0));
-                    memory.extend(server.memory_mib());
-                }
-                Ok((before, Quantiles::of(self.take_times())))
+                let quick = self.period(half, server, &mut memory);
+                self.slow.store(true, Ordering::Relaxed);
+                Ok((quick, self.period(half, server, &mut memory)))
             })();
             self.done.store(true, Ordering::Relaxed);
             result
@@ -203,8 +210,8 @@ impl<'a> Soak<'a> {
             active: self.options.active,
             answers: seen.answers,
             signs_of_life: seen.signs_of_life,
-            before_slow_reader: before,
-            beside_slow_reader: beside,
+            beside_quick_reader: quick,
+            beside_slow_reader: slow,
             slow_bytes: seen.slow_bytes,
             memory,
             error_count,
@@ -216,8 +223,22 @@ impl<'a> Soak<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_times(&self) -> Vec<f64> {
-        std::mem::take(&mut self.seen().between)
+    /// Watches for `time`.
+    fn period(&self, time: Duration, server: &Server, memory: &mut Vec<f64>) -> Period {
+        let answers = {
+            let mut seen = self.seen();
+            seen.between.clear();
+            seen.answers
+        };
+        let start = Instant::now();
+        for _ in 0..LOOKS {
+            thread::sleep(time / LOOKS);
+            memory.extend(server.memory_mib());
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let mut seen = self.seen();
+        let answers_a_second = (seen.answers - answers) as f64 / seconds;
+        Period { answers_a_second, between: Quantiles::of(std::mem::take(&mut seen.between)) }
     }
 
     fn is_done(&self) -> bool {
@@ -233,7 +254,8 @@ impl<'a> Soak<'a> {
     }
 
     /// An active client: one answer after another.
-    fn ask(&self, mut client: Client, number: usize) {
+    fn ask(&self, number: usize) {
+        let mut client = Client::new(self.address, PATIENCE);
         let mut round = 0;
         while !self.is_done() {
             round += 1;
@@ -281,7 +303,8 @@ impl<'a> Soak<'a> {
     }
 
     /// An idle client: a stream that waits for its turn, and for the next when it had one.
-    fn wait(&self, mut client: Client, number: usize) {
+    fn wait(&self, number: usize) {
+        let mut client = Client::new(self.address, PATIENCE);
         while !self.is_done() {
             if let Err(error) = self.stream(&mut client, number) {
                 self.failed("an idle client", &error);
@@ -317,17 +340,18 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
-    /// A client that reads a few bytes ten times a second, of answers longer than what sockets hold for it.
-    fn read_slowly(&self) {
+    /// A client of answers longer than what sockets hold for it. When it is to be slow it reads a few bytes ten times a
+    /// second.
+    fn read_long_answers(&self) {
         while !self.is_done() {
-            if let Err(error) = self.read_one_slowly() {
-                self.failed("the slow reader", &error);
+            if let Err(error) = self.read_long_answer() {
+                self.failed("the reader of long answers", &error);
                 thread::sleep(Duration::from_secs(1));
             }
         }
     }
 
-    fn read_one_slowly(&self) -> Result<()> {
+    fn read_long_answer(&self) -> Result<()> {
         let body = json!({
             "prompt": "The longest story is this:",
             "n_predict": CONTEXT - 64,
@@ -355,7 +379,6 @@ impl<'a> Soak<'a> {
                 ensure!(few.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&few[..count]));
             }
             total += count;
-            self.seen().slow_bytes += count;
             if count == 0 {
                 return Ok(());
             }
@@ -363,21 +386,27 @@ impl<'a> Soak<'a> {
                 // Hanging up in the middle is what such clients do.
                 return Ok(stream.shutdown(Shutdown::Both)?);
             }
-            thread::sleep(Duration::from_millis(100));
+            if self.slow.load(Ordering::Relaxed) {
+                self.seen().slow_bytes += count;
+                thread::sleep(Duration::from_millis(100));
+            }
         }
     }
 }
 
 impl Outcome {
     fn markdown(&self) -> String {
-        let times = |quantiles: &Option<Quantiles>| {
-            quantiles.map_or_else(|| "none".to_owned(), |q| format!("{:.1} / {:.1}", q.p50, q.p99))
+        let period = |period: &Period| {
+            let times =
+                period.between.map_or_else(|| "none".to_owned(), |q| format!("{:.1} / {:.1}", q.p50, q.p99));
+            format!("{:.2}; {times}", period.answers_a_second)
         };
         let memory: Vec<String> = self.memory.iter().map(|mib| format!("{mib:.0}")).collect();
         let mut text = format!(
             "{}\n\n| {} minutes, {} idle streams, {} active clients | |\n|---|---|\n| answers | {} |\n\
-             | signs of life on idle streams | {} |\n| between tokens, p50 / p99, ms | {} |\n\
-             | the same beside a slow reader | {} |\n| bytes that the slow reader took | {} |\n\
+             | signs of life on idle streams | {} |\n\
+             | answers a second; between tokens, p50 / p99, ms | {} |\n\
+             | the same while one reads slowly | {} |\n| bytes that the slow reader took | {} |\n\
              | resident memory after warm-up and later, MiB | {} |\n| errors | {} |\n",
             self.machine,
             self.minutes,
@@ -385,8 +414,8 @@ impl Outcome {
             self.active,
             self.answers,
             self.signs_of_life,
-            times(&self.before_slow_reader),
-            times(&self.beside_slow_reader),
+            period(&self.beside_quick_reader),
+            period(&self.beside_slow_reader),
             self.slow_bytes,
             memory.join(", "),
             self.error_count,
@@ -405,15 +434,11 @@ impl Outcome {
             let most = first * (1.0 + SLACK_PART) + SLACK_MIB;
             ensure!(last <= most, "memory grew from {first:.0} to {last:.0} MiB");
         }
-        let (Some(before), Some(beside)) = (self.before_slow_reader, self.beside_slow_reader) else {
-            bail!("no answer was finished before, or none beside the slow reader");
-        };
         ensure!(self.slow_bytes > 0, "the slow reader got nothing");
+        let [quick, slow] = [self.beside_quick_reader, self.beside_slow_reader].map(|it| it.answers_a_second);
         ensure!(
-            beside.p50 <= before.p50 * SLOWER,
-            "a slow reader slowed the others: {:.1} ms between tokens became {:.1}",
-            before.p50,
-            beside.p50
+            quick <= slow * SLOWER,
+            "a slow reader slowed the others: {quick:.2} answers a second became {slow:.2}"
         );
         Ok(())
     }
@@ -424,7 +449,7 @@ mod tests {
     use super::*;
 
     fn outcome() -> Outcome {
-        let times = Some(Quantiles { p50: 10.0, p99: 40.0 });
+        let period = Period { answers_a_second: 10.0, between: Some(Quantiles { p50: 10.0, p99: 40.0 }) };
         Outcome {
             machine: Machine::describe(),
             minutes: 1.0,
@@ -432,8 +457,8 @@ mod tests {
             active: 1,
             answers: 5,
             signs_of_life: 3,
-            before_slow_reader: times,
-            beside_slow_reader: times,
+            beside_quick_reader: period,
+            beside_slow_reader: period,
             slow_bytes: 100,
             memory: vec![500.0, 530.0, 520.0],
             error_count: 0,
@@ -449,8 +474,8 @@ mod tests {
             (|outcome| outcome.error_count = 1, "1 errors"),
             (|outcome| outcome.answers = 0, "no answer"),
             (|outcome| outcome.memory.push(600.0), "memory grew from 500 to 600"),
-            (|outcome| outcome.beside_slow_reader = Some(Quantiles { p50: 16.0, p99: 40.0 }), "slowed"),
-            (|outcome| outcome.before_slow_reader = None, "none beside"),
+            (|outcome| outcome.beside_slow_reader.answers_a_second = 6.0, "slowed"),
+            (|outcome| outcome.slow_bytes = 0, "got nothing"),
         ];
         for (change, message) in wrong {
             let mut outcome = outcome();
