@@ -65,6 +65,9 @@ pub struct Options {
     /// Take the first setting of each peer and try no other
     #[arg(long)]
     no_trials: bool,
+    /// Measure `alti` alone
+    #[arg(long)]
+    no_peers: bool,
     /// A setting of `alti serve` (may be given several times)
     #[arg(long = "set", value_name = "SETTING=VALUE")]
     settings: Vec<String>,
@@ -81,6 +84,12 @@ pub struct Options {
     alti: Alti,
     #[command(flatten)]
     programs: Programs,
+}
+
+impl Options {
+    fn peers(&self) -> &'static [&'static Peer] {
+        if self.no_peers { &[] } else { &PEERS }
+    }
 }
 
 /// Measures and prints Markdown, and writes what else is asked for.
@@ -134,7 +143,7 @@ fn measure(options: &Options) -> Result<Report> {
         rows: Vec::new(),
     };
     // What is missing is said before anything is measured.
-    for peer in PEERS {
+    for peer in options.peers() {
         servers::candidates(peer, &options.programs)?;
     }
     let models = chosen(&options.models, &options.programs)?;
@@ -193,7 +202,7 @@ impl<'a> Contest<'a> {
     fn entries(&self, rows: &mut [Row]) -> Result<Vec<Entry<'a>>> {
         let alti = Candidate::Alti { program: &self.engines.alti, settings: &self.options.settings };
         let mut entries = vec![Entry { candidate: alti, rows: (0..rows.len()).collect() }];
-        for peer in PEERS {
+        for peer in self.options.peers() {
             let candidates = servers::candidates(peer, &self.options.programs)?;
             for &length in Length::value_variants() {
                 let of_length: Vec<usize> =
