@@ -29,7 +29,12 @@ impl Accounts for Book {
     fn find_key(&self, secret: &str) -> ApiResult<Option<Key>> {
         let known = ["secret", "empty"].contains(&secret);
         let scopes = vec!["inference".to_owned()];
-        Ok(known.then(|| Key { id: secret.to_owned(), tenant: secret.to_owned(), scopes, max_concurrent: Some(1) }))
+        Ok(known.then(|| Key {
+            id: secret.to_owned(),
+            tenant: secret.to_owned(),
+            scopes,
+            max_concurrent: Some(1),
+        }))
     }
 
     fn admit(&self, key: &Key) -> ApiResult<()> {
