@@ -75,7 +75,7 @@ pub const CRATES: &[Crate] = &[
     inner(
         "server",
         "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
-        &["text", "engine"],
+        &["store", "text", "engine"],
     ),
     inner(
         "plan",

@@ -47,5 +47,6 @@ pub fn open(path: PathBuf) -> anyhow::Result<Store> {
 
 /// The date of a day, or of a second, since 1970 (UTC).
 pub fn date(seconds: i64) -> String {
-    chrono::DateTime::from_timestamp(seconds, 0).map_or_else(|| "?".to_owned(), |time| time.date_naive().to_string())
+    chrono::DateTime::from_timestamp(seconds, 0)
+        .map_or_else(|| "?".to_owned(), |time| time.date_naive().to_string())
 }

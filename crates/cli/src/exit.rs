@@ -5,6 +5,7 @@ use alti_formats::FormatError;
 use alti_hub::HubError;
 use alti_models::ModelError;
 use alti_plan::PlanError;
+use alti_store::StoreError;
 use alti_tensor::BackendError;
 use alti_text::TextError;
 use std::fmt;
@@ -115,6 +116,9 @@ fn failure_of(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     if let Some(error) = error.downcast_ref::<HubError>() {
         return Some(of_hub(error));
     }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return Some(of_store(error));
+    }
     if let Some(error) = error.downcast_ref::<FormatError>() {
         return Some(of_format(error));
     }
@@ -156,6 +160,19 @@ fn of_hub(error: &HubError) -> Failure {
         | HubError::Archive { .. }
         | HubError::Damaged { .. } => Failure::BadFile,
         HubError::Cancelled => Failure::Interrupted,
+        _ => Failure::Failed,
+    }
+}
+
+fn of_store(error: &StoreError) -> Failure {
+    match error {
+        StoreError::NotFound { .. } => Failure::NotFound,
+        StoreError::Invalid { .. } => Failure::Usage,
+        StoreError::Newer { .. } | StoreError::Foreign { .. } | StoreError::Corrupt { .. } => {
+            Failure::BadFile
+        }
+        StoreError::DiskFull { .. } => Failure::Resources,
+        StoreError::Io { source, .. } => of_io(source),
         _ => Failure::Failed,
     }
 }

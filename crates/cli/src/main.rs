@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "nothing is outside of a binary: pub says that other modules use it")]
 
 mod commands;
+mod database;
 mod environment;
 #[cfg(test)]
 mod examples;

@@ -12,6 +12,7 @@ pub mod error;
 pub mod generate;
 pub mod ids;
 pub mod llama_cpp;
+pub mod mcp;
 pub mod metrics;
 pub mod models;
 pub mod ollama;

@@ -234,6 +234,18 @@ impl Batches<'_> {
         self.store.read(|transaction| find_of(transaction, tenant, id))
     }
 
+    /// How far a batch is, without counting its lines.
+    ///
+    /// # Errors
+    /// When there is none with that id.
+    pub fn status(&self, id: &str) -> Result<BatchStatus> {
+        let found: Option<String> = self.store.read(|transaction| {
+            let mut statement = transaction.prepare_cached("SELECT status FROM batches WHERE id = ?")?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+        })?;
+        found.and_then(|name| BatchStatus::named(&name)).ok_or_else(|| StoreError::not_found("batch", id))
+    }
+
     /// Batches, a page at a time.
     ///
     /// # Errors

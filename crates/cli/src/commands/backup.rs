@@ -20,11 +20,13 @@ pub struct BackupCommand {
 
 /// Bring a backup back, in the place of everything that the server keeps now
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The backup is checked first; where it is damaged, nothing changes. The server may run: it goes on with what the
+#[command(
+    after_help = "The backup is checked first; where it is damaged, nothing changes. The server may run: it goes on with what the
 backup holds.
 
 Example:
-  alti restore backups/monday --replace")]
+  alti restore backups/monday --replace"
+)]
 pub struct RestoreCommand {
     /// Folder of the backup
     folder: PathBuf,
@@ -71,13 +73,20 @@ impl RestoreCommand {
             return Err(Exit::new(Failure::NotFound, message).into());
         }
         if path.exists() && !self.replace {
-            let message =
-                format!("{} would be lost: back it up first, and say --replace if that is meant", path.display());
+            let message = format!(
+                "{} would be lost: back it up first, and say --replace if that is meant",
+                path.display()
+            );
             return Err(Exit::new(Failure::Usage, message).into());
         }
         let report = self.database.open(environment)?.restore(&self.folder)?;
         output::result(json, &report, |report| {
-            format!("restored {}: {} files, {} of them copied\n", path.display(), report.contents, report.copied)
+            format!(
+                "restored {}: {} files, {} of them copied\n",
+                path.display(),
+                report.contents,
+                report.copied
+            )
         })
     }
 }

@@ -123,7 +123,8 @@ impl ListKeys {
         let keys = self.database.open(environment)?.keys().list()?;
         output::result(json, &keys, |keys| {
             if keys.is_empty() {
-                return "no keys: only this machine is served; `alti keys create NAME` makes one\n".to_owned();
+                return "no keys: only this machine is served; `alti keys create NAME` makes one\n"
+                    .to_owned();
             }
             let row = |key: &Key| {
                 format!(

@@ -1,11 +1,13 @@
 //! One file a command.
 
+mod backup;
 mod bench;
 mod chat;
 mod completions;
 mod config;
 mod convert;
 mod doctor;
+mod keys;
 mod list;
 mod logits;
 mod perplexity;
@@ -16,6 +18,7 @@ mod run;
 mod serve;
 mod show;
 mod tokenize;
+mod usage;
 
 use crate::environment::{Environment, VARIABLES};
 use crate::exit::Failure;
@@ -39,6 +42,10 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Keys(Box<keys::KeysCommand>),
+    Usage(Box<usage::UsageCommand>),
+    Backup(backup::BackupCommand),
+    Restore(backup::RestoreCommand),
     Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
@@ -66,6 +73,10 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Keys(command) => command.run(environment, json),
+            Command::Usage(command) => command.run(environment, json),
+            Command::Backup(command) => command.run(environment, json),
+            Command::Restore(command) => command.run(environment, json),
             Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),

@@ -1,5 +1,6 @@
 //! `alti serve`: the APIs that apps speak, over the models of this machine.
 
+use crate::database::DatabaseOptions;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::name_or_default;
@@ -7,7 +8,8 @@ use crate::pulling;
 use crate::serving::loader::Loader;
 use crate::serving::settings::ServeSettings;
 use alti_engine::serving::Turns;
-use alti_server::{AppState, ModelLoader, ServeError, Server};
+use alti_server::{AppState, ModelLoader, ServeError, Server, Services};
+use alti_store::Store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct ServeCommand {
     /// Log in JSON, one object a line
     #[arg(long)]
     log_json: bool,
+    #[command(flatten)]
+    database: DatabaseOptions,
 }
 
 /// How much is logged.
@@ -90,9 +94,10 @@ impl ServeCommand {
                 .cloned()
                 .collect(),
         };
+        let store = self.database.open(environment)?;
         // Two threads are enough for wires and JSON; the rest of the machine computes.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve(settings, Arc::new(loader)))
+        runtime.block_on(serve(settings, Arc::new(loader), store))
     }
 
     /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
@@ -134,8 +139,9 @@ impl ServeCommand {
 }
 
 /// Serves until asked to stop.
-async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>) -> anyhow::Result<()> {
-    let state = AppState::new(settings.server.clone(), loader, None);
+async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>, store: Store) -> anyhow::Result<()> {
+    let services = Services { store: Some(store), ..Services::default() };
+    let state = AppState::with_services(settings.server.clone(), loader, services);
     let server = Server::bind(state.clone()).await.map_err(|error| {
         let failure = match error {
             ServeError::Settings(_) | ServeError::Tls { .. } => Failure::Usage,

@@ -196,7 +196,8 @@ fn shown(row: Summary, keys: &[Key], prices: &[ClosedPrice]) -> Row {
 
 fn counts(totals: &Totals, prices: &[ClosedPrice]) -> Counts {
     let seconds = |micros: u64| micros as f64 / 1e6;
-    let closed = |price: &ClosedPrice| Closed { name: price.name.clone(), cost: price.cost(totals).to_string() };
+    let closed =
+        |price: &ClosedPrice| Closed { name: price.name.clone(), cost: price.cost(totals).to_string() };
     Counts {
         requests: totals.requests,
         prompt_tokens: totals.prompt_tokens,
@@ -215,8 +216,11 @@ fn table(report: &Report, prices: &[ClosedPrice]) -> String {
     let mut text = String::new();
     let mut line = |name: &str, values: [&str; 6], closed: &[String]| {
         let [requests, prompt, cached, generated, cpu, cost] = values;
-        write!(text, "{name:44} {requests:>9} {prompt:>12} {cached:>12} {generated:>12} {cpu:>10} {cost:>14}")
-            .unwrap_or_else(|_| unreachable!("a string grows"));
+        write!(
+            text,
+            "{name:44} {requests:>9} {prompt:>12} {cached:>12} {generated:>12} {cpu:>10} {cost:>14}"
+        )
+        .unwrap_or_else(|_| unreachable!("a string grows"));
         closed.iter().for_each(|cost| text.push_str(&format!(" {cost:>18}")));
         text.push('\n');
     };
@@ -230,14 +234,17 @@ fn table(report: &Report, prices: &[ClosedPrice]) -> String {
         line(name, [&requests, &prompt, &cached, &generated, &cpu, &counts.cost], &closed);
     };
     for it in &report.rows {
-        let name: Vec<&str> = [&it.day, &it.key_name, &it.model].into_iter().flatten().map(String::as_str).collect();
+        let name: Vec<&str> =
+            [&it.day, &it.key_name, &it.model].into_iter().flatten().map(String::as_str).collect();
         if !name.is_empty() {
             row(&name.join("  "), &it.totals);
         }
     }
     row("total", &report.total);
     if prices.is_empty() {
-        text.push_str("\n`alti usage set-price` enters what a closed API charges, to be shown beside the cost\n");
+        text.push_str(
+            "\n`alti usage set-price` enters what a closed API charges, to be shown beside the cost\n",
+        );
     }
     text
 }
@@ -275,8 +282,10 @@ fn prices(list: &[ClosedPrice]) -> String {
         format!("{name:32} {input:>12} {cached:>12} {output:>12}  {entered}\n")
     };
     let told = |price: &ClosedPrice| {
-        let [input, cached, output] = [price.input, price.cached_input, price.output].map(|it| it.to_string());
+        let [input, cached, output] =
+            [price.input, price.cached_input, price.output].map(|it| it.to_string());
         row(&price.name, &input, &cached, &output, &date(price.updated_at))
     };
-    row("A MILLION TOKENS OF", "INPUT", "CACHED", "OUTPUT", "ENTERED") + &list.iter().map(told).collect::<String>()
+    row("A MILLION TOKENS OF", "INPUT", "CACHED", "OUTPUT", "ENTERED")
+        + &list.iter().map(told).collect::<String>()
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 /// Nothing is done for longer, where it can be cancelled. What is in order takes a millisecond; the rest is for threads
 /// that do not get a core.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(2);
 /// How often it is looked.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(250);
 /// When nothing is being done.
 const IDLE: u64 = u64::MAX;
 

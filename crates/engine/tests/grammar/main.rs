@@ -4,6 +4,7 @@ mod gbnf;
 mod hostile;
 mod json;
 mod state;
+mod tools;
 mod vocabularies;
 mod walk;
 

@@ -17,9 +17,24 @@ impl Random {
     }
 }
 
+/// As [`continue_at_random`], of a text without control tokens.
+pub fn at_random(
+    grammar: &mut Grammar,
+    tokenizer: &Tokenizer,
+    random: &mut Random,
+    free: usize,
+) -> Option<String> {
+    let text = continue_at_random(grammar, tokenizer, random, free)?;
+    assert!(
+        !tokenizer.control_spellings().any(|spelling| text.contains(spelling)),
+        "a control token in {text}"
+    );
+    Some(text)
+}
+
 /// Draws from every mask, each token as likely as any other for the first `free` tokens; then what brings the text to an
 /// end, where there is a choice. The text, unless it has none within reach.
-pub fn at_random(
+pub fn continue_at_random(
     grammar: &mut Grammar,
     tokenizer: &Tokenizer,
     random: &mut Random,
@@ -47,7 +62,6 @@ pub fn at_random(
         if tokenizer.stop_ids().contains(&token) {
             return Some(String::from_utf8(text).expect("a finished text is UTF-8"));
         }
-        assert!(!tokenizer.is_special(token), "a control token in the text");
         text.extend_from_slice(tokenizer.token_bytes(token));
     }
     None

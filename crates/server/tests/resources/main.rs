@@ -2,6 +2,7 @@
 //! its answers do not matter, and over a scripted one where they do.
 
 mod batches;
+mod clients;
 mod conversations;
 mod files;
 mod keys;
@@ -102,8 +103,8 @@ fn served(inference: Arc<dyn Inference>) -> ServedModel {
 /// The engine over a tiny model of random weights.
 fn tiny_engine() -> Arc<dyn Inference> {
     let settings = EngineSettings {
-        context: 256,
-        kv_tokens: 2048,
+        context: 1024,
+        kv_tokens: 8192,
         kv_dtype: KvDType::F32,
         step_tokens: 64,
         max_running: 8,

@@ -12,6 +12,8 @@ use std::fmt::Write;
 
 /// White space between the parts of arguments, as a regular expression.
 const WHITESPACE: &str = r"(\x20|\r?\n[\x20\t]{0,40})";
+/// White space between the parts of a call. Without a bound, a model may write nothing else.
+const GAP: &str = r"\s{0,9}";
 /// Any text at all.
 const ANY: &str = "/(?s:.*)/";
 
@@ -44,8 +46,15 @@ pub fn tool_grammar(
     }
     let parallel = parallel && !matches!(choice, ToolChoice::Named(_));
     let write = |strict: bool| {
-        let mut writer =
-            Writer { form: dialect.form(), tools: &tools, tokenizer, strict, parallel, text: String::new() };
+        let mut writer = Writer {
+            form: dialect.form(),
+            tools: &tools,
+            tokenizer,
+            strict,
+            parallel,
+            exact: *choice != ToolChoice::Auto,
+            text: String::new(),
+        };
         match choice {
             ToolChoice::Auto => writer.auto(),
             _ => writer.required(),
@@ -61,6 +70,8 @@ struct Writer<'a> {
     tokenizer: &'a Tokenizer,
     strict: bool,
     parallel: bool,
+    /// Whether calls are spelled in one way.
+    exact: bool,
     text: String,
 }
 
@@ -79,34 +90,48 @@ impl Writer<'_> {
         self.tokenizer.id_of(text).is_some_and(|id| self.tokenizer.is_special(id))
     }
 
-    /// Nothing but calls.
+    /// A part that may follow a first call, where several are allowed.
+    fn more(&self, part: &str) -> String {
+        if self.parallel { format!(" ( {part} )*") } else { String::new() }
+    }
+
+    /// A control token that may stand at an end of the calls, if the model has it.
+    fn optional(&self, token: Option<&str>) -> String {
+        token.filter(|token| self.is_token(token)).map_or(String::new(), |token| format!(" {token}?"))
+    }
+
+    /// Nothing but calls, spelled as models are shown them.
     fn required(&mut self) {
-        let (more, open, close) = (self.repetition(), self.form.open[0], self.form.close.unwrap_or(""));
-        match (self.form.notation, self.form.leads) {
-            (Notation::Tag, _) => {
-                self.line(format!("start: tagged ( \"\\n\" tagged ){more}"));
-                self.line(format!("tagged: {} named {}", self.symbol(open), self.symbol(close)));
-            }
-            (_, false) => {
-                self.line(format!("start: tagged ( \"\\n\" tagged ){more}"));
-                let calls = if self.form.dialect == ToolDialect::ToolCallList { "list" } else { "call" };
-                let (open, close) = (self.symbol(open), self.symbol(close));
-                let gap = if calls == "call" { "\"\\n\" " } else { "" };
-                self.line(format!("tagged: {open} {gap}{calls} {gap}{close}"));
-                self.line(format!("list: \"[\" call ( \", \" call ){more} \"]\""));
-            }
-            (Notation::Python, true) => {
-                let open = if self.is_token(open) { format!("{open}? ") } else { String::new() };
-                let close = if self.is_token(close) { format!(" {close}?") } else { String::new() };
-                self.line(format!("start: {open}\"[\" call ( \", \" call ){more} \"]\"{close}"));
-            }
-            (_, true) => {
-                let open = if self.is_token(open) { format!("{open}? ") } else { String::new() };
-                let close = if self.is_token(close) { format!(" {close}?") } else { String::new() };
-                self.line(format!("start: {open}call ( \"; \" call ){more}{close}"));
-            }
+        let (open, close) = (self.form.open[0], self.form.close.unwrap_or(""));
+        if self.form.leads {
+            let (before, after) = (self.optional(Some(open)), self.optional(self.form.close));
+            let calls = match self.form.notation {
+                Notation::Python => format!("\"[\" call{} \"]\"", self.more("\", \" call")),
+                _ => format!("call{}", self.more("\"; \" call")),
+            };
+            self.line(format!("start:{before} {calls}{after}"));
+        } else {
+            let (open, close) = (self.symbol(open), self.symbol(close));
+            self.line(format!("start: tagged{}", self.more("\"\\n\" tagged")));
+            self.line(match self.form.dialect {
+                ToolDialect::FunctionTag => format!("tagged: {open} call {close}"),
+                ToolDialect::ToolCallList => {
+                    format!("tagged: {open} \"[\" call{} \"]\" {close}", self.more("\", \" call"))
+                }
+                _ => format!("tagged: {open} \"\\n\" call \"\\n\" {close}"),
+            });
         }
-        self.calls(false);
+        match self.form.notation {
+            Notation::Json | Notation::JsonOrCode => {
+                let key = self.form.arguments;
+                self.each("call", |tool| {
+                    literal(&format!("{{\"name\": {}, \"{key}\": ", Value::from(tool.name.as_str())))
+                });
+            }
+            Notation::Python => self.each("call", |tool| literal(&format!("{}(", tool.name))),
+            Notation::Tag => self.each("call", |tool| literal(&format!("{}>", tool.name))),
+        }
+        self.all_arguments();
     }
 
     /// Text or calls.
@@ -116,35 +141,31 @@ impl Writer<'_> {
         } else {
             self.auto_anywhere()
         }
-        self.calls(true);
+        self.all_arguments();
     }
 
     /// An answer that is calls from its beginning, or becomes calls at a token.
     fn auto_leading(&mut self) {
-        let more = self.repetition();
-        let (open, close) = (self.form.open[0], self.form.close);
-        let names = self.names();
-        let (begins, calls) = match self.form.notation {
-            Notation::Python => (
-                format!(r"\s*\[\s*({names})\("),
-                format!("/\\s*\\[\\s*/ call ( /\\s*,\\s*/ call ){more} /\\s*\\]\\s*/"),
-            ),
-            _ => (
-                format!(r#"\s*\[?\s*\{{\s*"name"\s*:\s*"({names})""#),
-                format!("/\\s*/ call ( /\\s*[;,]?\\s*/ call ){more} /\\s*/"),
-            ),
+        let open = self.form.open[0];
+        let names = self.tools.iter().map(|tool| pattern(&tool.name)).collect::<Vec<_>>().join("|");
+        let quoted = self.tools.iter().map(|tool| quoted_pattern(tool)).collect::<Vec<_>>().join("|");
+        let (begins, end) = match self.form.notation {
+            Notation::Python => (format!(r"\s*\[\s*({names})\("), format!(r"/{GAP}\]{GAP}/")),
+            _ => (format!(r#"\s*\{{\s*"name"\s*:\s*({quoted})"#), r"/\s+/?".to_owned()),
         };
-        let marker = if self.is_token(open) {
-            String::new()
-        } else {
-            format!(" & ~/(?s:.*){}(?s:.*)/", pattern(open))
-        };
-        self.line(format!("TEXT: {ANY} & ~/{begins}(?s:.*)/{marker}"));
-        self.line(format!("calls: {calls}"));
+        self.line(format!("TEXT: {ANY} & ~/{begins}(?s:.*)/"));
+        self.line(format!("calls: lead{} {end}", self.more("next")));
+        // What may come between is read with what comes next: a lexeme of its own would be lost in the text.
+        for (rule, before) in [("lead", r"\["), ("next", ",")] {
+            match self.form.notation {
+                Notation::Python => {
+                    self.each(rule, |tool| format!("/{GAP}{before}{GAP}{}\\(/", pattern(&tool.name)))
+                }
+                _ => self.each(rule, |tool| json_head(tool, if rule == "lead" { "" } else { "[;,]?" })),
+            }
+        }
         if self.is_token(open) {
-            let close = close
-                .filter(|close| self.is_token(close))
-                .map_or(String::new(), |close| format!(" {close}?"));
+            let close = self.optional(self.form.close);
             let code = if self.form.notation == Notation::JsonOrCode { " | CODE" } else { "" };
             self.line(format!("start: TEXT | calls | TEXT {open} ( calls{close}{code} )"));
             if !code.is_empty() {
@@ -157,9 +178,9 @@ impl Writer<'_> {
 
     /// Calls between texts, wherever they stand.
     fn auto_anywhere(&mut self) {
-        let more = if self.parallel { "*" } else { "?" };
         let (open, close) = (self.form.open[0], self.form.close.unwrap_or(""));
-        self.line(format!("start: ( head body ){more} TEXT"));
+        let often = if self.parallel { "*" } else { "?" };
+        self.line(format!("start: ( head body ){often} TEXT"));
         if self.is_token(open) {
             self.line(format!("TEXT: {ANY}"));
             self.line(format!("head: TEXT {open}"));
@@ -167,52 +188,39 @@ impl Writer<'_> {
             self.line(format!("TEXT: {ANY} & ~/(?s:.*){}(?s:.*)/", pattern(open)));
             self.line(format!("head[lazy]: /(?s:.*){}/", pattern(open)));
         }
-        let close = self.symbol(close);
+        let close = if self.is_token(close) {
+            format!("/\\s+/? {close}")
+        } else {
+            format!("/{GAP}{}/", pattern(close))
+        };
         if self.form.notation == Notation::Tag {
-            self.line(format!("body: named {close}"));
-            return;
+            self.line(format!("body: call {close}"));
+            self.each("call", |tool| literal(&format!("{}>", tool.name)));
+        } else {
+            let list = format!("/{GAP}\\[/ call{} /{GAP}\\]/", self.more(&format!("/{GAP},/ call")));
+            self.line(format!("body: ( call | {list} ) {close}"));
+            self.each("call", |tool| json_head(tool, ""));
         }
-        let calls = if self.parallel { "call ( /\\s*,\\s*/ call )*" } else { "call" };
-        self.line(format!("body: /\\s*/ ( call | /\\[\\s*/ {calls} /\\s*\\]/ ) /\\s*/ {close}"));
     }
 
-    fn repetition(&self) -> &'static str {
-        if self.parallel { "*" } else { "{0,0}" }
+    /// The rule of a call to any tool: `head` is how it begins, up to its arguments.
+    fn each(&mut self, rule: &str, head: impl Fn(&Tool) -> String) {
+        let end = match self.form.notation {
+            Notation::Json | Notation::JsonOrCode if self.exact => " \"}\"".to_owned(),
+            Notation::Json | Notation::JsonOrCode => format!(r" /{GAP}\}}/"),
+            Notation::Python => " \")\"".to_owned(),
+            Notation::Tag => String::new(),
+        };
+        let calls = self.tools.iter().enumerate();
+        let calls = calls.map(|(index, tool)| format!("{} args{index}{end}", head(tool)));
+        self.line(format!("{rule}: {}", calls.collect::<Vec<_>>().join(" | ")));
     }
 
-    /// The tools' names as a regular expression.
-    fn names(&self) -> String {
-        self.tools.iter().map(|tool| pattern(&tool.name)).collect::<Vec<_>>().join("|")
-    }
-
-    /// The rules of calls; `free`: with white space as the model likes.
-    fn calls(&mut self, free: bool) {
-        let each: Vec<String> = (0..self.tools.len()).map(|index| format!("call{index}")).collect();
-        let rule = if self.form.notation == Notation::Tag { "named" } else { "call" };
-        self.line(format!("{rule}: {}", each.join(" | ")));
+    fn all_arguments(&mut self) {
         for (index, tool) in self.tools.iter().enumerate() {
             match self.form.notation {
-                Notation::Tag => {
-                    let head = format!("{}>", tool.name);
-                    self.line(format!("call{index}: {} args{index}", literal(&head)));
-                    self.arguments(index, tool);
-                }
                 Notation::Python => self.python(index, tool),
-                Notation::Json | Notation::JsonOrCode => {
-                    let key = self.form.arguments;
-                    let name = Value::from(tool.name.as_str()).to_string();
-                    if free {
-                        let name = pattern(&name);
-                        self.line(format!(
-                            "call{index}: /\\{{\\s*\"name\"\\s*:\\s*{name}\\s*,\\s*\"(parameters|arguments)\"\\s*:\\s*/ \
-                             args{index} /\\s*\\}}/"
-                        ));
-                    } else {
-                        let head = format!("{{\"name\": {name}, \"{key}\": ");
-                        self.line(format!("call{index}: {} args{index} \"}}\"", literal(&head)));
-                    }
-                    self.arguments(index, tool);
-                }
+                _ => self.arguments(index, tool),
             }
         }
     }
@@ -235,12 +243,11 @@ impl Writer<'_> {
             .and_then(Value::as_array)
             .map(|names| names.iter().filter_map(Value::as_str).collect())
             .unwrap_or_default();
-        let open = literal(&format!("{}(", tool.name));
         // Names that Python has no keyword arguments for cannot be written.
         let is_name = |name: &str| !name.is_empty() && name.chars().all(super::python::is_name);
         let properties: Vec<(&String, &Value)> =
             properties.iter().filter(|(name, _)| is_name(name)).collect();
-        self.line(format!("call{index}: {open} first{index}_0 \")\""));
+        self.line(format!("args{index}: first{index}_0"));
         for (at, (name, schema)) in properties.iter().enumerate() {
             let next = at + 1;
             let here = format!("arg{index}_{at}");
@@ -277,6 +284,19 @@ impl Writer<'_> {
 fn with_options(mut schema: Map<String, Value>) -> Value {
     schema.insert("x-guidance".into(), json!({"whitespace_pattern": WHITESPACE}));
     Value::Object(schema)
+}
+
+/// How a JSON call begins, with white space as the model likes, and `before` in front of it.
+fn json_head(tool: &Tool, before: &str) -> String {
+    let name = quoted_pattern(tool);
+    format!(
+        r#"/{GAP}{before}{GAP}\{{{GAP}"name"{GAP}:{GAP}{name}{GAP},{GAP}"(parameters|arguments)"{GAP}:{GAP}/"#
+    )
+}
+
+/// A tool's name as JSON writes it, as a regular expression.
+fn quoted_pattern(tool: &Tool) -> String {
+    pattern(&Value::from(tool.name.as_str()).to_string())
 }
 
 /// A text as Lark quotes it.

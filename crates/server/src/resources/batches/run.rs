@@ -52,18 +52,22 @@ async fn run(state: &AppState, batch: Batch) -> ApiResult<()> {
     {
         return finish(state, &batch, end).await;
     }
-    let status = current(state, &batch).await?.status;
-    match status {
+    match status(state, &batch).await? {
         BatchStatus::Cancelling => finish(state, &batch, BatchStatus::Cancelled).await,
-        // A kill came between the last line and the files.
-        BatchStatus::Finalizing => finish(state, &batch, BatchStatus::Completed).await,
+        // A kill came between the last line and the files; lines that still wait had run out of time.
+        BatchStatus::Finalizing => {
+            let id = batch.id.clone();
+            let waiting = ask(state, move |store| store.batches().waiting(&id, 0, 1)).await?;
+            let end = if waiting.is_empty() { BatchStatus::Completed } else { BatchStatus::Expired };
+            finish(state, &batch, end).await
+        }
         _ => Ok(()),
     }
 }
 
-async fn current(state: &AppState, batch: &Batch) -> ApiResult<Batch> {
-    let (tenant, id) = (batch.tenant.clone(), batch.id.clone());
-    ask(state, move |store| store.batches().get(&tenant, &id)).await
+async fn status(state: &AppState, batch: &Batch) -> ApiResult<BatchStatus> {
+    let id = batch.id.clone();
+    ask(state, move |store| store.batches().status(&id)).await
 }
 
 /// Reads the file of a batch; none if the batch has failed or was cancelled meanwhile.
@@ -127,7 +131,7 @@ async fn stop(state: &AppState, batch: &Batch) -> ApiResult<Option<Stop>> {
     if alti_store::now() >= batch.expires_at {
         return Ok(Some(Stop { end: Some(BatchStatus::Expired) }));
     }
-    Ok(match current(state, batch).await?.status {
+    Ok(match status(state, batch).await? {
         BatchStatus::InProgress => None,
         BatchStatus::Cancelling => Some(Stop { end: Some(BatchStatus::Cancelled) }),
         _ => Some(Stop { end: None }),

@@ -155,6 +155,9 @@ fn options(
     others: Map<String, Value>,
     logprobs: bool,
 ) -> ApiResult<Options> {
+    if request.max_output_tokens == Some(0) {
+        return Err(ApiError::field("max_output_tokens", "`max_output_tokens` must be at least 1"));
+    }
     let named = [
         ("temperature", json!(request.temperature)),
         ("top_p", json!(request.top_p)),
@@ -164,9 +167,6 @@ fn options(
     ];
     let given = others.iter().map(|(name, value)| (name.as_str(), value.clone())).chain(named);
     let mut options = Options::new(generate::sampling(&model.sampling, given)?);
-    if request.max_output_tokens == Some(0) {
-        return Err(ApiError::field("max_output_tokens", "`max_output_tokens` must be at least 1"));
-    }
     let top = request.top_logprobs.unwrap_or(0);
     if top > 20 {
         return Err(ApiError::field("top_logprobs", "`top_logprobs` must be from 0 to 20"));

@@ -1,0 +1,113 @@
+//! Calls and results, back and forth between a model and its tools, with an end.
+
+use super::{McpResult, McpServers, OfferedTool};
+use alti_text::tools::ToolCall;
+use alti_text::{Content, Message};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+/// Calls of one answer that are made; the rest is refused.
+const MAX_CALLS: usize = 16;
+
+/// What is to be done after an answer that calls tools.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Round {
+    /// All calls were made: the model goes on with these results.
+    Results(Vec<CallResult>),
+    /// Some calls are the client's to make. None was made.
+    Client,
+    /// There were enough rounds: the model has to answer without tools.
+    Exhausted,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallResult {
+    /// The model's call.
+    pub call: ToolCall,
+    /// The server it went to.
+    pub server: String,
+    /// The tool's name there.
+    pub tool: String,
+    /// What came of it.
+    pub result: McpResult,
+}
+
+impl CallResult {
+    /// The message that tells the model.
+    pub fn to_message(&self) -> Message {
+        let mut message = Message::text("tool", "");
+        message.content = Some(Content::Text(self.result.text.clone()));
+        message.extra.insert("tool_call_id".into(), json!(self.call.id));
+        message.extra.insert("name".into(), json!(self.call.name));
+        message
+    }
+}
+
+/// The rounds of one request.
+#[derive(Clone, Debug)]
+pub struct ToolRounds {
+    servers: McpServers,
+    offered: Vec<OfferedTool>,
+    left: usize,
+}
+
+impl ToolRounds {
+    /// At most `rounds` answers' calls to what is offered.
+    pub fn new(servers: McpServers, offered: Vec<OfferedTool>, rounds: usize) -> Self {
+        Self { servers, offered, left: rounds }
+    }
+
+    /// What the model is offered.
+    pub fn offered(&self) -> &[OfferedTool] {
+        &self.offered
+    }
+
+    /// The assistant's turn with its calls, as the conversation remembers it.
+    pub fn turn(content: &str, calls: &[ToolCall]) -> Message {
+        let calls = calls.iter().map(|call| {
+            json!({"id": call.id, "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments}})
+        });
+        let content = Some(content).filter(|content| !content.is_empty());
+        Message {
+            role: "assistant".into(),
+            content: content.map(|content| Content::Text(content.to_owned())),
+            tool_calls: calls.collect(),
+            ..Message::default()
+        }
+    }
+
+    /// Makes an answer's calls, all at once.
+    pub async fn next(&mut self, calls: &[ToolCall]) -> Round {
+        let offered: Option<Vec<&OfferedTool>> =
+            calls.iter().map(|call| self.offered.iter().find(|tool| tool.name == call.name)).collect();
+        let Some(offered) = offered else { return Round::Client };
+        if self.left == 0 {
+            return Round::Exhausted;
+        }
+        self.left -= 1;
+        let results = calls.iter().zip(offered).enumerate().map(async |(index, (call, tool))| CallResult {
+            call: call.clone(),
+            server: tool.server.clone(),
+            tool: tool.tool.clone(),
+            result: self.call(index, call, tool).await,
+        });
+        Round::Results(join_all(results).await)
+    }
+
+    async fn call(&self, index: usize, call: &ToolCall, tool: &OfferedTool) -> McpResult {
+        let failed = |text: String| McpResult { text: format!("error: {text}"), is_error: true };
+        if index >= MAX_CALLS {
+            return failed(format!("more than {MAX_CALLS} calls at once: this one was not made"));
+        }
+        let arguments = match serde_json::from_str(&call.arguments) {
+            Ok(Value::Object(arguments)) => arguments,
+            _ => return failed("the arguments are no JSON object".into()),
+        };
+        match self.servers.call(&tool.server, &tool.tool, arguments).await {
+            Ok(result) => result,
+            Err(error) => failed(error.to_string()),
+        }
+    }
+}
