@@ -76,7 +76,12 @@ async fn servers_that_are_not_there_say_so() {
     let missing = McpServerSettings { command: Some("/nonexistent/program".into()), ..tiny("gone") };
     let error = servers(missing).tools("gone").await.unwrap_err().to_string();
     assert!(error.contains("MCP server `gone`") && error.contains("cannot be started"), "{error}");
-    let ends = McpServerSettings { command: Some("true".into()), args: Vec::new(), timeout_seconds: 5, ..tiny("ends") };
+    let ends = McpServerSettings {
+        command: Some("true".into()),
+        args: Vec::new(),
+        timeout_seconds: 5,
+        ..tiny("ends")
+    };
     assert!(servers(ends).tools("ends").await.is_err());
     let silent = McpServerSettings {
         command: Some("sleep".into()),
@@ -88,7 +93,8 @@ async fn servers_that_are_not_there_say_so() {
     assert!(error.contains("within 1 s"), "{error}");
     let error = servers(tiny("tiny")).tools("other").await.unwrap_err().to_string();
     assert!(error.contains("`other`") && error.contains("tiny"), "{error}");
-    let refused = McpServerSettings { command: None, url: Some("http://127.0.0.1:9/mcp".into()), ..tiny("refused") };
+    let refused =
+        McpServerSettings { command: None, url: Some("http://127.0.0.1:9/mcp".into()), ..tiny("refused") };
     assert!(servers(refused).tools("refused").await.is_err());
 }
 
@@ -110,9 +116,11 @@ fn settings_that_make_no_sense_are_refused() {
 #[tokio::test]
 async fn requests_choose_among_the_owners_servers() {
     let servers = McpServers::new(vec![tiny("a"), tiny("b")]).unwrap();
-    let both = [json!({"type": "mcp", "server_label": "a", "allowed_tools": ["greet"]}),
+    let both = [
+        json!({"type": "mcp", "server_label": "a", "allowed_tools": ["greet"]}),
         json!({"type": "mcp", "server_label": "b", "allowed_tools": {"tool_names": ["greet", "fail"]}}),
-        json!({"type": "function", "name": "mine"})];
+        json!({"type": "function", "name": "mine"}),
+    ];
     let offered = servers.offer(&both, &["mine".into()]).await.unwrap();
     let names: Vec<&str> = offered.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["a_greet", "b_greet", "fail"]);
@@ -136,7 +144,10 @@ async fn rounds_go_on_until_the_model_answers_or_there_were_enough() {
     let calls = [call("1", "greet", &json!({"who": "x"})), call("2", "greet", &json!({"who": "y"}))];
     let Round::Results(results) = rounds.next(&calls).await else { panic!("no results") };
     let messages: Vec<Value> = results.iter().map(|result| json!(result.to_message())).collect();
-    assert_eq!(messages[0], json!({"role": "tool", "content": "hello, x (hi)", "tool_call_id": "1", "name": "greet"}));
+    assert_eq!(
+        messages[0],
+        json!({"role": "tool", "content": "hello, x (hi)", "tool_call_id": "1", "name": "greet"})
+    );
     assert_eq!(messages[1]["content"], "hello, y (hi)");
     let turn = json!(ToolRounds::turn("", &calls));
     assert_eq!(turn["tool_calls"][1]["function"], json!({"name": "greet", "arguments": "{\"who\":\"y\"}"}));
