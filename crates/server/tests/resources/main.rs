@@ -29,6 +29,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt;
@@ -112,6 +113,7 @@ fn tiny_engine() -> Arc<dyn Inference> {
         prefix_cache: true,
         draft_tokens: 0,
         ..EngineSettings::default()
+        ..EngineSettings::default()
     };
     let engine = Engine::start(settings, tokenizer(), || {
         let backend = Reference::<f32>::new();
@@ -159,7 +161,7 @@ impl Fixture {
 
     fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
         let mut request = Request::builder().method(method).uri(path).body(body.into()).expect("a request");
-        request.extensions_mut().insert(Peer(([127, 0, 0, 1], 9).into()));
+        request.extensions_mut().insert(Peer(SocketAddr::from(([127, 0, 0, 1], 9))));
         request
     }
 
