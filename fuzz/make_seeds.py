@@ -1,6 +1,8 @@
 """Makes the seeds of the fuzz targets that a person thought of; those that a fuzzer found are beside
 them, named `found-...`. Run it in this folder: `python3 make_seeds.py`. It needs nothing but Python.
 
+Running it again writes the same bytes, so that what changes in the seeds is what was changed here.
+
 Each target has one small file that is read without complaint, from which a fuzzer starts, and files
 that are meant to do harm, one idea each.
 """
@@ -268,6 +270,93 @@ def hugging_face() -> None:
         seed(name, f"index-{what}", hugging_face_config(), plain, json.dumps({"weight_map": {"a": file}}))
 
 
+# ---- Adapters, for the tiny model that the target opens: dim 96, 3 layers, 256 tokens
+
+QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
+PEFT = {f"{QUERY}.lora_A.weight": (1, 96), f"{QUERY}.lora_B.weight": (96, 1)}
+LORA = {"blk.0.attn_q.weight.lora_a": (1, 96), "blk.0.attn_q.weight.lora_b": (96, 1)}
+
+
+def adapter_config(**changes) -> str:
+    return json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"]} | changes)
+
+
+def adapter_metadata(**changes) -> dict:
+    fields = {
+        "general.architecture": (STRING, "llama"),
+        "general.type": (STRING, "adapter"),
+        "adapter.type": (STRING, "lora"),
+        "adapter.lora.alpha": (F32, 2.0),
+    }
+    fields.update({key.replace("__", "."): field for key, field in changes.items()})
+    return {key: field for key, field in fields.items() if field is not None}
+
+
+def adapters() -> None:
+    name, plain = "adapter", safetensors(PEFT)
+    seed(name, "peft", adapter_config(), plain)
+    seed(name, "peft-patterns", adapter_config(r=8, rank_pattern={"q_proj": 1}, alpha_pattern={"q_proj": 3}), plain)
+    for what, changes in [
+        ("rank-0", {"r": 0}),
+        ("rank-2-62", {"r": 2**62}),
+        ("rank-negative", {"r": -1}),
+        ("alpha-1e300", {"lora_alpha": 1e300}),
+        ("alpha-text", {"lora_alpha": "8"}),
+        ("dora", {"use_dora": True}),
+        ("dora-strange", {"use_dora": 7}),
+        ("biases", {"bias": "all"}),
+        ("transposed", {"fan_in_fan_out": True}),
+        ("modules", {"modules_to_save": ["lm_head"]}),
+        ("pissa", {"init_lora_weights": "pissa_niter_4"}),
+        ("type-of-lines", {"peft_type": "a\n\r\x1b" * 99}),
+        ("pattern-expression", {"alpha_pattern": {"(a+)+$": 1}}),
+        ("pattern-empty", {"alpha_pattern": {"": 1, "^": 2}}),
+        ("patterns-many", {"alpha_pattern": {f"p{number}": number for number in range(5000)}}),
+        ("patterns-list", {"alpha_pattern": [[[]]]}),
+    ]:
+        seed(name, f"peft-{what}", adapter_config(**changes), plain)
+    seed(name, "peft-config-nested", '{"a":' + "[" * 5000, plain)
+    seed(name, "peft-truncated", adapter_config(), plain[:-1])
+    for what, shapes in [
+        ("half", {f"{QUERY}.lora_A.weight": (1, 96)}),
+        ("ranks-differ", {f"{QUERY}.lora_A.weight": (1, 96), f"{QUERY}.lora_B.weight": (96, 2)}),
+        ("rank-0", {f"{QUERY}.lora_A.weight": (0, 96), f"{QUERY}.lora_B.weight": (96, 0)}),
+        ("rank-huge", {f"{QUERY}.lora_A.weight": (0, 2**60), f"{QUERY}.lora_B.weight": (2**60, 0)}),
+        ("other-model", {f"{QUERY}.lora_A.weight": (1, 64), f"{QUERY}.lora_B.weight": (64, 1)}),
+        ("vector", {f"{QUERY}.lora_A.weight": (96,), f"{QUERY}.lora_B.weight": (96,)}),
+        ("nothing", {}),
+        ("stranger", PEFT | {"base_model.model.model.norm.weight": (96,)}),
+        ("layer-2-60", {key.replace("layers.0", f"layers.{2**60}"): size for key, size in PEFT.items()}),
+        ("embedding", {key.replace("layers.0.self_attn.q_proj", "embed_tokens"): size for key, size in PEFT.items()}),
+        ("same-twice", PEFT | {key.replace("model.model.model", "model.language_model.model"): size for key, size in PEFT.items()}),
+    ]:
+        seed(name, f"peft-tensors-{what}", adapter_config(), safetensors(shapes))
+    seed(name, "gguf", gguf(adapter_metadata(), LORA))
+    seed(name, "gguf-model", gguf(config()))
+    seed(name, "gguf-truncated", gguf(adapter_metadata(), LORA)[:-200])
+    for what, key, field in [
+        ("alpha-nan", "adapter__lora__alpha", (F32, float("nan"))),
+        ("alpha-text", "adapter__lora__alpha", (STRING, "8")),
+        ("alpha-absent", "adapter__lora__alpha", None),
+        ("type-absent", "adapter__type", None),
+        ("type-control-vector", "adapter__type", (STRING, "controlvector")),
+        ("other-architecture", "general__architecture", (STRING, "qwen\n2" * 50)),
+        ("triggered", "adapter__alora__invocation_tokens", (U32, [1, 2])),
+        ("trigger-strange", "adapter__alora__invocation_tokens", (U32, 1)),
+        ("split", "split__count", (U32, 2)),
+    ]:
+        seed(name, f"gguf-{what}", gguf(adapter_metadata(**{key: field}), LORA))
+    for what, shapes in [
+        ("half", {"blk.0.attn_q.weight.lora_b": (96, 1)}),
+        ("rank-2-40", {"blk.0.attn_q.weight.lora_a": (2**40, 96), "blk.0.attn_q.weight.lora_b": (96, 2**40)}),
+        ("norm", LORA | {"blk.0.attn_norm.weight": (96,)}),
+        ("embedding", {"token_embd.weight.lora_a": (1, 96), "token_embd.weight.lora_b": (256, 1)}),
+        ("three-dimensions", {"blk.0.attn_q.weight.lora_a": (1, 1, 96), "blk.0.attn_q.weight.lora_b": (96, 1)}),
+    ]:
+        seed(name, f"gguf-tensors-{what}", gguf(adapter_metadata(), shapes))
+    seed(name, "gguf-quantised", gguf(adapter_metadata(), LORA, kind=8))
+
+
 # ---- Meta: a pickle by hand, one instruction at a time
 
 GLOBAL = {
@@ -323,10 +412,15 @@ def pickle(tensors: dict) -> bytes:
 
 def archive(program: bytes, *, storages=("0",), method=zipfile.ZIP_STORED, bomb=0) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as file:
-        file.writestr("m/data.pkl", program)
+
+    def entry(name: str) -> zipfile.ZipInfo:
+        # Of a fixed date, not of now: the same bytes whenever this runs.
+        return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr(entry("m/data.pkl"), program, method)
         for key in storages:
-            file.writestr(f"m/data/{key}", b"\0" * (4096 + bomb))
+            file.writestr(entry(f"m/data/{key}"), b"\0" * (4096 + bomb), method)
     return out.getvalue()
 
 
@@ -511,6 +605,8 @@ def templates() -> None:
     name = "chat_template"
     double = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
     two_of_themselves = "{% set a = namespace() %}{% set a.x = a %}{% set b = namespace() %}{% set b.x = b %}"
+    long_list = "{% set ns = namespace() %}{% set a = ['x'] * 100000 %}{% set b = a[:] %}{% for i in range(100000) %}"
+    characters = "{% set a = 'x' * 1000 %}{% set a = a * 4000 %}{% set a = a "
     long_text = "{% set a = 'x' * 1000 %}{% set a = a * 3500 %}{% set b = a[1:] %}{% for i in range(100000) %}"
     for what, source in [
         ("plain", TEMPLATE + "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"),
@@ -585,6 +681,29 @@ def templates() -> None:
         ("long-texts-searched", long_text + "{% if 'y' in a %}{% endif %}{{ a | length }}{% endfor %}"),
         ("long-texts-iterated", long_text + "{% for c in a %}{% break %}{% endfor %}{% endfor %}"),
         ("long-texts-as-keys", long_text + "{{ messages[0][a] }}{% endfor %}"),
+        ("long-lists-compared", long_list + "{% if a == b %}{% endif %}{% endfor %}"),
+        ("long-lists-searched", long_list + "{% if 'y' in a %}{% endif %}{% endfor %}"),
+        ("long-lists-held", long_list + "{% set ns.x = a %}{% if loop.changed(b) %}{% endif %}{% endfor %}"),
+        ("long-lists-as-keys", long_list + "{% if messages[0][a] %}{% endif %}{% endfor %}"),
+        ("long-lists-smallest", long_list + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-smallest", long_text + "{% if a | min == b | max %}{% endif %}{% endfor %}"),
+        ("long-texts-in-lower-case", long_text + "{% if a is lower or b is upper %}{% endif %}{% endfor %}"),
+        ("long-texts-alike-searched", "{% set n = 'x' * 100000 + 'y' %}" + long_text + "{% if n in a %}{% endif %}{% endfor %}"),
+        ("sorted-by-many-attributes", "{% set by = 'k,' * 10000 %}{% if ([{'k': 1}] * 10000) | sort(attribute=by) %}{% endif %}"),
+        ("sorted-by-many-attributes-of-none", "{% set by = 'k,' * 5000 %}{% if range(10000) | sort(attribute=by) %}{% endif %}"),
+        ("digits-printed", "{% for i in range(100000) %}{{ '+' }}" + "1." * 39 + "{% endfor %}"),
+        ("small-containers", "{% for i in range(100000) %}{% for j in range(100000) %}{% if i in [] %}{% endif %}{% endfor %}{% endfor %}"),
+        ("characters-listed", characters + "| list %}"),
+        ("characters-paired", characters + "| zip(range(9)) | list %}"),
+        ("characters-batched", characters + "| batch(2) | list %}"),
+        ("characters-grouped", characters + "| groupby('x') | list %}"),
+        ("characters-mapped", characters + "| map(attribute='x') | list %}"),
+        ("characters-sorted", characters + "| sort %}"),
+        ("characters-joined", characters + "| join(',') %}"),
+        ("pieces-of-nothing", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a.split(',') %}"),
+        ("pieces-of-nothing-filter", "{% set a = ',' * 1000 %}{% set a = a * 4000 %}{% set a = a | split(',') %}"),
+        ("lines-of-nothing", "{% set a = '\n' * 1000 %}{% set a = a * 4000 %}{% set a = a.splitlines() %}"),
+        ("words-of-a-character", "{% set a = 'x ' * 1000 %}{% set a = a * 2000 %}{% set a = a.split() %}"),
         ("long-ranges", "{% for i in range(100000) %}{{ range(100000) | last }}{% endfor %}"),
         ("pprint-doubles", double + "{% set ns.x = ns.x | pprint %}{% endfor %}"),
         ("debug-doubles", double + "{% set ns.x = debug() %}{% endfor %}"),
@@ -606,6 +725,7 @@ def templates() -> None:
 if __name__ == "__main__":
     ggufs()
     hugging_face()
+    adapters()
     meta()
     pickles()
     tokenizers()

@@ -66,18 +66,28 @@ pub const CRATES: &[Crate] = &[
     inner("text", "tokenizers, chat templates, streaming detokeniser", &["formats"]),
     inner("models", "Llama 2, 3.x and 4, written once over `Backend`", &["tensor", "formats"]),
     inner("hub", "the local model store: pull, verify, list, licences, provenance", &["formats"]),
+    inner(
+        "store",
+        "the embedded database: keys, usage, conversations, responses, files, batches, vector stores",
+        &[],
+    ),
     inner("engine", "one running model: generation, KV cache, sampling", &["models", "text"]),
     inner(
         "server",
         "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama.cpp, keys, metering, metrics",
-        &["text", "engine"],
+        &["store", "text", "engine"],
+    ),
+    inner(
+        "plan",
+        "the compute planner: pure functions from workload and hardware to time, memory, power, money",
+        &[],
     ),
     Crate {
         voice: Voice::Outspoken,
         ..inner(
             "cli",
             "the one binary `alti`: parse, wire up, print, exit code",
-            &["tensor", "cpu", "formats", "text", "models", "hub", "engine"],
+            &["tensor", "cpu", "formats", "text", "models", "hub", "store", "engine", "plan", "server"],
         )
     },
     Crate {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench_peers;
+pub mod clients;
 pub mod commands;
 pub mod contestants;
 pub mod crate_map;

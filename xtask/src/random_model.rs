@@ -4,7 +4,7 @@
 //! Weights are drawn from a seed, so that every machine makes the same file. The vocabulary has the real one's size and
 //! is built like it (byte-level BPE with special tokens at the end), from merges of bytes in plain order.
 
-use alti_formats::gguf::{TensorPlan, Value, write_gguf};
+use alti_formats::gguf::{TensorPlan, Value, WriteOptions, write_gguf};
 use alti_formats::{Architecture, ModelConfig, Rope, RopeScaling, WeightName};
 use alti_tensor::DType;
 use anyhow::{Context as _, Result};
@@ -69,7 +69,7 @@ pub fn write(path: &Path, config: &ModelConfig) -> Result<()> {
         };
         Ok(Cow::Owned(bytes))
     };
-    write_gguf(path, &metadata, &tensors, data, None, &mut |_| {})?;
+    write_gguf(path, &metadata, &tensors, data, WriteOptions::default(), &mut |_| {})?;
     Ok(())
 }
 

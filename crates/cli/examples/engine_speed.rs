@@ -15,7 +15,8 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<usize>());
+    let number =
+        |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<usize>());
     let (clients, prompt, answer) = (number(1, 8)?, number(2, 128)?, number(3, 128)?);
     let (rounds, threads) = (number(4, 3)?, number(5, 2)?);
     let file = arguments.first().ok_or("usage: FILE [CLIENTS] [PROMPT] [ANSWER] [ROUNDS] [THREADS]")?.clone();
@@ -34,7 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::start(settings, tokenizer, move || {
         let failed = |what: String| EngineError::Stopped { what };
         let backend = Cpu::new(Isa::detect(), threads).map_err(|error| failed(error.to_string()))?;
-        let model = Llama::load(&backend, &checkpoint, |_, _| ()).map_err(|error| failed(error.to_string()))?;
+        let model =
+            Llama::load(&backend, &checkpoint, |_, _| ()).map_err(|error| failed(error.to_string()))?;
         Ok((backend, Arc::new(model)))
     })?;
     for round in 0..rounds {
@@ -42,7 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let started = Instant::now();
         let (sender, outputs) = mpsc::channel();
         for client in 0..clients {
-            let tokens = (0..prompt).map(|i| ((i * 7919 + client * 104_729 + round * 1_299_709) % 30_000) as u32 + 100);
+            let tokens = (0..prompt)
+                .map(|i| ((i * 7919 + client * 104_729 + round * 1_299_709) % 30_000) as u32 + 100);
             let sampling = SamplerSettings { max_tokens: answer as i64, ..SamplerSettings::greedy() };
             let job = Job { ignore_end: true, ..Job::new(tokens.collect(), sampling) };
             let sender = sender.clone();

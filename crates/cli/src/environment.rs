@@ -14,10 +14,12 @@ pub struct Variable {
 }
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 10] = [
+pub const VARIABLES: [Variable; 12] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
     Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, amx" },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
+    Variable { name: "ALTI_SERVER_*", help: "a setting of `alti serve`: ALTI_SERVER_LISTEN=0.0.0.0:8080" },
+    Variable { name: "ALTI_ENGINE_*", help: "another, of its engine: ALTI_ENGINE_CONTEXT=4096" },
     Variable { name: "HF_TOKEN", help: "access token for gated models of the Hugging Face Hub" },
     Variable { name: "HF_ENDPOINT", help: "address of the Hub (default: https://huggingface.co)" },
     Variable { name: "HTTPS_PROXY", help: "proxy for fetching models" },
@@ -36,6 +38,8 @@ pub struct Environment {
     pub isa: Option<String>,
     /// The model to use where none is named.
     pub model: Option<String>,
+    /// Settings of `alti serve`, by name (`engine.context`).
+    pub serve_settings: Vec<(String, String)>,
     /// Access token for the Hub.
     pub hub_token: Option<String>,
     /// Address of the Hub.
@@ -85,6 +89,7 @@ impl Environment {
             home,
             isa: text("ALTI_ISA")?,
             model: text("ALTI_MODEL")?,
+            serve_settings: serve_settings()?,
             hub_token: text("HF_TOKEN")?,
             hub_endpoint: text("HF_ENDPOINT")?,
             proxy: text("HTTPS_PROXY")?,
@@ -95,4 +100,24 @@ impl Environment {
             progress: std::io::stderr().is_terminal(),
         })
     }
+}
+
+/// The variables that are settings of `alti serve`.
+fn serve_settings() -> anyhow::Result<Vec<(String, String)>> {
+    let mut settings = Vec::new();
+    for (variable, value) in std::env::vars_os() {
+        let Some(variable) = variable.to_str() else { continue };
+        let section = ["server", "engine"].into_iter().find_map(|section| {
+            let name = variable.strip_prefix(&format!("ALTI_{}_", section.to_ascii_uppercase()))?;
+            Some(format!("{section}.{}", name.to_ascii_lowercase()))
+        });
+        let Some(name) = section else { continue };
+        let text = value.into_string();
+        let text = text.map_err(|value| {
+            anyhow::anyhow!("the environment variable {variable} is not text: {}", value.display())
+        })?;
+        settings.push((name, text));
+    }
+    settings.sort();
+    Ok(settings)
 }

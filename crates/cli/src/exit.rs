@@ -4,6 +4,8 @@ use alti_engine::EngineError;
 use alti_formats::FormatError;
 use alti_hub::HubError;
 use alti_models::ModelError;
+use alti_plan::PlanError;
+use alti_store::StoreError;
 use alti_tensor::BackendError;
 use alti_text::TextError;
 use std::fmt;
@@ -86,6 +88,20 @@ pub fn message_of(error: &anyhow::Error) -> String {
     })
 }
 
+/// An error of a command with `--force`, which a file that is in the way should name.
+pub fn naming_force(error: FormatError) -> anyhow::Error {
+    match error {
+        FormatError::Exists { path } => {
+            let message = format!(
+                "{}: is there already; name another file, or add --force to replace it",
+                path.display()
+            );
+            Exit::new(Failure::Failed, message).into()
+        }
+        error => error.into(),
+    }
+}
+
 /// The exit code of an error: its own where it (or what caused it) has one.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     let failure = error.chain().find_map(failure_of).unwrap_or(Failure::Failed);
@@ -100,11 +116,17 @@ fn failure_of(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     if let Some(error) = error.downcast_ref::<HubError>() {
         return Some(of_hub(error));
     }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return Some(of_store(error));
+    }
     if let Some(error) = error.downcast_ref::<FormatError>() {
         return Some(of_format(error));
     }
     if let Some(error) = error.downcast_ref::<TextError>() {
         return of_text(error);
+    }
+    if let Some(error) = error.downcast_ref::<PlanError>() {
+        return Some(of_plan(error));
     }
     // What is transparent shows its cause's message and has no cause of its own to find in the chain.
     if let Some(ModelError::Format(error)) = error.downcast_ref() {
@@ -142,11 +164,33 @@ fn of_hub(error: &HubError) -> Failure {
     }
 }
 
+fn of_store(error: &StoreError) -> Failure {
+    match error {
+        StoreError::NotFound { .. } => Failure::NotFound,
+        StoreError::Invalid { .. } => Failure::Usage,
+        StoreError::Newer { .. } | StoreError::Foreign { .. } | StoreError::Corrupt { .. } => {
+            Failure::BadFile
+        }
+        StoreError::DiskFull { .. } => Failure::Resources,
+        StoreError::Io { source, .. } => of_io(source),
+        _ => Failure::Failed,
+    }
+}
+
 fn of_format(error: &FormatError) -> Failure {
     match error {
         FormatError::Io { source, .. } => of_io(source),
-        FormatError::Convert { .. } => Failure::Failed,
+        FormatError::Convert { .. } | FormatError::Exists { .. } => Failure::Failed,
         _ => Failure::BadFile,
+    }
+}
+
+fn of_plan(error: &PlanError) -> Failure {
+    match error {
+        PlanError::Unknown { .. } => Failure::NotFound,
+        PlanError::Value { .. } => Failure::Usage,
+        PlanError::Memory { .. } => Failure::Resources,
+        PlanError::File { .. } => Failure::BadFile,
     }
 }
 

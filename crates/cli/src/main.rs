@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "nothing is outside of a binary: pub says that other modules use it")]
 
 mod commands;
+mod database;
 mod environment;
 #[cfg(test)]
 mod examples;
@@ -15,6 +16,7 @@ mod model;
 mod options;
 mod output;
 mod pulling;
+mod serving;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use environment::Environment;
@@ -36,6 +38,7 @@ const EXAMPLES: &str = "Examples:
   alti chat                                   talk to the default model (fetched once)
   alti run \"Name three rivers of Peru.\"       one answer, on stdout
   alti pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
+  alti serve                                  the APIs of OpenAI, Anthropic, Ollama and llama.cpp
   alti bench                                  how fast this machine is
   alti help exit-codes                        what exit codes mean
   alti help environment                       which variables are read";

@@ -7,7 +7,7 @@ use crate::output::{Unit, bar, bytes};
 use crate::pulling;
 use alti_cpu::{Cpu, Isa};
 use alti_engine::{EngineError, Session, SessionSettings};
-use alti_formats::Checkpoint;
+use alti_formats::{Adapter, Checkpoint};
 use alti_hub::{HubError, Manifest, ModelSpec};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, DType, KvDType, Reference};
@@ -39,6 +39,10 @@ pub fn present(environment: &Environment, name: &str) -> anyhow::Result<(PathBuf
     let path = Path::new(name);
     if path.exists() {
         return Ok((path.to_owned(), None));
+    }
+    // No name in the store looks so: it was meant as a path.
+    if path.is_absolute() || name.starts_with('.') || path.extension().is_some_and(|kind| kind == "gguf") {
+        return Err(Exit::new(Failure::NotFound, format!("{name}: there is no such file or folder")).into());
     }
     let resolved = pulling::store(environment)?.resolve(name)?;
     Ok((resolved.path, Some(resolved.manifest)))
@@ -140,17 +144,27 @@ impl<B: Backend> Loaded<B> {
         Ok(chunks)
     }
 
-    /// A session with an empty context.
+    /// An adapter for the model: a PEFT folder or a GGUF file.
     ///
     /// # Errors
-    /// When there is no memory for it.
-    pub fn session(self, options: &RunOptions) -> anyhow::Result<Session<B>> {
+    /// When it cannot be read, or is for another model.
+    pub fn adapter(&self, path: &Path) -> anyhow::Result<Arc<alti_models::Adapter<B::Weight>>> {
+        let adapter = Adapter::open(path, &self.model.config)?;
+        Ok(Arc::new(alti_models::Adapter::load(&self.backend, &adapter)?))
+    }
+
+    /// A session with an empty context, with an adapter if there is one.
+    ///
+    /// # Errors
+    /// When there is no memory for it, or the adapter cannot be loaded.
+    pub fn session(self, options: &RunOptions, adapter: Option<&Path>) -> anyhow::Result<Session<B>> {
+        let adapter = adapter.map(|path| self.adapter(path)).transpose()?;
         let settings = SessionSettings {
             context: self.context,
             prefill_chunk: options.prefill_chunk as usize,
             kv_dtype: options.kv_dtype(),
         };
-        Ok(Session::new(self.backend, self.model, settings)?)
+        Ok(Session::new(self.backend, self.model, settings)?.with_adapter(adapter))
     }
 }
 
@@ -237,7 +251,11 @@ pub fn cpu(environment: &Environment, options: &RunOptions) -> anyhow::Result<Cp
     Ok(Cpu::new(cpu_isa(environment)?, threads(options))?)
 }
 
-fn cpu_isa(environment: &Environment) -> anyhow::Result<Isa> {
+/// The instruction set that is asked for, or the machine's best.
+///
+/// # Errors
+/// When the machine lacks the one asked for.
+pub fn cpu_isa(environment: &Environment) -> anyhow::Result<Isa> {
     match &environment.isa {
         Some(name) => {
             Ok(Isa::from_name(name)
@@ -346,6 +364,20 @@ impl Need {
     pub fn total(self) -> u64 {
         self.weights.saturating_add(self.keys_and_values).saturating_add(self.working)
     }
+}
+
+/// Refuses to serve a model that is larger than the memory there is.
+///
+/// # Errors
+/// When it is; the message says what would fit.
+pub fn check_serving(
+    checkpoint: &Checkpoint,
+    kv_tokens: usize,
+    kv_dtype: KvDType,
+    step_tokens: usize,
+) -> anyhow::Result<()> {
+    let step = StepRows { rows: step_tokens, logits: step_tokens };
+    check_memory(checkpoint, Workload { backend: BackendName::Cpu, context: kv_tokens, kv_dtype, step })
 }
 
 /// Refuses a model that is larger than the memory there is, and says what would fit.

@@ -100,7 +100,22 @@ fn verify_finds_what_changed_and_unused_files_go() {
     let faults: serde_json::Value = serde_json::from_str(&verified.stdout).expect("JSON");
     assert!(faults[0]["fault"].as_str().expect("a fault").len() > 10, "{faults}");
 
+    let size = std::fs::metadata(&model).expect("the original").len();
+    let disk = |user: &User| {
+        let found = user.json(&["doctor", "--json"]);
+        ["store_bytes", "store_unused_bytes"].map(|field| found[field].as_u64().expect("bytes"))
+    };
+    assert_eq!(disk(&user), [size, 0]);
+    assert!(!user.run(&["list"]).stdout.contains("unused"));
     std::fs::write(user.path("store/partial/left-over"), "12345").expect("the store has such a folder");
+    assert_eq!(disk(&user), [size + 5, 5]);
+    let listed = user.run(&["list"]).stdout;
+    let line = |label: &str| listed.lines().find(|line| line.starts_with(label)).unwrap_or_default();
+    assert!(line("on disk").contains("iB"), "{listed}");
+    assert!(
+        line("of this unused").contains("5 B") && line("of this unused").contains("rm --unused"),
+        "{listed}"
+    );
     assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 5);
     assert_eq!(user.json(&["rm", "--unused", "--json"])["freed_bytes"], 0);
     assert_eq!(user.run(&["rm"]).code, 2);
@@ -138,6 +153,9 @@ fn show_tells_shape_and_need() {
         assert!(moe.stdout.contains(label), "{label}: {}", moe.stdout);
     }
     user.fails(&["show", "no-such-model"], 3, &["no model `no-such-model`"]);
+    for path in ["./absent", "folder/absent.gguf", "/absent/model"] {
+        user.fails(&["show", path], 3, &[path, "no such file or folder"]);
+    }
     user.fails(&["show"], 3, &["smollm2-135m-instruct"]);
 }
 
@@ -165,6 +183,69 @@ fn convert_there_and_back() {
     assert!(!user.path("x.gguf").exists());
 }
 
+#[test]
+fn what_is_there_is_replaced_only_by_force() {
+    let user = User::new();
+    let source = golden("llama32-tied");
+    let source = text(&source);
+    let says = ["mine.gguf", "is there already", "--force"];
+    let mine = user.write("mine.gguf", "the only copy");
+    let kept = || std::fs::read(&mine).expect("it is there") == b"the only copy";
+    user.fails(&["convert", source, "mine.gguf", "--to", "gguf"], 1, &says);
+    user.fails(&["quantize", source, "mine.gguf", "Q8_0"], 1, &says);
+    user.fails(&["quantize", source, "--imatrix-from", "absent.txt", "--imatrix-out", "mine.gguf"], 1, &says);
+    assert!(kept());
+    user.json(&["convert", source, "mine.gguf", "--to", "gguf", "--force", "--json"]);
+    let converted = std::fs::metadata(&mine).expect("it is there").len();
+    user.json(&["quantize", source, "mine.gguf", "Q8_0", "--force", "--json"]);
+    assert!(std::fs::metadata(&mine).expect("it is there").len() < converted);
+
+    // A part of a split set is a file like any other.
+    let part = user.write("parts-00002-of-00002.gguf", "the only copy");
+    let size = user.json(&["show", source, "--json"])["memory"]["weights"].as_u64().expect("bytes") * 2 / 3;
+    let split = ["convert", source, "parts.gguf", "--to", "gguf", "--split-size", &size.to_string()];
+    user.fails(&split, 1, &["parts-00002-of-00002.gguf", "--force"]);
+    assert_eq!(std::fs::read(&part).expect("it is there"), b"the only copy");
+    assert!(!user.path("parts-00001-of-00002.gguf").exists());
+    assert_eq!(user.run(&[&split[..], &["--force"]].concat()).code, 0);
+
+    // What `logits` wrote, it writes anew: the name may be a script's.
+    user.write("ids.json", "[1, 2, 3]");
+    let logits = |out| ["logits", source, "--tokens", "ids.json", "--out", out];
+    // An empty file is what `mktemp` leaves.
+    user.write("logits.safetensors", "");
+    for _ in 0..2 {
+        let done = user.run(&logits("logits.safetensors"));
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    }
+    user.write("mine.txt", "the only copy");
+    user.fails(&logits("mine.txt"), 1, &["mine.txt", "is there already", "name another"]);
+    user.fails(&logits("mine.gguf"), 1, &["mine.gguf"]);
+    assert_eq!(std::fs::read(user.path("mine.txt")).expect("it is there"), b"the only copy");
+
+    // A folder that is not there is told before the work, not after it.
+    user.fails(
+        &["convert", source, "absent/mine.gguf", "--to", "gguf"],
+        3,
+        &["absent/mine.gguf", "there is no folder absent"],
+    );
+
+    user.fails(&["convert", source, "absent/mine", "--to", "hf"], 3, &["there is no folder absent"]);
+
+    // Neither a folder nor a device is a file to replace, whatever is said.
+    std::fs::create_dir(user.path("folder")).expect("a folder");
+    for more in [&[][..], &["--force"]] {
+        user.fails(&[&["quantize", source, "folder", "Q8_0"], more].concat(), 5, &["folder", "is a folder"]);
+        let to_device = ["convert", source, "/dev/null", "--to", "gguf"];
+        user.fails(&[&to_device[..], more].concat(), 5, &["/dev/null", "not a regular file"]);
+        user.write("folder/note.txt", "mine");
+        let to_folder = ["convert", source, "folder", "--to", "hf"];
+        user.fails(&[&to_folder[..], more].concat(), 5, &["folder", "not empty"]);
+        assert!(user.path("folder/note.txt").exists());
+    }
+    assert!(user.files_named(".alti-partial").is_empty(), "nothing half-written is left");
+}
+
 /// Names and bytes of all tensors, in name order.
 fn safetensors_sum(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let file = safetensors::SafeTensors::deserialize(bytes).expect("safetensors");
@@ -179,7 +260,7 @@ fn quantize_reports_each_tensor() {
     let user = User::new();
     let source = golden("llama3-gqa");
     for (recipe, most) in [("Q8_0", 0.01), ("Q4_K_M", 0.1), ("bf16", 0.005)] {
-        let target = user.path("quantised.gguf");
+        let target = user.path(&format!("{recipe}.gguf"));
         let done = user.json(&["quantize", text(&source), text(&target), recipe, "--json", "--threads", "2"]);
         let error = done["relative_error"].as_f64().expect("an error");
         assert!(error > 0.0 && error < most, "{recipe}: {error}");

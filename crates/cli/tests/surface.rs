@@ -5,7 +5,7 @@ mod common;
 use common::{User, tokenizer_metadata, write_metadata};
 use std::process::Stdio;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 20] = [
     "chat",
     "run",
     "bench",
@@ -18,6 +18,11 @@ const COMMANDS: [&str; 15] = [
     "convert",
     "quantize",
     "tokenize",
+    "keys",
+    "usage",
+    "backup",
+    "restore",
+    "plan",
     "doctor",
     "completions",
     "man",

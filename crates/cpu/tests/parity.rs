@@ -2,7 +2,7 @@
 //! machine, with one thread and with more than there are cores.
 
 use alti_cpu::{Cpu, Isa};
-use alti_testkit::{conformance, parity};
+use alti_testkit::{adapters, conformance, parity};
 
 /// Backends that must compute the same: the fastest with few and with many threads, and the others.
 fn backends() -> impl Iterator<Item = (Isa, usize)> {
@@ -28,4 +28,17 @@ fn rows_keep_their_bits_in_any_encoding_and_company() {
 #[test]
 fn operations_compute_what_the_reference_does() {
     backends().for_each(|(isa, threads)| conformance::check_operations(|| cpu(isa, threads)));
+}
+
+#[test]
+fn adapters_compute_what_peft_and_merged_weights_do() {
+    backends().for_each(|(isa, threads)| {
+        adapters::check_peft(|| cpu(isa, threads));
+        adapters::check_merged(|| cpu(isa, threads));
+    });
+}
+
+#[test]
+fn sequences_keep_their_bits_whichever_adapters_others_use() {
+    backends().for_each(|(isa, threads)| adapters::check_company(|| cpu(isa, threads)));
 }

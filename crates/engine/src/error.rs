@@ -14,6 +14,23 @@ pub enum EngineError {
         /// Tokens there is room for.
         context: usize,
     },
+    /// An adapter that cannot be loaded.
+    #[error("the adapter cannot be loaded: {0}")]
+    Adapter(#[from] alti_models::ModelError),
+    /// No adapter has this name.
+    #[error("there is no adapter `{name}`: {loaded}")]
+    UnknownAdapter {
+        /// As given.
+        name: String,
+        /// What there is, for the message.
+        loaded: String,
+    },
+    /// Another adapter has this name.
+    #[error("there is an adapter `{name}` already: drop it first, or choose another name")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
     /// The job ended before there was anything to tell of it.
     #[error("the request ended ({reason}) before there was a result")]
     Ended {
@@ -33,6 +50,16 @@ pub enum EngineError {
     Stopped {
         /// Why.
         what: String,
+    },
+    /// A draft model that cannot guess for this model.
+    #[error(
+        "the draft model has a vocabulary of {found} tokens, the model one of {expected}: they must be the same"
+    )]
+    DraftVocabulary {
+        /// The draft model's.
+        found: usize,
+        /// The model's.
+        expected: usize,
     },
     /// A prompt without tokens.
     #[error("the prompt has no tokens")]

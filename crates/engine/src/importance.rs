@@ -37,7 +37,7 @@ pub fn measure_importance<'c, B: Backend<Element = f32>>(
             return Err(EngineError::UnknownToken { token, vocabulary });
         }
         let rows = RowPlan::fresh(&[chunk.len()]);
-        let step = Step { tokens: chunk, rows: &rows, cache: None };
+        let step = Step { tokens: chunk, rows: &rows, cache: None, adapters: &[] };
         drop(model.hidden(&mut recorder, &step, |_, _| ()));
         recorder.submit()?;
         recorder.found.chunks += 1;
@@ -176,6 +176,10 @@ impl<B: Backend<Element = f32>> Backend for Recorder<B> {
 
     fn select_rows(&mut self, x: &B::Tensor, rows: &[usize]) -> B::Tensor {
         self.inner.select_rows(x, rows)
+    }
+
+    fn add_rows(&mut self, x: B::Tensor, y: &B::Tensor, rows: &[usize]) -> B::Tensor {
+        self.inner.add_rows(x, y, rows)
     }
 
     fn cross_entropy(&mut self, logits: &B::Tensor, targets: &[u32]) -> B::Tensor {

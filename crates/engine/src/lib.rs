@@ -4,6 +4,7 @@
 //! [`mod@generate`] makes one answer: a [`session`] keeps the context in the model's memory; [`sampling`] draws tokens, [`stop`] ends an
 //! answer. What the model computes is `alti-models`, what text is `alti-text`.
 
+pub mod adapters;
 mod error;
 pub mod generate;
 pub mod grammar;

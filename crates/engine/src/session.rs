@@ -5,7 +5,7 @@
 
 use crate::EngineError;
 use crate::generate::WhenFull;
-use alti_models::{Llama, Step, memory};
+use alti_models::{Adapter, Llama, Step, memory};
 use alti_tensor::{Backend, CacheLayout, KvDType, RowPlan, Span};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ pub enum Shift {
 pub struct Session<B: Backend> {
     backend: B,
     model: Arc<Llama<B::Weight>>,
+    adapter: Option<Arc<Adapter<B::Weight>>>,
     cache: B::Cache,
     settings: SessionSettings,
     layout: CacheLayout,
@@ -55,7 +56,14 @@ impl<B: Backend> Session<B> {
     ) -> Result<Session<B>, EngineError> {
         let layout = memory::cache_layout(&model.config, settings.context, settings.kv_dtype);
         let cache = backend.cache(&layout)?;
-        Ok(Session { backend, model, cache, settings, layout, tokens: Vec::new(), logits: Vec::new() })
+        let (tokens, logits) = (Vec::new(), Vec::new());
+        Ok(Session { backend, model, adapter: None, cache, settings, layout, tokens, logits })
+    }
+
+    /// The session with an adapter for all it computes, and nothing in its context.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Option<Arc<Adapter<B::Weight>>>) -> Session<B> {
+        Session { adapter, tokens: Vec::new(), ..self }
     }
 
     /// The model.
@@ -159,8 +167,10 @@ impl<B: Backend> Session<B> {
     /// Computes tokens behind those in the context; the last one's logits only where wanted.
     fn run(&mut self, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
         let first = self.tokens.len();
-        let rows = RowPlan::new(vec![Span::in_order(&self.layout, 0, first..first + tokens.len())]);
-        let step = Step { tokens, rows: &rows, cache: Some(&self.cache) };
+        let span = Span::in_order(&self.layout, 0, first..first + tokens.len());
+        let rows = RowPlan::new(vec![span.with_adapter(self.adapter.as_ref().map(|_| 0))]);
+        let adapters = self.adapter.as_slice();
+        let step = Step { tokens, rows: &rows, cache: Some(&self.cache), adapters };
         if wants_logits {
             let logits = self.model.logits(&mut self.backend, &step, &[tokens.len() - 1]);
             self.backend.fetch(&logits, &mut self.logits)?;

@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, Format, WeightInfo};
 use crate::config::ModelConfig;
 use crate::encode::encode;
 use crate::files::{AtomicFolder, write_whole};
-use crate::gguf::{TensorPlan, Value};
+use crate::gguf::{TensorPlan, Value, WriteOptions};
 use crate::gguf_model::GgufModel;
 use crate::hugging_face::{self, SafetensorsPlan};
 use crate::layout::{FileTensor, hugging_face_tensors, meta_tensors};
@@ -50,6 +50,8 @@ pub struct ConvertOptions {
     /// Largest file, in bytes of tensors: a larger model becomes several files. `None`: one GGUF
     /// file, and safetensors of 5 GB.
     pub max_file_bytes: Option<u64>,
+    /// Whether GGUF files that are there may be replaced; a folder never is.
+    pub replace: bool,
 }
 
 /// What a conversion wrote.
@@ -68,7 +70,7 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 ///
 /// # Errors
 /// When the format cannot express the model, a weight cannot be read or encoded, `out` cannot be
-/// written. Nothing is left at `out` then.
+/// written or is there already. Nothing is lost or left at `out` then.
 pub fn convert(
     source: &Checkpoint,
     target: Format,
@@ -117,7 +119,8 @@ impl Job<'_> {
         };
         let model = GgufModel::plan(self.source, dtype, settings)?;
         let data = |name: &WeightName, dtype| encode(self.source, name, dtype);
-        let paths = model.write(self.out, self.options.max_file_bytes, data, progress)?;
+        let write = WriteOptions { split: self.options.max_file_bytes, replace: self.options.replace };
+        let paths = model.write(self.out, write, data, progress)?;
         Ok(Converted { paths, notes: model.notes })
     }
 

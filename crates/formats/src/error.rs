@@ -17,6 +17,12 @@ pub enum FormatError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file is where one was to be written, and nobody said that it may be replaced.
+    #[error("{}: is there already and is not replaced unasked", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The bytes break the format's rules: truncated, damaged, or not this kind of file.
     #[error("{}: byte {offset}: {problem}", path.display())]
     Malformed {

@@ -41,6 +41,7 @@ pub(crate) fn json_error(path: &Path, bytes: &[u8], error: &serde_json::Error) -
 /// renamed. Dropped before that, it leaves nothing.
 pub struct AtomicFile {
     target: PathBuf,
+    replace: bool,
     written: u64,
     file: BufWriter<NamedTempFile>,
 }
@@ -57,17 +58,48 @@ fn temporary<'a, 'b>() -> tempfile::Builder<'a, 'b> {
     builder
 }
 
+/// Refuses a target whose own folder is not there.
+fn check_parent(target: &Path) -> Result<(), FormatError> {
+    let parent = parent_of(target);
+    if parent.exists() {
+        return Ok(());
+    }
+    let missing = format!("there is no folder {}; make it first", parent.display());
+    Err(FormatError::io(target, "create", io::Error::new(io::ErrorKind::NotFound, missing)))
+}
+
+/// Refuses a target that a file cannot get, or would take from what is there: a folder or a device
+/// always, a file unless it may be replaced. Its own folder has to be there. What takes long to make asks before it starts.
+///
+/// # Errors
+/// [`FormatError::Exists`], or [`FormatError::Unsupported`] for what is no file.
+pub fn check_target(target: &Path, replace: bool) -> Result<(), FormatError> {
+    check_parent(target)?;
+    // A link that leads nowhere is there, too: a rename would replace it.
+    let Ok(found) = target.metadata().or_else(|_| target.symlink_metadata()) else { return Ok(()) };
+    if found.is_dir() {
+        return Err(FormatError::unsupported(target, "is a folder; name a file"));
+    }
+    if !found.is_file() && !found.is_symlink() {
+        return Err(FormatError::unsupported(target, "is not a regular file; name one"));
+    }
+    if replace { Ok(()) } else { Err(FormatError::Exists { path: target.to_owned() }) }
+}
+
 impl AtomicFile {
-    /// Starts writing the file that will be at `target`.
+    /// Starts writing the file that will be at `target`, in place of one that is there if it may be
+    /// replaced.
     ///
     /// # Errors
-    /// When its folder does not take it.
-    pub fn create(target: &Path) -> Result<Self, FormatError> {
+    /// As [`check_target`], or when its folder does not take it.
+    pub fn create(target: &Path, replace: bool) -> Result<Self, FormatError> {
+        check_target(target, replace)?;
         let file = temporary()
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(parent_of(target))
             .map_err(|e| FormatError::io(target, "create", e))?;
-        Ok(Self { target: target.to_owned(), written: 0, file: BufWriter::with_capacity(1 << 20, file) })
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { target: target.to_owned(), replace, written: 0, file })
     }
 
     /// Appends bytes.
@@ -102,7 +134,7 @@ impl AtomicFile {
         synced.map_err(|e| FormatError::io(&self.target, "write", e))
     }
 
-    /// Syncs and renames to the target, replacing what was there.
+    /// Syncs and renames to the target.
     ///
     /// # Errors
     /// When the disk does not take it.
@@ -110,17 +142,22 @@ impl AtomicFile {
         self.sync()?;
         let target = self.target.clone();
         let file = self.file.into_inner().map_err(|e| FormatError::io(&target, "write", e.into_error()))?;
-        file.persist(&target).map_err(|e| FormatError::io(&target, "rename into place", e.error))?;
+        let renamed = if self.replace { file.persist(&target) } else { file.persist_noclobber(&target) };
+        renamed.map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => FormatError::Exists { path: target.clone() },
+            _ => FormatError::io(&target, "rename into place", e.error),
+        })?;
         sync_folder(parent_of(&target))
     }
 }
 
-/// Writes a small file at once, atomically: it is there whole, or as it was before.
+/// Writes a small file at once, atomically: it is there whole, or as it was before. A file that is
+/// there is replaced.
 ///
 /// # Errors
 /// When the folder or the disk does not take it.
 pub fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
-    let mut file = AtomicFile::create(target)?;
+    let mut file = AtomicFile::create(target, true)?;
     file.write(bytes)?;
     file.commit()
 }
@@ -143,6 +180,7 @@ pub(crate) struct AtomicFolder {
 impl AtomicFolder {
     /// Starts a folder that will be at `target`, where there is none or an empty one.
     pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+        check_parent(target)?;
         match std::fs::read_dir(target) {
             Ok(mut entries) => {
                 if entries.next().is_some() {

@@ -3,7 +3,7 @@
 
 use crate::FormatError;
 use crate::checkpoint::{Checkpoint, Format, WeightInfo};
-use crate::gguf::{self, ROPE_FREQS, TensorPlan, Value};
+use crate::gguf::{self, ROPE_FREQS, TensorPlan, Value, WriteOptions};
 use crate::names::WeightName;
 use crate::progress::Progress;
 use crate::tokenizer;
@@ -44,11 +44,11 @@ impl GgufModel {
         Ok(GgufModel { weights, plans, divisors, metadata, notes })
     }
 
-    /// Writes it to `out`, split where its tensors exceed `split` bytes; `data` encodes a weight.
+    /// Writes it to `out`; `data` encodes a weight.
     pub(crate) fn write<'a>(
         &self,
         out: &Path,
-        split: Option<u64>,
+        options: WriteOptions,
         mut data: impl FnMut(&WeightName, DType) -> Result<Cow<'a, [u8]>, FormatError>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<PathBuf>, FormatError> {
@@ -59,7 +59,7 @@ impl GgufModel {
                 Ok(Cow::Owned(values.flat_map(|divisor| divisor.to_le_bytes()).collect()))
             }
         };
-        gguf::write_gguf(out, &self.metadata, &self.plans, bytes, split, progress)
+        gguf::write_gguf(out, &self.metadata, &self.plans, bytes, options, progress)
     }
 }
 

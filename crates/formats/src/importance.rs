@@ -5,7 +5,7 @@
 
 use crate::FormatError;
 use crate::files::read_small;
-use crate::gguf::{GgufFile, GgufTensor, MAGIC, TensorPlan, Value, write_gguf};
+use crate::gguf::{GgufFile, GgufTensor, MAGIC, TensorPlan, Value, WriteOptions, write_gguf};
 use alti_tensor::DType;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -123,8 +123,8 @@ impl Importance {
     /// Writes the GGUF kind.
     ///
     /// # Errors
-    /// When `path` cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), FormatError> {
+    /// When `path` cannot be written, or is there and may not be replaced.
+    pub fn write(&self, path: &Path, replace: bool) -> Result<(), FormatError> {
         let metadata = [
             ("general.type", Value::String("imatrix".to_owned())),
             ("imatrix.datasets", Value::strings(&self.datasets)),
@@ -145,7 +145,8 @@ impl Importance {
             let floats = values[index].iter().flat_map(|&value| (value as f32).to_le_bytes());
             Ok(Cow::Owned(floats.collect()))
         };
-        write_gguf(path, &metadata, &plans, data, None, &mut |_| ()).map(drop)
+        write_gguf(path, &metadata, &plans, data, WriteOptions { split: None, replace }, &mut |_| ())
+            .map(drop)
     }
 }
 

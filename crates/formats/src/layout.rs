@@ -105,7 +105,11 @@ fn tensors(
     tensors
 }
 
-fn hugging_face_placement(config: &ModelConfig, weight: &WeightName, shape: &[usize]) -> Placement {
+pub(crate) fn hugging_face_placement(
+    config: &ModelConfig,
+    weight: &WeightName,
+    shape: &[usize],
+) -> Placement {
     match weight.part {
         Part::AttentionQuery | Part::AttentionKey if config.architecture == Architecture::Llama => {
             Placement::HalfRotated { head_dim: config.head_dim }

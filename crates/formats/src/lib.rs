@@ -4,9 +4,11 @@
 //! [`Checkpoint`] opens any of them and gives a validated [`ModelConfig`] and weights under
 //! canonical names ([`WeightName`]) in one canonical layout, GGUF's: matrices `[out, in]`, query
 //! and key rows in interleaved-pair order, experts as three tensors. The formats differ from it in
-//! the ways that [`layout`] lists, and nowhere else. Files are memory-mapped; nothing is allocated
-//! by a number read from a file that was not checked against the file's size.
+//! the ways that [`layout`] lists, and nowhere else. [`Adapter`] is the same for LoRA adapters. Files
+//! are memory-mapped; nothing is allocated by a number read from a file that was not checked against
+//! the file's size.
 
+mod adapter;
 mod checkpoint;
 mod config;
 mod convert;
@@ -29,11 +31,12 @@ pub mod recipes;
 mod rope;
 pub mod tokenizer;
 
+pub use adapter::{Adapter, AdapterMatrix, AdapterWeights};
 pub use checkpoint::{Checkpoint, Format, WeightInfo};
 pub use config::{Architecture, ConfigError, Experts, ModelConfig, Temperature};
 pub use convert::{ConvertOptions, Converted, FloatType, convert};
 pub use error::FormatError;
-pub use files::{AtomicFile, sync_folder, write_whole};
+pub use files::{AtomicFile, check_target, sync_folder, write_whole};
 pub use importance::Importance;
 pub use names::{PARTS, Part, PartNames, WeightName};
 pub use placement::Placement;

@@ -5,7 +5,7 @@
 
 use crate::FormatError;
 use crate::checkpoint::{Checkpoint, WeightInfo};
-use crate::gguf::Value;
+use crate::gguf::{Value, WriteOptions};
 use crate::gguf_model::GgufModel;
 use crate::importance::Importance;
 use crate::names::WeightName;
@@ -29,6 +29,8 @@ pub struct QuantiseOptions<'a> {
     pub pure: bool,
     /// Threads to work on, at least one.
     pub threads: usize,
+    /// Whether a file that is there may be replaced.
+    pub replace: bool,
 }
 
 /// A tensor that was written.
@@ -63,7 +65,7 @@ pub struct Quantised {
 ///
 /// # Errors
 /// When a weight cannot be read or is not finite, the importance matrix is of another model, or
-/// `out` cannot be written; nothing is left at `out` then.
+/// `out` cannot be written or is there already; nothing is lost or left at `out` then.
 pub fn quantise(
     source: &Checkpoint,
     out: &Path,
@@ -80,7 +82,8 @@ pub fn quantise(
         tensors.push(tensor);
         Ok(bytes)
     };
-    model.write(out, None, data, &mut |_| ())?;
+    let write = WriteOptions { split: None, replace: options.replace };
+    model.write(out, write, data, &mut |_| ())?;
     if tensors.iter().any(|tensor| tensor.from.is_quantised() && tensor.from != tensor.to) {
         model.notes.push(
             "The source is quantised already: what that lost is lost, quantise the original where you can."

@@ -7,7 +7,7 @@ use std::path::Path;
 
 fn options<'a>(recipe: &str, importance: Option<&'a Importance>) -> QuantiseOptions<'a> {
     let recipe = Recipe::by_name(recipe).expect("a recipe");
-    QuantiseOptions { recipe, importance, pure: false, threads: 2 }
+    QuantiseOptions { recipe, importance, pure: false, threads: 2, replace: false }
 }
 
 fn values(checkpoint: &Checkpoint, name: &WeightName) -> Vec<f32> {
@@ -96,7 +96,7 @@ fn importance_files_of_both_kinds_are_read() {
     importance.add("blk.0.attn_q.weight", [0, 1], 2, &[1.0, 2.0, 3.0, 4.0]);
     importance.add("blk.0.ffn_up_exps.weight", [1, 2], 2, &[1.0, 2.0]);
     let path = folder.path().join("importance.gguf");
-    importance.write(&path).expect("it is written");
+    importance.write(&path, false).expect("it is written");
     let read = Importance::read(&path).expect("it is read");
     assert_eq!(read, importance);
     assert_eq!(read.means("blk.0.attn_q.weight", 1, 2), Ok(Some(vec![5.0, 10.0])));

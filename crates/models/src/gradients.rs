@@ -17,7 +17,8 @@ impl<W> Llama<W> {
         assert!(!targets.is_empty(), "a loss needs a sequence of at least two tokens");
         let rows = RowPlan::fresh(&sequences().map(|tokens| tokens.len() - 1).collect::<Vec<_>>());
         let wanted: Vec<usize> = (0..rows.len()).collect();
-        let logits = self.logits(b, &Step { tokens: &given, rows: &rows, cache: None }, &wanted);
+        let logits =
+            self.logits(b, &Step { tokens: &given, rows: &rows, cache: None, adapters: &[] }, &wanted);
         b.cross_entropy(&logits, &targets)
     }
 }

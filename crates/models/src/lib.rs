@@ -2,15 +2,17 @@
 //! The models, each written once over [`alti_tensor::Backend`].
 //!
 //! Start with [`llama`]: it is the forward pass. [`mod@build`] makes a model of a checkpoint,
-//! [`rotation`] knows RoPE's angles, [`memory`] what a model must remember, and [`gradients`] what
+//! [`mod@adapter`] adds LoRA to it, [`rotation`] knows RoPE's angles, [`memory`] what a model must remember, and [`gradients`] what
 //! training wants of it.
 
+pub mod adapter;
 pub mod build;
 pub mod gradients;
 pub mod llama;
 pub mod memory;
 pub mod rotation;
 
+pub use adapter::Adapter;
 pub use gradients::Gradients;
 pub use llama::{Llama, Step};
 

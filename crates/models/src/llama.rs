@@ -4,9 +4,11 @@
 //! [`Backend`]. What differs between releases is data in [`Layer`], decided when the model is built
 //! ([`build`](crate::build)).
 
+use crate::adapter::{Adapted, Adapter};
 use crate::rotation::RotationTable;
-use alti_formats::{ModelConfig, Temperature};
+use alti_formats::{ModelConfig, Part, Temperature};
 use alti_tensor::{AttentionShape, Backend, CacheLayer, Experts, RowPlan};
+use std::sync::Arc;
 
 /// A model whose weights are `W`, the weights of a backend.
 #[derive(Debug)]
@@ -88,13 +90,15 @@ pub struct SwiGlu<W> {
 
 /// What one step computes: these tokens, at these rows, with this memory of earlier ones.
 #[derive(Debug)]
-pub struct Step<'a, C> {
+pub struct Step<'a, C, W> {
     /// One for each row; every one below the vocabulary size.
     pub tokens: &'a [u32],
     /// Sequences and positions.
     pub rows: &'a RowPlan,
     /// Keys and values of earlier steps; `None` to attend within the step (training).
     pub cache: Option<&'a C>,
+    /// The adapters that rows use, by [`Span::adapter`](alti_tensor::Span::adapter).
+    pub adapters: &'a [Arc<Adapter<W>>],
 }
 
 /// What layers need to know of the rows' positions, computed once a step.
@@ -110,29 +114,30 @@ impl<W> Llama<W> {
     pub fn logits<B: Backend<Weight = W>>(
         &self,
         b: &mut B,
-        step: &Step<B::Cache>,
+        step: &Step<B::Cache, W>,
         wanted: &[usize],
     ) -> B::Tensor {
         let x = self.hidden(b, step, |_, _| ());
         let all = wanted.iter().copied().eq(0..step.rows.len());
         let x = if all { x } else { b.select_rows(&x, wanted) };
-        self.unembed(b, &x, &step.rows.select(wanted))
+        self.unembed(b, &x, &step.rows.select(wanted), step.adapters)
     }
 
     /// The residual stream after the last layer, `[rows, dim]`. `observe` sees each layer's input.
     pub fn hidden<B: Backend<Weight = W>>(
         &self,
         b: &mut B,
-        step: &Step<B::Cache>,
+        step: &Step<B::Cache, W>,
         mut observe: impl FnMut(&mut B, &B::Tensor),
     ) -> B::Tensor {
         let positions = self.positions(b, step.rows);
         let mut x = b.embed(&self.embedding, step.tokens);
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let adapted = Adapted { adapters: step.adapters, layer: Some(index), rows: step.rows };
             observe(b, &x);
             x = b.checkpoint(|b| {
-                let x = self.attention(b, x, layer, &positions, step);
-                self.feed_forward(b, x, layer, step.rows)
+                let x = self.attention(b, x, layer, &adapted, &positions, step);
+                self.feed_forward(b, x, layer, &adapted)
             });
         }
         x
@@ -144,12 +149,17 @@ impl<W> Llama<W> {
         b: &mut B,
         x: B::Tensor,
         layer: &Layer<W>,
+        adapted: &Adapted<'_, W>,
         positions: &Positions<B::Tensor>,
-        step: &Step<B::Cache>,
+        step: &Step<B::Cache, W>,
     ) -> B::Tensor {
-        let weights = [&layer.query, &layer.key, &layer.value];
-        let [mut q, mut k, v] =
-            b.norm_linear(&x, &layer.attention_norm, self.config.norm_epsilon, weights, step.rows);
+        let norm = (&layer.attention_norm, self.config.norm_epsilon);
+        let weights = [
+            (Part::AttentionQuery, &layer.query),
+            (Part::AttentionKey, &layer.key),
+            (Part::AttentionValue, &layer.value),
+        ];
+        let [mut q, mut k, v] = adapted.norm_linear(b, &x, norm, weights);
         match layer.position {
             Position::Rotary { head_norm } => {
                 q = b.rope(q, &positions.rotation);
@@ -168,7 +178,7 @@ impl<W> Llama<W> {
         let (group, index) = layer.cache;
         let memory = step.cache.map(|cache| CacheLayer { cache, group, layer: index });
         let mixed = b.attention(&q, &k, &v, &layer.attention, memory, step.rows);
-        b.linear_add(x, &mixed, &layer.output, step.rows)
+        adapted.linear_add(b, x, &mixed, (Part::AttentionOutput, &layer.output))
     }
 
     /// `x + W2 (silu(W1 n) * (W3 n))` with `n = rms_norm(x)`; in a mixture also `+ experts(n)`.
@@ -177,28 +187,38 @@ impl<W> Llama<W> {
         b: &mut B,
         x: B::Tensor,
         layer: &Layer<W>,
-        rows: &RowPlan,
+        adapted: &Adapted<'_, W>,
     ) -> B::Tensor {
         let (gain, epsilon) = (&layer.feed_forward_norm, self.config.norm_epsilon);
         match &layer.feed_forward {
             FeedForward::Dense(mlp) => {
-                let hidden = b.norm_swiglu(&x, gain, epsilon, &mlp.gate, &mlp.up, rows);
-                b.linear_add(x, &hidden, &mlp.down, rows)
+                let gate_up = [(Part::Gate, &mlp.gate), (Part::Up, &mlp.up)];
+                let hidden = adapted.norm_swiglu(b, &x, (gain, epsilon), gate_up);
+                adapted.linear_add(b, x, &hidden, (Part::Down, &mlp.down))
             }
             FeedForward::Mixture { shared, experts } => {
                 let n = b.rms_norm(&x, gain, epsilon);
-                let routed = b.experts(&n, experts, rows);
-                let hidden = b.linear_swiglu(&n, &shared.gate, &shared.up, rows);
-                let x = b.linear_add(x, &hidden, &shared.down, rows);
+                let routed = b.experts(&n, experts, adapted.rows);
+                let gate_up = [(Part::SharedGate, &shared.gate), (Part::SharedUp, &shared.up)];
+                let hidden = adapted.linear_swiglu(b, &n, gate_up);
+                let x = adapted.linear_add(b, x, &hidden, (Part::SharedDown, &shared.down));
                 b.add(x, &routed)
             }
         }
     }
 
-    /// Logits of the residual stream: the final norm and the output matrix.
-    pub fn unembed<B: Backend<Weight = W>>(&self, b: &mut B, x: &B::Tensor, rows: &RowPlan) -> B::Tensor {
+    /// Logits of the residual stream: the final norm and the output matrix, for rows of a step with these adapters.
+    pub fn unembed<B: Backend<Weight = W>>(
+        &self,
+        b: &mut B,
+        x: &B::Tensor,
+        rows: &RowPlan,
+        adapters: &[Arc<Adapter<W>>],
+    ) -> B::Tensor {
+        let adapted = Adapted { adapters, layer: None, rows };
         let output = self.output.as_ref().unwrap_or(&self.embedding);
-        let [logits] = b.norm_linear(x, &self.norm, self.config.norm_epsilon, [output], rows);
+        let norm = (&self.norm, self.config.norm_epsilon);
+        let [logits] = adapted.norm_linear(b, x, norm, [(Part::Output, output)]);
         logits
     }
 

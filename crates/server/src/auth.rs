@@ -45,6 +45,8 @@ pub trait Accounts: Send + Sync + 'static {
 pub struct Key {
     /// Its number or name in the store; not a secret.
     pub id: String,
+    /// Whose data it sees: keys of one tenant share it.
+    pub tenant: String,
     /// Scopes by name, see [`Scope::TABLE`].
     pub scopes: Vec<String>,
     /// Requests at once; none is no limit.
@@ -94,13 +96,18 @@ pub struct Principal {
     /// The key, if there is one.
     pub key: Option<Key>,
     /// Held while the request runs: the key's place among those it may have at once.
-    place: Option<Arc<Place>>,
+    _place: Option<Arc<Place>>,
 }
 
 impl Principal {
     /// Whose data and cached prefixes a request may see.
     pub fn tenant(&self) -> &str {
-        self.key.as_ref().map_or("", |key| &key.id)
+        self.key.as_ref().map_or("", |key| &key.tenant)
+    }
+
+    /// Who works for a key while no request of it waits.
+    pub(crate) fn acting_for(key: Option<Key>) -> Principal {
+        Principal { key, _place: None }
     }
 
     /// The key's id.
@@ -185,7 +192,7 @@ pub(crate) async fn authorize(
         let admitted = key.clone();
         off_the_runtime(move || accounts.admit(&admitted)).await?;
     }
-    Ok(Principal { key: Some(key), place: Some(place) })
+    Ok(Principal { key: Some(key), _place: Some(place) })
 }
 
 enum Found {
@@ -332,7 +339,7 @@ mod tests {
     #[test]
     fn a_key_has_only_so_many_requests_at_once() {
         let running = Arc::new(Running::default());
-        let key = Key { id: "k".into(), scopes: Vec::new(), max_concurrent: Some(2) };
+        let key = Key { id: "k".into(), tenant: "t".into(), scopes: Vec::new(), max_concurrent: Some(2) };
         let first = take_place(&running, &key).unwrap();
         let _second = take_place(&running, &key).unwrap();
         assert_eq!(take_place(&running, &key).unwrap_err().kind, ErrorKind::RateLimit);

@@ -2,10 +2,11 @@
 //! for it, what it takes and gives, and what answers it. The router, `/openapi.json`, the documentation and the tests
 //! that try every route are all made of these rows.
 
-use crate::auth::Principal;
+use crate::auth::{Principal, UsageRow};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::state::AppState;
 use crate::wire::{Object, read_json};
+use alti_engine::serving::Priority;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Response};
@@ -14,6 +15,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Whose API a route belongs to: its errors look like that API's.
@@ -246,10 +248,48 @@ pub struct Call {
     pub began: Instant,
     pub(crate) parts: Parts,
     pub(crate) path: Vec<(String, String)>,
-    pub(crate) body: Body,
+    /// In a lock only so that a reference to the call may go from thread to thread: a body may not.
+    pub(crate) body: Mutex<Body>,
+    pub(crate) errand: Errand,
+}
+
+/// How a call is treated that nobody sent over HTTP: a line of a batch, a file that is made searchable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Errand {
+    /// The most that it may come before others.
+    pub(crate) priority: Priority,
+    /// Where what it took is put, instead of being recorded: whoever runs the errand records it with its outcome.
+    pub(crate) receipts: Option<Receipts>,
+}
+
+/// What calls took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Receipts(Arc<Mutex<Vec<UsageRow>>>);
+
+impl Receipts {
+    pub(crate) fn put(&self, row: UsageRow) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    pub(crate) fn take(&self) -> Vec<UsageRow> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Call {
+    /// A call that nobody sent over HTTP, with this JSON as its body.
+    pub(crate) fn errand(
+        state: AppState,
+        route: &'static Route,
+        principal: Principal,
+        body: impl Into<Body>,
+        errand: Errand,
+    ) -> Call {
+        let (parts, ()) = axum::http::Request::new(()).into_parts();
+        let (id, began, body) = (crate::ids::new("req_"), Instant::now(), Mutex::new(body.into()));
+        Call { state, route, id, principal, began, parts, path: Vec::new(), body, errand }
+    }
+
     /// The headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
@@ -299,7 +339,7 @@ impl Call {
             )
         };
         let patience = self.state.settings().body_timeout();
-        let mut body = std::mem::take(&mut self.body);
+        let mut body = self.take_body();
         let announced = axum::body::HttpBody::size_hint(&body).lower();
         if announced > most as u64 {
             return Err(too_large());
@@ -323,7 +363,7 @@ impl Call {
     /// The body as it arrives, for handlers that do not want it in memory. What takes longer than the settings allow
     /// between two pieces is theirs to notice.
     pub fn take_body(&mut self) -> Body {
-        std::mem::take(&mut self.body)
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The request that the route's row describes, and its further fields, of which the log hears; `known` says which

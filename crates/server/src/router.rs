@@ -87,7 +87,17 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
     };
     let answer = async {
         let principal = authorize(state.accounts(), state.running(), state.settings(), route, &parts).await?;
-        let call = Call { state: state.clone(), route, id: id.clone(), principal, began, parts, path, body };
+        let call = Call {
+            state: state.clone(),
+            route,
+            id: id.clone(),
+            principal,
+            began,
+            parts,
+            path,
+            body: body.into(),
+            errand: crate::route::Errand::default(),
+        };
         (route.handler)(call).await
     };
     // A bug in a handler is one request's failure: hyper would drop the connection without a word.

@@ -11,4 +11,17 @@ pub fn table() -> &'static [&'static Route] {
 }
 
 /// The modules' parts of the table.
-const MODULES: &[&[Route]] = &[crate::openai::ROUTES, crate::operations::ROUTES];
+const MODULES: &[&[Route]] = &[
+    crate::openai::ROUTES,
+    crate::resources::responses::ROUTES,
+    crate::resources::conversations::ROUTES,
+    crate::resources::files::ROUTES,
+    crate::resources::batches::ROUTES,
+    crate::resources::vector_stores::ROUTES,
+    crate::resources::moderations::ROUTES,
+    crate::resources::usage::ROUTES,
+    crate::anthropic::ROUTES,
+    crate::ollama::ROUTES,
+    crate::llama_cpp::ROUTES,
+    crate::operations::ROUTES,
+];

@@ -97,6 +97,7 @@ impl Server {
     /// that is done or the settings' deadline has passed.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let settings = self.state.settings().clone();
+        crate::resources::start(&self.state);
         let graceful = Arc::new(GracefulShutdown::new());
         let shared = Arc::new(Shared {
             router: crate::router(self.state.clone()),

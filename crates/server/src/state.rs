@@ -1,10 +1,14 @@
 //! What all requests share.
 
+use crate::accounts::StoreAccounts;
 use crate::auth::{Accounts, Running};
+use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::metrics::Metrics;
 use crate::models::{ModelLoader, ModelPool};
+use crate::resources::{Classifier, Work};
 use crate::settings::ServerSettings;
 use crate::wire::UnknownFields;
+use alti_store::Store;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -19,11 +23,31 @@ struct Inner {
     settings: ServerSettings,
     models: ModelPool,
     accounts: Option<Arc<dyn Accounts>>,
+    store: Option<Store>,
+    classifier: Option<Arc<dyn Classifier>>,
+    work: Work,
     running: Arc<Running>,
     metrics: Metrics,
     unknown_fields: UnknownFields,
     draining: AtomicBool,
     began: Instant,
+}
+
+/// What an owner may or may not give a server.
+#[derive(Clone, Default)]
+pub struct Services {
+    /// Keys and usage; those of `store`, if this is none.
+    pub accounts: Option<Arc<dyn Accounts>>,
+    /// The database: without it there are no files, batches, conversations, stored responses and vector stores.
+    pub store: Option<Store>,
+    /// What judges texts for `/v1/moderations`.
+    pub classifier: Option<Arc<dyn Classifier>>,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Services").field("store", &self.store).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for AppState {
@@ -40,11 +64,25 @@ impl AppState {
         loader: Arc<dyn ModelLoader>,
         accounts: Option<Arc<dyn Accounts>>,
     ) -> AppState {
+        AppState::with_services(settings, loader, Services { accounts, ..Services::default() })
+    }
+
+    /// The same, with all that an owner may or may not give. Wants to be called inside a tokio runtime.
+    pub fn with_services(
+        settings: ServerSettings,
+        loader: Arc<dyn ModelLoader>,
+        services: Services,
+    ) -> AppState {
         let models = ModelPool::new(loader, &settings);
+        let Services { accounts, store, classifier } = services;
+        let stored = || Some(Arc::new(StoreAccounts::new(store.clone()?)) as Arc<dyn Accounts>);
         AppState {
             inner: Arc::new(Inner {
                 models,
-                accounts,
+                accounts: accounts.or_else(stored),
+                store,
+                classifier,
+                work: Work::default(),
                 running: Arc::default(),
                 metrics: Metrics::default(),
                 unknown_fields: UnknownFields::default(),
@@ -53,6 +91,27 @@ impl AppState {
                 settings,
             }),
         }
+    }
+
+    /// What is stored.
+    ///
+    /// # Errors
+    /// When the server was started without a database.
+    pub fn store(&self) -> ApiResult<&Store> {
+        self.inner.store.as_ref().ok_or_else(|| {
+            let message = "this server keeps nothing: it was started without a database";
+            ApiError::new(ErrorKind::NotFound, message).code("no_database")
+        })
+    }
+
+    /// What judges texts, if anything does.
+    pub fn classifier(&self) -> Option<&Arc<dyn Classifier>> {
+        self.inner.classifier.as_ref()
+    }
+
+    /// What goes on while no request waits for it.
+    pub(crate) fn work(&self) -> &Work {
+        &self.inner.work
     }
 
     /// The owner's settings.

@@ -186,6 +186,21 @@ impl<W> Experts<W> {
     }
 }
 
+/// A matrix of low rank that is added to one of a model's matrices: `scale up down` (LoRA, Hu et al. 2021).
+#[derive(Clone, Debug)]
+pub struct LowRank<W> {
+    /// `[rank, in]`: A. F32 or F16.
+    pub down: W,
+    /// `[out, rank]`: B. F32 or F16.
+    pub up: W,
+    /// Factor on the product.
+    pub scale: f32,
+}
+
+/// The low-rank updates of one matrix, by [`Span::adapter`](crate::plan::Span::adapter); `None` where an adapter
+/// leaves the matrix as it is.
+pub type Updates<'a, W> = Vec<Option<&'a LowRank<W>>>;
+
 /// A machine that runs transformer operations.
 ///
 /// Shapes are checked where a model is loaded; an operation on tensors that do not fit each other
@@ -260,6 +275,9 @@ pub trait Backend {
 
     /// The given rows of `x`, in the given order.
     fn select_rows(&mut self, x: &Self::Tensor, rows: &[usize]) -> Self::Tensor;
+
+    /// `x` with row `i` of `y` added to its row `rows[i]`. No row is named twice.
+    fn add_rows(&mut self, x: Self::Tensor, y: &Self::Tensor, rows: &[usize]) -> Self::Tensor;
 
     /// The mean over rows of `-ln softmax(logits)[target]`: `[1, 1]`.
     fn cross_entropy(&mut self, logits: &Self::Tensor, targets: &[u32]) -> Self::Tensor;
@@ -355,6 +373,34 @@ pub trait Backend {
         let product = self.linear(x, weight, rows);
         self.add(residual, &product)
     }
+
+    /// What adapters add to products of one input: to row `r` of each of `products`, `scale B (A x_r)` of the update
+    /// of the row's adapter. Rows without one, or whose adapter has none for the matrix, keep their bits.
+    fn low_rank_add<const N: usize>(
+        &mut self,
+        products: [Self::Tensor; N],
+        x: &Self::Tensor,
+        updates: &[Updates<'_, Self::Weight>; N],
+        rows: &RowPlan,
+    ) -> [Self::Tensor; N] {
+        let mut updates = updates.iter();
+        products.map(|mut product| {
+            for (adapter, update) in updates.next().into_iter().flatten().enumerate() {
+                let users: Vec<usize> =
+                    (0..rows.len()).filter(|&row| rows.adapter(row) == Some(adapter)).collect();
+                let (Some(update), false) = (update, users.is_empty()) else { continue };
+                let plan = rows.select(&users);
+                let x = self.select_rows(x, &users);
+                let low = self.linear(&x, &update.down, &plan);
+                let scale = self.input(&vec![update.scale; users.len()], 1);
+                let low = self.scale_rows(low, &scale);
+                let added = self.linear(&low, &update.up, &plan);
+                product = self.add_rows(product, &added, &users);
+            }
+            product
+        })
+    }
+
     /// Runs `f`, a part of a model such as one layer, whose inner values training may compute again
     /// in the backward and not keep (Chen et al. 2016). In inference this is nothing.
     fn checkpoint<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {

@@ -12,7 +12,8 @@ pub mod train;
 pub mod weight;
 
 pub use backend::{
-    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, PAGE_TOKENS,
+    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, LowRank,
+    PAGE_TOKENS, Updates,
 };
 pub use dtype::DType;
 pub use plan::{Row, RowPlan, Span};

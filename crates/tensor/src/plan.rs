@@ -3,7 +3,7 @@
 //!
 //! A step computes one matrix of rows. Prefill of one prompt, a batch of decoding sequences and a
 //! mixture of both differ only in the [`RowPlan`] that goes with the rows, so every operation that
-//! could care takes one.
+//! could care takes one. Sequences of one step may each use an adapter of their own.
 
 use crate::{CacheLayout, PAGE_TOKENS};
 use std::ops::Range;
@@ -19,6 +19,8 @@ pub struct Span {
     /// One block table per layer group of the cache: entry `n` is the page that holds positions
     /// `n * page_tokens ..`. Empty when keys and values are not cached (training).
     pub pages: Vec<Vec<u32>>,
+    /// Index of the sequence's adapter among those of the step; `None` for the model as it is.
+    pub adapter: Option<usize>,
 }
 
 impl Span {
@@ -32,7 +34,14 @@ impl Span {
             first_position: positions.start,
             rows: positions.len(),
             pages: vec![table; layout.groups.len()],
+            adapter: None,
         }
+    }
+
+    /// The span with an adapter of the step.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Option<usize>) -> Span {
+        Span { adapter, ..self }
     }
 }
 
@@ -86,6 +95,14 @@ impl RowPlan {
     /// Whether the step has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The adapter of a row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn adapter(&self, row: usize) -> Option<usize> {
+        self.spans[self.rows[row].span].adapter
     }
 
     /// The plan of a tensor that holds only the given rows of this one's.

@@ -2,8 +2,8 @@
 //! rounding; and the same bits for a row whoever else is in the step.
 
 use alti_tensor::{
-    AttentionShape, Backend, CacheGroup, CacheLayer, CacheLayout, DType, Experts, KvDType, PAGE_TOKENS,
-    Reference, RowPlan, Span, WeightData, quant,
+    AttentionShape, Backend, CacheGroup, CacheLayer, CacheLayout, DType, Experts, KvDType, LowRank,
+    PAGE_TOKENS, Reference, RowPlan, Span, WeightData, quant,
 };
 
 /// Numbers at random, the same for the same seed (SplitMix64, Steele et al. 2014), in -1 to 1.
@@ -117,6 +117,9 @@ pub fn check_operations<B: Backend<Element = f32>>(make: impl Fn() -> B) {
             check_products(&mut pair, dtype, rows, &plan);
         }
         check_experts(&mut pair, rows, &plan);
+        for dtype in [DType::F32, DType::F16] {
+            check_adapters(&mut pair, dtype, rows);
+        }
     }
     // With bf16 keys and values a machine may round queries and weights to bf16: to 8 bits.
     let brain = 1.0 / 256.0;
@@ -147,6 +150,11 @@ fn check_rows<B: Backend<Element = f32>>(pair: &mut Pair<B>, rows: usize) {
     check!("swiglu", [WIDTH, WIDTH], |b, x| b.swiglu(&x[0], &x[1]));
     check!("add", [WIDTH, WIDTH], |b, x| b.add(x[0].clone(), &x[1]));
     check!("add to itself", [WIDTH], |b, x| b.add(x[0].clone(), &x[0]));
+    let some: Vec<usize> = (0..rows).rev().step_by(2).collect();
+    check!("add_rows", [WIDTH, WIDTH], |b, x| {
+        let y = b.select_rows(&x[1], &some);
+        b.add_rows(x[0].clone(), &y, &some)
+    });
     check!("select_rows", [WIDTH], |b, x| b.select_rows(&x[0], &[rows - 1, 0, rows - 1]));
     let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7 % WIDTH as u32).collect();
     check!("cross_entropy", [WIDTH], |b, x| b.cross_entropy(&x[0], &targets));
@@ -234,6 +242,35 @@ fn check_experts<B: Backend<Element = f32>>(pair: &mut Pair<B>, rows: usize, pla
     }
 }
 
+/// Two products of one input, with two adapters of other ranks, one of which leaves a product alone.
+fn check_adapters<B: Backend<Element = f32>>(pair: &mut Pair<B>, dtype: DType, rows: usize) {
+    let (inputs, outputs) = (70, [45, 33]);
+    let span = |rows, adapter| Span { rows, adapter, ..Span::default() };
+    let adapters = [Some(1), None, Some(0), Some(1), Some(0), None];
+    let spans = (0..rows).map(|row| span(1 + 29 * usize::from(row == 1), adapters[row % adapters.len()]));
+    let plan = RowPlan::new(spans.collect());
+    let mut update = |rank, output: usize, scale| {
+        let (down, down_reference) = pair.load(dtype, &[rank, inputs]);
+        let (up, up_reference) = pair.load(dtype, &[outputs[output], rank]);
+        (LowRank { down, up, scale }, LowRank { down: down_reference, up: up_reference, scale })
+    };
+    let updates = [update(40, 0, 0.5), update(3, 0, -2.0), update(8, 1, 1.0)];
+    let [first, second, third] = &updates;
+    let ours = [vec![Some(&first.0), Some(&second.0)], vec![None, Some(&third.0)]];
+    let theirs = [vec![Some(&first.1), Some(&second.1)], vec![None, Some(&third.1)]];
+    let columns = [outputs[0], outputs[1], inputs];
+    for product in [0, 1] {
+        pair.check(
+            &format!("low_rank_add {dtype}, product {product}, {rows} spans"),
+            1e-5,
+            &columns,
+            plan.len(),
+            |b, x| b.low_rank_add([x[0].clone(), x[1].clone()], &x[2], &ours, &plan)[product].clone(),
+            |r, x| r.low_rank_add([x[0].clone(), x[1].clone()], &x[2], &theirs, &plan)[product].clone(),
+        );
+    }
+}
+
 fn check_attention<B: Backend<Element = f32>>(pair: &mut Pair<B>, dtype: KvDType, tolerance: f32) {
     let length = PAGE_TOKENS + 21;
     for (heads, kv_heads, head_dim, chunk) in
@@ -246,8 +283,12 @@ fn check_attention<B: Backend<Element = f32>>(pair: &mut Pair<B>, dtype: KvDType
         let theirs = pair.reference.cache(&layout).expect("memory");
         let columns = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
         let name = format!("attention {heads}/{kv_heads} x {head_dim} {chunk:?} {}", dtype.name());
-        let span =
-            |first_position, rows, pages: &[u32]| Span { first_position, rows, pages: vec![pages.to_vec()] };
+        let span = |first_position, rows, pages: &[u32]| Span {
+            first_position,
+            rows,
+            pages: vec![pages.to_vec()],
+            adapter: None,
+        };
         // A prefill of one sequence, then its next rows together with another's first.
         let plans = [vec![span(0, length, &[3, 1])], vec![span(length, 3, &[3, 1]), span(0, 5, &[4])]];
         for plan in plans.map(RowPlan::new) {

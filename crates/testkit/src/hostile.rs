@@ -6,8 +6,8 @@
 //! Formats of several files are fuzzed as one input: the files one after the other with
 //! [`SEPARATOR`] between them, in the order in which each target names them.
 
-use alti_formats::Checkpoint;
 use alti_formats::tokenizer::Vocabulary;
+use alti_formats::{Adapter, Checkpoint};
 use alti_text::{ChatTemplate, Conversation, Message, Specials, Tokenizer};
 use std::io::Write as _;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub struct Target {
 }
 
 /// Every kind.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "gguf",
         files: |parts| match parts {
@@ -62,6 +62,15 @@ pub const TARGETS: [Target; 7] = [
         files: |_| &["params.json", "consolidated.00.pth"],
         wrap: in_an_archive,
         open: checkpoint,
+    },
+    Target {
+        name: "adapter",
+        files: |parts| match parts {
+            1 => &["adapter.gguf"],
+            _ => &["adapter_config.json", "adapter_model.safetensors"],
+        },
+        wrap: <[u8]>::to_vec,
+        open: adapter,
     },
     Target {
         name: "tokenizer_json",
@@ -166,6 +175,22 @@ fn checkpoint(path: &Path) -> Result<(), String> {
     use_tokenizer(&tokenizer);
     let template = ChatTemplate::for_checkpoint(&model, &tokenizer).map_err(shown)?;
     use_template(&template, &tokenizer).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A whole adapter, for a tiny model.
+fn adapter(folder: &Path) -> Result<(), String> {
+    let model = Checkpoint::open(&crate::golden("llama3-gqa")).map_err(shown)?;
+    let file = folder.join("adapter.gguf");
+    let path = if file.is_file() { &file } else { folder };
+    let adapter = Adapter::open(path, model.config()).map_err(shown)?;
+    for matrix in adapter.matrices() {
+        let weights = adapter.load(matrix).map_err(shown)?;
+        let [out, inputs] = matrix.shape;
+        assert_eq!(weights.down.shape, [matrix.rank, inputs], "A is of the model's shape");
+        assert_eq!(weights.up.shape, [out, matrix.rank], "B is of the model's shape");
+    }
+    adapter.fingerprint().map_err(shown)?;
+    Ok(())
 }
 
 fn tokenizer(folder: &Path) -> Result<(), String> {

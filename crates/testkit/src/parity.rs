@@ -7,6 +7,7 @@ use alti_formats::Checkpoint;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, DType, KvDType, PAGE_TOKENS, RowPlan, Span};
 use safetensors::SafeTensors;
+use std::path::Path;
 
 /// A golden model's recorded inputs and outputs.
 #[derive(Debug)]
@@ -22,7 +23,15 @@ impl Golden {
     /// # Panics
     /// When it cannot be read: tests have nothing to compare with then.
     pub fn read(name: &str) -> Golden {
-        let bytes = std::fs::read(golden(name).join("golden.safetensors")).expect("the golden can be read");
+        Golden::read_in(&golden(name))
+    }
+
+    /// Reads `golden.safetensors` in a folder.
+    ///
+    /// # Panics
+    /// As [`Golden::read`].
+    pub fn read_in(folder: &Path) -> Golden {
+        let bytes = std::fs::read(folder.join("golden.safetensors")).expect("the golden can be read");
         let (_, header) = SafeTensors::read_metadata(&bytes).expect("the golden is safetensors");
         let metadata = header.metadata().as_ref().expect("the golden has metadata");
         let noise_floor = metadata["fp64_noise_floor_logits"].parse().expect("the noise floor is a number");
@@ -90,8 +99,12 @@ impl<B: Backend<Element = f32>> Loaded<B> {
     fn with_mate(&mut self, tokens: &[u32]) -> Vec<f32> {
         let cache = self.cache(KvDType::BF16);
         let groups = memory::cache_layout(&self.model.config, 1, KvDType::BF16).groups.len();
-        let span =
-            |first_position, rows, page| Span { first_position, rows, pages: vec![vec![page]; groups] };
+        let span = |first_position, rows, page| Span {
+            first_position,
+            rows,
+            pages: vec![vec![page]; groups],
+            adapter: None,
+        };
         let steps = [vec![span(0, 3, 0)], vec![span(3, 4, 0), span(0, tokens.len(), 1), span(7, 1, 0)]];
         let mut values = Vec::new();
         for spans in steps {
@@ -101,7 +114,7 @@ impl<B: Backend<Element = f32>> Loaded<B> {
                 _ => (5 * row.position + 1) as u32,
             });
             let mates: Vec<u32> = mates.collect();
-            let step = Step { tokens: &mates, rows: &rows, cache: Some(&cache) };
+            let step = Step { tokens: &mates, rows: &rows, cache: Some(&cache), adapters: &[] };
             let wanted = [(3 + tokens.len()).min(rows.len() - 1)];
             let logits = self.model.logits(&mut self.backend, &step, &wanted);
             self.backend.fetch(&logits, &mut values).expect("the step runs");
@@ -115,9 +128,14 @@ impl<B: Backend<Element = f32>> Loaded<B> {
         let (mut all, mut first) = (Vec::new(), 0);
         for &rows in steps {
             // Pages in an order that is not their own, as a pool hands them out.
-            let span = Span { first_position: first, rows, pages: vec![vec![1, 0]; 2] };
+            let span = Span { first_position: first, rows, pages: vec![vec![1, 0]; 2], adapter: None };
             let plan = RowPlan::new(vec![span]);
-            let step = Step { tokens: &tokens[first..first + rows], rows: &plan, cache: Some(&cache) };
+            let step = Step {
+                tokens: &tokens[first..first + rows],
+                rows: &plan,
+                cache: Some(&cache),
+                adapters: &[],
+            };
             let wanted: Vec<usize> = (0..rows).collect();
             let logits = self.model.logits(&mut self.backend, &step, &wanted);
             let mut values = Vec::new();
@@ -169,7 +187,7 @@ fn check_fresh<B: Backend<Element = f32>>(loaded: &mut Loaded<B>, name: &str) {
     let Loaded { backend, model, golden } = loaded;
     let tokens = golden.tokens("input_ids");
     let plan = RowPlan::fresh(&[tokens.len() / 2; 2]);
-    let step = Step { tokens: &tokens, rows: &plan, cache: None };
+    let step = Step { tokens: &tokens, rows: &plan, cache: None, adapters: &[] };
     let mut inputs = Vec::new();
     let last = model.hidden(backend, &step, |_, x| inputs.push(x.clone()));
     inputs.push(backend.rms_norm(&last, &model.norm, model.config.norm_epsilon));
@@ -180,7 +198,7 @@ fn check_fresh<B: Backend<Element = f32>>(loaded: &mut Loaded<B>, name: &str) {
         // The yardstick is for logits; hidden states are of similar size.
         assert_close(&values, &expected, golden.noise_floor, &format!("{name}: hidden.{layer}"));
     }
-    let logits = model.unembed(backend, &last, &plan);
+    let logits = model.unembed(backend, &last, &plan, &[]);
     backend.fetch(&logits, &mut values).expect("the step runs");
     assert_close(&values, &golden.floats("logits"), golden.noise_floor, &format!("{name}: logits"));
 }

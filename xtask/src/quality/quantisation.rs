@@ -52,7 +52,9 @@ pub(super) fn compare(setting: &Setting<'_>, recipes: &[String]) -> Result<Vec<R
     let [ours, theirs] = ["alti.gguf", "llama.gguf"].map(|name| setting.scratch.join(name));
     let mut compared = Vec::new();
     for recipe in recipes {
-        process::capture(Command::new(&setting.alti).arg("quantize").arg(&source).arg(&ours).arg(recipe))?;
+        process::capture(
+            Command::new(&setting.alti).args(["quantize", "--force"]).arg(&source).arg(&ours).arg(recipe),
+        )?;
         process::capture(
             setting.programs.tool(&LLAMA_CPP, "llama-quantize")?.arg(&source).arg(&theirs).arg(recipe),
         )?;

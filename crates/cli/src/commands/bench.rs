@@ -227,7 +227,7 @@ impl<B: Backend<Element = f32>> Runner<'_, B> {
 
     fn step(&mut self, rows: RowPlan, wanted: &[usize]) -> anyhow::Result<()> {
         let tokens: Vec<u32> = (0..rows.len()).map(|_| self.token()).collect();
-        let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache) };
+        let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache), adapters: &[] };
         let logits = self.model.logits(self.backend, &step, wanted);
         Ok(self.backend.fetch(&logits, &mut self.logits)?)
     }

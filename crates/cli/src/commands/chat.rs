@@ -32,6 +32,9 @@ the chat.")]
 pub struct ChatCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
+    /// LoRA adapter for the model: a PEFT folder or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// Instructions for the model, before the conversation
     #[arg(long)]
     system: Option<String>,
@@ -98,7 +101,7 @@ impl Task for ChatTask<'_> {
         let mut chat = Chat {
             tokenizer,
             template,
-            session: loaded.session(&self.command.run)?,
+            session: loaded.session(&self.command.run, self.command.adapter.as_deref())?,
             sampling: self.command.sampling.settings.clone(),
             shift: !self.command.no_context_shift,
             messages: system,
@@ -315,7 +318,18 @@ impl<B: Backend<Element = f32>> Chat<B> {
         );
     }
 
+    /// Replaces what /save wrote, and nothing else.
     fn save(&self, file: &Path) -> anyhow::Result<()> {
+        alti_formats::check_target(file, true)?;
+        if let Ok(there) = std::fs::File::open(file)
+            && serde_json::from_reader::<_, Saved>(std::io::BufReader::new(there)).is_err()
+        {
+            let message = format!(
+                "{}: is there already and holds no conversation, so it stays; name another file",
+                file.display()
+            );
+            return Err(Exit::new(Failure::Failed, message).into());
+        }
         let text = serde_json::to_string_pretty(&Saved { messages: self.messages.clone() })?;
         alti_formats::write_whole(file, text.as_bytes())?;
         eprintln!("saved {} messages to {}", self.messages.len(), file.display());
@@ -361,7 +375,8 @@ fn text_of(message: &Message) -> &str {
 /// What is worth saying about the end of an answer.
 fn note(finish: &FinishReason) -> Option<&'static str> {
     match finish {
-        FinishReason::StopToken(_) | FinishReason::StopString(_) => None,
+        FinishReason::StopToken(_) | FinishReason::StopString(_) | FinishReason::GrammarEnd => None,
+        FinishReason::TimedOut => Some("(cut: out of time)"),
         FinishReason::Length => Some("(cut: --max-tokens)"),
         FinishReason::ContextFull => Some("(cut: the context is full; /clear starts anew)"),
         FinishReason::Cancelled => Some("(stopped)"),

@@ -1,6 +1,7 @@
 //! `alti convert`: a model from one format to another.
 
 use crate::environment::Environment;
+use crate::exit;
 use crate::model::open;
 use crate::options::file_size;
 use crate::output::{self, Unit, bar};
@@ -16,7 +17,8 @@ use std::path::PathBuf;
   alti convert model.gguf folder/ --to hf
   alti convert Llama-3.2-1B/original/ model.gguf --to gguf --split-size 4G
 
-Tokenizer and chat template are carried over. A target appears when it is complete, or not at all.")]
+Tokenizer and chat template are carried over. A target appears when it is complete, or not at all.
+What is there already stays, unless --force says that it may be replaced.")]
 pub struct ConvertCommand {
     /// Model: a name in the store, or a GGUF file, a folder of safetensors, or one of Meta's
     source: String,
@@ -31,6 +33,9 @@ pub struct ConvertCommand {
     /// Largest file, such as 4G or 500M: a larger model becomes several
     #[arg(long, value_name = "SIZE", value_parser = file_size)]
     split_size: Option<u64>,
+    /// Replace GGUF files that are there already; a folder is never replaced
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -82,7 +87,7 @@ impl ConvertCommand {
             DTypeName::F16 => FloatType::F16,
             DTypeName::Bf16 => FloatType::BF16,
         };
-        let options = ConvertOptions { float_type, max_file_bytes: self.split_size };
+        let options = ConvertOptions { float_type, max_file_bytes: self.split_size, replace: self.force };
         let shown = bar(environment, 0, "converting", Unit::Bytes);
         let mut written = 0;
         let done = convert(&source, to, &self.target, &options, &mut |progress| {
@@ -92,7 +97,7 @@ impl ConvertCommand {
             shown.set_message(progress.tensor.to_owned());
         });
         shown.finish_and_clear();
-        let done = done?;
+        let done = done.map_err(exit::naming_force)?;
         done.notes.iter().for_each(|note| eprintln!("note: {note}"));
         let from = source.format().name();
         let result =

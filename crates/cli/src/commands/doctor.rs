@@ -39,6 +39,9 @@ struct Findings {
     models: Vec<ModelSpeed>,
     store: PathBuf,
     store_models: usize,
+    /// Bytes on disk, and those of them that no model uses; absent where a manifest is damaged.
+    store_bytes: Option<u64>,
+    store_unused_bytes: Option<u64>,
     default_model: &'static str,
     default_model_present: bool,
     pip: Option<String>,
@@ -74,6 +77,7 @@ impl DoctorCommand {
     fn look(&self, environment: &Environment) -> anyhow::Result<Findings> {
         let store = pulling::store(environment)?;
         let settings = pulling::settings(environment);
+        let usage = store.usage().ok();
         let available = available_memory();
         let bandwidth = measured_bandwidth(available)?;
         let best = bandwidth.iter().map(|row| row.bytes_per_second).fold(0.0, f64::max);
@@ -89,6 +93,8 @@ impl DoctorCommand {
             bandwidth,
             store: store.root().to_owned(),
             store_models: store.list()?.models.len(),
+            store_bytes: usage.map(|usage| usage.total()),
+            store_unused_bytes: usage.map(|usage| usage.unused()),
             default_model: DEFAULT_MODEL,
             default_model_present: store.resolve(DEFAULT_MODEL).is_ok(),
             pip: alti_hub::pip_command(&settings),
@@ -158,7 +164,12 @@ impl Findings {
             let rate = found.bytes_per_second / 1e9;
             row("bandwidth", format!("{rate:.1} GB/s read by {} {threads}", found.threads));
         }
-        row("store", format!("{} with {} models", self.store.display(), self.store_models));
+        let models = if self.store_models == 1 { "model" } else { "models" };
+        let taken = self.store_bytes.map(|taken| format!(", {} on disk", bytes(taken))).unwrap_or_default();
+        let unused = self.store_unused_bytes.filter(|&unused| unused > 0);
+        let unused = unused.map(|unused| format!(" ({} unused: `alti rm --unused`)", bytes(unused)));
+        let store = format!("{} with {} {models}", self.store.display(), self.store_models);
+        row("store", store + &taken + &unused.unwrap_or_default());
         let present = if self.default_model_present { "is there" } else { "is fetched when first used" };
         row("default model", format!("{} {present}", self.default_model));
         row("pip", self.pip.clone().unwrap_or_else(|| "none found: models come from the Hub".to_owned()));

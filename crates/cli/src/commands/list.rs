@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, bytes};
 use crate::pulling::{store, watched};
-use alti_hub::{FileState, Manifest};
+use alti_hub::{FileState, Manifest, Usage};
 use serde::Serialize;
 
 /// List the models in the store
@@ -59,7 +59,8 @@ impl ListCommand {
         if self.catalogue {
             return catalogue(json);
         }
-        let listing = store(environment)?.list()?;
+        let store = store(environment)?;
+        let listing = store.list()?;
         listing.damaged.iter().for_each(|error| eprintln!("warning: {error}"));
         if self.verify {
             return verify(environment, &listing.models, json);
@@ -76,9 +77,12 @@ impl ListCommand {
                 name: model.name,
             })
             .collect();
+        // Where a manifest is damaged nobody knows what is used; that was said above.
+        let total = store.usage().map(|usage| total(&usage)).unwrap_or_default();
         output::result(json, &rows, |rows| {
             if rows.is_empty() {
-                return format!("no models in {}; `alti pull NAME` brings one\n", environment.home.display());
+                let home = environment.home.display();
+                return format!("no models in {home}; `alti pull NAME` brings one\n{total}");
             }
             let row = |r: &Row| {
                 let license = r.license.as_deref().unwrap_or("-");
@@ -86,8 +90,23 @@ impl ListCommand {
             };
             format!("{:32} {:>10}  {:24} {}\n", "NAME", "SIZE", "LICENCE", "SOURCE")
                 + &rows.iter().map(row).collect::<String>()
+                + &total
         })
     }
+}
+
+/// What the store takes on disk, in a line or two; nothing of an empty one. Files that models share count once, and
+/// those that a model only refers to not at all.
+fn total(usage: &Usage) -> String {
+    let unused = usage.unused();
+    let mut text = String::new();
+    if usage.total() > 0 {
+        text += &format!("{:32} {:>10}\n", "on disk", bytes(usage.total()));
+    }
+    if unused > 0 {
+        text += &format!("{:32} {:>10}  `alti rm --unused` frees it\n", "of this unused", bytes(unused));
+    }
+    text
 }
 
 /// Hashes all files of the models and says which are not what was pulled.

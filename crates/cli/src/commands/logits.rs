@@ -12,6 +12,7 @@ use anyhow::Context;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Compute the logits of given tokens
@@ -31,7 +32,7 @@ pub struct LogitsCommand {
     /// Token ids (JSON)
     #[arg(long, value_name = "FILE")]
     tokens: PathBuf,
-    /// Where to write (safetensors)
+    /// Where to write (safetensors); replaces what this command wrote there before, and nothing else
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Write the input of each layer, too
@@ -58,6 +59,7 @@ impl LogitsCommand {
             let message = "--grad is computed by the reference backend: add --backend reference";
             return Err(Exit::new(Failure::Usage, message).into());
         }
+        check_out(&self.out)?;
         let mut options = self.run.clone();
         // Exact unless asked otherwise: the result is for comparing.
         options.kv.default_to(KvDType::F32);
@@ -135,14 +137,14 @@ impl Task for LogitsTask<'_> {
             for (index, tokens) in sequence.chunks(self.options.prefill_chunk as usize).enumerate() {
                 let first = index * self.options.prefill_chunk as usize;
                 let rows = RowPlan::new(vec![Span::in_order(&layout, 0, first..first + tokens.len())]);
-                let step = Step { tokens, rows: &rows, cache: Some(&cache) };
+                let step = Step { tokens, rows: &rows, cache: Some(&cache), adapters: &[] };
                 let mut hidden = Vec::new();
                 let keep = self.hidden;
                 let x = model.hidden(&mut backend, &step, |_, x| hidden.extend(keep.then(|| x.clone())));
                 if keep {
                     hidden.push(backend.rms_norm(&x, &model.norm, config.norm_epsilon));
                 }
-                let logits = model.unembed(&mut backend, &x, &rows);
+                let logits = model.unembed(&mut backend, &x, &rows, &[]);
                 for (layer, x) in hidden.iter().enumerate() {
                     backend.fetch(x, &mut values)?;
                     append(format!("hidden.{layer}"), vec![count, length, config.embedding_length], &values);
@@ -175,6 +177,34 @@ fn read_tokens(file: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         return Err(bad("holds sequences of different lengths; give each its own file").into());
     }
     Ok(sequences)
+}
+
+/// Refuses to replace what no run of this command wrote. Its own files are replaced, as scripts that
+/// compare expect.
+fn check_out(file: &Path) -> anyhow::Result<()> {
+    alti_formats::check_target(file, true)?;
+    let Ok(there) = std::fs::File::open(file) else { return Ok(()) };
+    if holds_logits(there).unwrap_or(false) {
+        return Ok(());
+    }
+    let message =
+        format!("{}: is there already and holds no logits, so it stays; name another file", file.display());
+    Err(Exit::new(Failure::Failed, message).into())
+}
+
+/// Whether a file is one of ours, by the header of safetensors (its length, then JSON by tensor), or is empty.
+fn holds_logits(mut file: std::fs::File) -> std::io::Result<bool> {
+    /// Longer than the header of any file of ours, which names a tensor for each weight.
+    const LONGEST: u64 = 16 << 20;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = Vec::new();
+    file.take(u64::from_le_bytes(length).min(LONGEST)).read_to_end(&mut header)?;
+    let tensors: serde_json::Value = serde_json::from_slice(&header)?;
+    Ok(tensors.get("logits").is_some())
 }
 
 fn write(file: &Path, tensors: &Tensors) -> anyhow::Result<()> {

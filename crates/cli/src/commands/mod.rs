@@ -1,18 +1,24 @@
 //! One file a command.
 
+mod backup;
 mod bench;
 mod chat;
 mod completions;
+mod config;
 mod convert;
 mod doctor;
+mod keys;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
 mod quantize;
 mod run;
+mod serve;
 mod show;
 mod tokenize;
+mod usage;
 
 use crate::environment::{Environment, VARIABLES};
 use crate::exit::Failure;
@@ -23,6 +29,8 @@ use clap::Subcommand;
 pub enum Command {
     Chat(Box<chat::ChatCommand>),
     Run(Box<run::RunCommand>),
+    Serve(Box<serve::ServeCommand>),
+    Config(config::ConfigCommand),
     Bench(bench::BenchCommand),
     Perplexity(perplexity::PerplexityCommand),
     Logits(logits::LogitsCommand),
@@ -34,6 +42,11 @@ pub enum Command {
     Convert(convert::ConvertCommand),
     Quantize(Box<quantize::QuantizeCommand>),
     Tokenize(tokenize::TokenizeCommand),
+    Keys(Box<keys::KeysCommand>),
+    Usage(Box<usage::UsageCommand>),
+    Backup(backup::BackupCommand),
+    Restore(backup::RestoreCommand),
+    Plan(plan::PlanCommand),
     Doctor(doctor::DoctorCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
@@ -48,6 +61,8 @@ impl Command {
         match self {
             Command::Chat(command) => command.run(environment, json),
             Command::Run(command) => command.run(environment, json),
+            Command::Serve(command) => command.run(environment),
+            Command::Config(command) => command.run(environment, json),
             Command::Bench(command) => command.run(environment, json),
             Command::Perplexity(command) => command.run(environment, json),
             Command::Logits(command) => command.run(environment, json),
@@ -58,6 +73,11 @@ impl Command {
             Command::Convert(command) => command.run(environment, json),
             Command::Quantize(command) => command.run(environment, json),
             Command::Tokenize(command) => command.run(environment, json),
+            Command::Keys(command) => command.run(environment, json),
+            Command::Usage(command) => command.run(environment, json),
+            Command::Backup(command) => command.run(environment, json),
+            Command::Restore(command) => command.run(environment, json),
+            Command::Plan(command) => command.run(environment, json),
             Command::Doctor(command) => command.run(environment, json),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

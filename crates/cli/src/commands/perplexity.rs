@@ -23,6 +23,9 @@ predicted. The result is e to the mean negative log-likelihood of a token.")]
 pub struct PerplexityCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
+    /// LoRA adapter for the model: a PEFT folder or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// The text, UTF-8
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
@@ -83,6 +86,8 @@ impl Task for PerplexityTask<'_> {
 
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<PerplexityResult> {
         let chunks = loaded.text_chunks(&self.text, self.command.chunks)?;
+        let adapter = self.command.adapter.as_deref().map(|path| loaded.adapter(path)).transpose()?;
+        let (adapters, used) = (adapter.as_slice(), adapter.as_ref().map(|_| 0));
         let Loaded { mut backend, model, context, .. } = loaded;
         let layout = memory::cache_layout(&model.config, context, self.command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
@@ -92,8 +97,8 @@ impl Task for PerplexityTask<'_> {
             let first = context / 2;
             for begin in (0..context).step_by(self.command.run.prefill_chunk as usize) {
                 let end = context.min(begin + self.command.run.prefill_chunk as usize);
-                let rows = RowPlan::new(vec![Span::in_order(&layout, 0, begin..end)]);
-                let step = Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache) };
+                let rows = RowPlan::new(vec![Span::in_order(&layout, 0, begin..end).with_adapter(used)]);
+                let step = Step { tokens: &chunk[begin..end], rows: &rows, cache: Some(&cache), adapters };
                 // Position `p` predicts token `p + 1`.
                 let predicting: Vec<usize> = (begin.max(first)..end.min(context - 1)).collect();
                 let wanted: Vec<usize> = predicting.iter().map(|position| position - begin).collect();

@@ -2,14 +2,16 @@
 //! make it.
 
 use crate::environment::Environment;
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 use crate::model::{Loaded, StepRows, Task, Wants, cores, open, with_model};
 use crate::options::RunOptions;
 use crate::output::{self, Unit, bar, bytes};
 use crate::{input, interrupt};
 use alti_engine::measure_importance;
 use alti_formats::recipes::RECIPES;
-use alti_formats::{Checkpoint, Importance, QuantiseOptions, Quantised, QuantisedTensor, Recipe, quantise};
+use alti_formats::{
+    Checkpoint, Importance, QuantiseOptions, Quantised, QuantisedTensor, Recipe, check_target, quantise,
+};
 use alti_tensor::Backend;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
@@ -52,6 +54,9 @@ pub struct QuantizeCommand {
     /// Most chunks of --context tokens (512 unless told) of that text [default: all]
     #[arg(long, requires = "imatrix_from", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
+    /// Replace files that are there already
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -91,13 +96,17 @@ impl QuantizeCommand {
     /// # Errors
     /// When the source or the importance matrix cannot be read, or the target cannot be written.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        // Before the hours that it may take to make them.
+        for file in [&self.imatrix_out, &self.target].into_iter().flatten() {
+            check_target(file, self.force).map_err(exit::naming_force)?;
+        }
         let importance = match (&self.imatrix, &self.imatrix_from) {
             (Some(file), _) => Some(Importance::read(file)?),
             (None, Some(text)) => Some(self.measure(environment, text)?),
             (None, None) => None,
         };
         if let (Some(importance), Some(path)) = (&importance, &self.imatrix_out) {
-            importance.write(path)?;
+            importance.write(path, self.force).map_err(exit::naming_force)?;
             if self.target.is_none() {
                 return report_importance(importance, path, json);
             }
@@ -108,7 +117,13 @@ impl QuantizeCommand {
         };
         let source = open(environment, &self.source)?;
         let threads = self.run.threads.map_or_else(cores, usize::from);
-        let options = QuantiseOptions { recipe, importance: importance.as_ref(), pure: self.pure, threads };
+        let options = QuantiseOptions {
+            recipe,
+            importance: importance.as_ref(),
+            pure: self.pure,
+            threads,
+            replace: self.force,
+        };
         let done = quantise_shown(environment, &source, target, &options)?;
         done.notes.iter().for_each(|note| eprintln!("note: {note}"));
         let result = QuantizeResult::of(&source, recipe, done);
@@ -174,7 +189,7 @@ fn quantise_shown(
         shown.inc(1);
     });
     shown.finish_and_clear();
-    Ok(done?)
+    done.map_err(exit::naming_force)
 }
 
 impl QuantizeResult {

@@ -10,6 +10,7 @@ use alti_tensor::Backend;
 use alti_text::{Conversation, DateTime, Message, Specials};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 /// Answer one prompt
@@ -25,6 +26,9 @@ pub struct RunCommand {
     /// Model: a name in the store or a path
     #[arg(short, long)]
     model: Option<String>,
+    /// LoRA adapter for the model: a PEFT folder or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// Instructions for the model, before the prompt
     #[arg(long)]
     system: Option<String>,
@@ -119,7 +123,7 @@ impl Task for RunTask<'_> {
         };
         let sampling = command.sampling.settings.clone();
         let request = Request { prompt, sampling, when_full, ignore_end: command.ignore_end };
-        let mut session = loaded.session(&command.run)?;
+        let mut session = loaded.session(&command.run, command.adapter.as_deref())?;
 
         let cancel = interrupt::flag();
         let mut written = Ok(());

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
-use alti_formats::gguf::{TensorPlan, Value, write_gguf};
+use alti_formats::gguf::{TensorPlan, Value, WriteOptions, write_gguf};
 use serde_json::Value as Json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,13 @@ impl User {
         let path = self.path(name);
         std::fs::write(&path, contents).expect("the file can be written");
         path
+    }
+
+    /// The names in this user's folder that begin so.
+    pub fn files_named(&self, prefix: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the folder is there");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with(prefix)).collect()
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -127,6 +134,13 @@ pub fn tokenizer_metadata() -> Vec<(String, Value)> {
 /// A GGUF file without weights.
 pub fn write_metadata(path: &Path, metadata: &[(String, Value)]) {
     let none: &[TensorPlan] = &[];
-    write_gguf(path, metadata, none, |_| unreachable!("there are no tensors"), None, &mut |_| ())
-        .expect("the file can be written");
+    write_gguf(
+        path,
+        metadata,
+        none,
+        |_| unreachable!("there are no tensors"),
+        WriteOptions::default(),
+        &mut |_| (),
+    )
+    .expect("the file can be written");
 }

@@ -161,6 +161,10 @@ fn commands_do_what_help_says() {
     assert!(cached.contains("prefill 1 tokens"), "what is in the context is not computed again: {cached}");
     assert!(terminal.say("/save").contains("error: usage: /save FILE"));
     assert!(terminal.say("/save talk.json").contains("saved 3 messages to talk.json"));
+    assert!(terminal.say("/save talk.json").contains("saved 3 messages to talk.json"), "its own it replaces");
+    user.write("diary.txt", "the only copy");
+    assert!(terminal.say("/save diary.txt").contains("error: diary.txt: is there already"));
+    assert_eq!(std::fs::read(user.path("diary.txt")).expect("it is there"), b"the only copy");
     terminal.say("/clear");
     let history = terminal.say("/history");
     assert!(history.contains("system: Answer") && !history.contains("user: "), "{history}");

@@ -30,11 +30,17 @@ const SHORTENED: [(&str, &str, &str); 6] = [
 ];
 
 /// Words of a command that is not run, and why.
-const NOT_RUN: [(&str, &str); 5] = [
+const NOT_RUN: [(&str, &str); 11] = [
     ("hf:", "reaches the Hub"),
     ("--accept-license", "accepts terms in the name of whoever runs the tests"),
     ("llama", "is a model that is not here"),
+    ("--adapter", "names an adapter that is not here"),
     ("alti rm", "changes the store"),
+    ("alti serve", "goes on until it is stopped"),
+    ("alti keys", "changes the database"),
+    ("alti usage", "changes the database"),
+    ("alti backup", "wants a database"),
+    ("alti restore", "changes the database"),
     ("alti completions", "may write to a shell's own folder"),
 ];
 

@@ -11,4 +11,5 @@ mod chat;
 mod docs;
 mod quality;
 mod run;
+mod serve;
 mod store;

@@ -60,6 +60,24 @@ impl Matrix {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.columns), self.columns) }
     }
 
+    /// The rows from `first` on, so many of them.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn rows_from(self, first: usize, rows: usize) -> Matrix {
+        assert!(first + rows <= self.rows, "the rows are the matrix's");
+        Matrix { start: self.start.wrapping_add(first * self.columns), rows, columns: self.columns }
+    }
+
+    /// Its values from `first` on as a matrix of another shape.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn values_from(self, first: usize, rows: usize, columns: usize) -> Matrix {
+        assert!(first + rows * columns <= self.rows * self.columns, "the values are the matrix's");
+        Matrix { start: self.start.wrapping_add(first), rows, columns }
+    }
+
     /// Some columns of row `row`.
     ///
     /// # Safety

@@ -10,6 +10,7 @@ use super::ops::attention::{Attend, Attention, Merge, part_len, scratch_len};
 use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
 use super::ops::gather::{CrossEntropy, Gather, Source};
 use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_shape};
+use super::ops::low_rank::{Down, Run, Up};
 use super::ops::rows::RowOp;
 use super::ops::store::Store;
 use super::ops::{Op, Worker};
@@ -19,9 +20,10 @@ use crate::pack::{ActivationKind, PackedMatrix};
 use crate::pool::{PoolOptions, Region};
 use crate::{AlignedBytes, CpuError, Isa, Pool};
 use alti_tensor::{
-    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType,
-    PAGE_TOKENS, RowPlan, Span, WeightData,
+    AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, LowRank,
+    PAGE_TOKENS, RowPlan, Span, Updates, WeightData,
 };
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -360,6 +362,17 @@ impl Backend for Cpu {
         out
     }
 
+    fn add_rows(&mut self, x: Tensor, y: &Tensor, rows: &[usize]) -> Tensor {
+        assert_eq!((y.rows(), y.columns()), (rows.len(), x.columns()), "a row to add for each that is named");
+        let mut named = vec![false; x.rows()];
+        rows.iter()
+            .for_each(|&row| assert!(!std::mem::replace(&mut named[row], true), "no row is named twice"));
+        let x = self.owned(x);
+        let op = RowOp::AddAt { x: x.view_in(&self.arena), y: y.view_in(&self.arena), rows: rows.into() };
+        self.append(Op::Rows(op));
+        x
+    }
+
     fn cross_entropy(&mut self, logits: &Tensor, targets: &[u32]) -> Tensor {
         assert_eq!(logits.rows(), targets.len(), "a target for each row");
         assert!(targets.iter().all(|&target| (target as usize) < logits.columns()), "targets have logits");
@@ -486,6 +499,64 @@ impl Backend for Cpu {
         self.linear_with(x, weight, Then::Add, residual.view_in(&self.arena));
         residual
     }
+
+    fn low_rank_add<const N: usize>(
+        &mut self,
+        products: [Tensor; N],
+        x: &Tensor,
+        updates: &[Updates<'_, CpuWeight>; N],
+        rows: &RowPlan,
+    ) -> [Tensor; N] {
+        assert_eq!(x.rows(), rows.len(), "the plan is that of the rows");
+        let uses = adapter_uses(updates, rows);
+        if uses.is_empty() {
+            return products;
+        }
+        let products = products.map(|product| self.owned(product));
+        let whole = products.each_ref().map(|product| product.view_in(&self.arena));
+        let sizes = uses.iter().map(|(_, rows, update)| rows.len() * update.down.matrix().rows());
+        let working = self.tensor(1, sizes.sum());
+        let (x, low) = (x.view_in(&self.arena), working.view_in(&self.arena));
+        let mut used = 0;
+        let runs = uses.into_iter().map(|(product, rows, update)| {
+            let (down, up) = (update.down.matrix().clone(), update.up.matrix().clone());
+            let (x, out) =
+                (x.rows_from(rows.start, rows.len()), whole[product].rows_from(rows.start, rows.len()));
+            let low = low.values_from(used, rows.len(), down.rows());
+            used += rows.len() * down.rows();
+            let shapes = [(down.columns(), down.rows()), (up.columns(), up.rows())];
+            assert_eq!(
+                shapes,
+                [(x.columns, low.columns), (low.columns, out.columns)],
+                "A and B fit the product"
+            );
+            Run { x, low, out, down, up, scale: update.scale }
+        });
+        let runs: Arc<[Run]> = runs.collect();
+        self.append(Op::LowRankDown(Down { runs: runs.clone(), x, low }));
+        self.append(Op::LowRankUp(Up { runs, low, products: whole.to_vec() }));
+        products
+    }
+}
+
+/// Runs of consecutive rows with one adapter that has an update of a product: which product, which rows, which update.
+fn adapter_uses<'a, const N: usize>(
+    updates: &[Updates<'a, CpuWeight>; N],
+    rows: &RowPlan,
+) -> Vec<(usize, Range<usize>, &'a LowRank<CpuWeight>)> {
+    let adapters: Vec<Option<usize>> = (0..rows.len()).map(|row| rows.adapter(row)).collect();
+    let mut uses = Vec::new();
+    for (product, updates) in updates.iter().enumerate() {
+        let mut first = 0;
+        for run in adapters.chunk_by(|a, b| a == b) {
+            let here = first..first + run.len();
+            first = here.end;
+            if let Some(update) = run[0].and_then(|adapter| updates[adapter]) {
+                uses.push((product, here, update));
+            }
+        }
+    }
+    uses
 }
 
 impl Cpu {

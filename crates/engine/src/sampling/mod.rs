@@ -49,6 +49,11 @@ use mirostat::Mirostat;
 use random::{Purpose, RandomNumbers};
 use std::sync::Arc;
 
+/// The token of the largest logit, the lowest among equals.
+pub(crate) fn most_likely(logits: &[f32]) -> Option<u32> {
+    argmax(logits).map(|(token, _)| token as u32)
+}
+
 /// The buffers of a sampling step, reused from token to token and from sequence to sequence.
 #[derive(Debug, Default)]
 pub struct Workspace {

@@ -3,6 +3,7 @@
 use super::job::{Job, Pooling, Sink};
 use super::sequence::Drawing;
 use crate::EngineError;
+use crate::adapters::Lease;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +16,8 @@ pub(super) struct Submission {
     pub(super) job: Job,
     pub(super) sink: Sink,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// The adapter in use.
+    pub(super) adapter: Option<Lease>,
     pub(super) submitted: Instant,
     /// What draws each choice's tokens.
     pub(super) drawings: Vec<Drawing>,
@@ -30,6 +33,10 @@ pub(super) enum Command {
     SavePrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
     /// Take a file's prefixes in; answers how many tokens came of it.
     LoadPrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
+    /// Take this adapter in under a name.
+    LoadAdapter(String, Box<alti_formats::Adapter>, Sender<Result<(), EngineError>>),
+    /// Let go of adapters that nobody can ask for.
+    ReleaseAdapters,
     /// Finish, at the latest by then.
     Close(Instant, Sender<()>),
 }

@@ -1,4 +1,4 @@
-//! Drafts by prompt lookup (Saxena 2023): where the latest tokens stood before, what followed then may follow now.
+//! How much to draft, and drafts by prompt lookup (Saxena 2023): where the latest tokens stood before, what followed then may follow now.
 //! Answers that quote their prompt, and code, are full of this. A wrong draft costs a row of a step and nothing else:
 //! the sampler draws every token itself, and a draft only counts where it drew the same.
 
@@ -22,12 +22,21 @@ impl Drafting {
     }
 
     /// A draft of what may follow `tokens`, at most `room` long.
-    pub(super) fn draft(&mut self, tokens: &[u32], room: usize) -> Vec<u32> {
-        if self.pause > 0 {
-            self.pause -= 1;
-            return Vec::new();
+    pub(super) fn draft(&self, tokens: &[u32], room: usize) -> Vec<u32> {
+        lookup(tokens, self.length(room))
+    }
+
+    /// How many tokens to try now, at most `room`.
+    pub(super) fn length(&self, room: usize) -> usize {
+        match self.pause {
+            0 => self.length.min(room),
+            _ => 0,
         }
-        lookup(tokens, self.length.min(room))
+    }
+
+    /// Goes on by a draw.
+    pub(super) fn tick(&mut self) {
+        self.pause = self.pause.saturating_sub(1);
     }
 
     /// Takes note that `accepted` of `drafted` tokens were right.
@@ -77,8 +86,10 @@ mod tests {
         drafting.note(2, 2);
         assert_eq!(drafting.draft(&text, 8).len(), 4);
         drafting.note(4, 0);
-        let drafts = (0..PAUSE).map(|_| drafting.draft(&text, 8).len());
-        assert_eq!(drafts.sum::<usize>(), 0);
+        for _ in 0..PAUSE {
+            assert_eq!(drafting.draft(&text, 8).len(), 0);
+            drafting.tick();
+        }
         assert_eq!(drafting.draft(&text, 8).len(), 2);
     }
 }

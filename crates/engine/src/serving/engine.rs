@@ -3,12 +3,14 @@
 use super::control::{Command, Submission};
 use super::job::{EmbeddingJob, Job, Rejected, Sink, Status};
 use super::sequence::Drawing;
+use super::turns::Turns;
 use super::worker::Worker;
 use crate::EngineError;
+use crate::adapters::AdapterNames;
 use crate::grammar::{GrammarFactory, GrammarSource};
 use crate::sampling::{Sampler, SamplerSettings};
-use alti_formats::ModelConfig;
-use alti_models::Llama;
+use alti_formats::{Adapter, ModelConfig};
+use alti_models::{Llama, ModelError};
 use alti_tensor::{Backend, KvDType, PAGE_TOKENS};
 use alti_text::Tokenizer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +40,30 @@ pub struct EngineSettings {
     pub prefix_cache: bool,
     /// Most tokens drafted for an answer in a step; 0 drafts none.
     pub draft_tokens: usize,
+    /// Whom it shares the machine's cores with.
+    pub turns: Turns,
 }
+
+impl Default for EngineSettings {
+    /// What a server on a small machine does well with.
+    fn default() -> EngineSettings {
+        EngineSettings {
+            context: 8192,
+            kv_tokens: 32_768,
+            kv_dtype: KvDType::BF16,
+            step_tokens: 256,
+            max_running: 64,
+            max_waiting: 512,
+            prefix_cache: true,
+            draft_tokens: 4,
+            turns: Turns::default(),
+        }
+    }
+}
+
+/// A backend, a model on it, and perhaps a smaller one that guesses for it.
+pub type ModelAndDraft<B> =
+    (B, Arc<Llama<<B as Backend>::Weight>>, Option<Arc<Llama<<B as Backend>::Weight>>>);
 
 /// A running model. Clones share it; its thread ends when the last is dropped and what was submitted is done, or by
 /// [`Engine::shutdown`].
@@ -55,6 +80,7 @@ pub(super) struct Shared {
     pub(super) status: Mutex<Status>,
     /// Jobs that wait for their first step.
     pub(super) queued: AtomicUsize,
+    pub(super) adapters: AdapterNames,
     config: ModelConfig,
     grammars: OnceLock<Result<GrammarFactory, String>>,
     next_job: AtomicU64,
@@ -86,13 +112,32 @@ impl Engine {
         B: Backend<Element = f32> + 'static,
         L: FnOnce() -> Result<(B, Arc<Llama<B::Weight>>), EngineError> + Send + 'static,
     {
+        Self::start_with_draft(settings, tokenizer, move || {
+            load().map(|(backend, model)| (backend, model, None))
+        })
+    }
+
+    /// As [`Engine::start`], with a smaller model of the same vocabulary, on the same backend, that guesses tokens ahead
+    /// where nothing else does. Answers do not change.
+    ///
+    /// # Errors
+    /// As there, or when the vocabularies differ.
+    pub fn start_with_draft<B, L>(
+        settings: EngineSettings,
+        tokenizer: Tokenizer,
+        load: L,
+    ) -> Result<Engine, EngineError>
+    where
+        B: Backend<Element = f32> + 'static,
+        L: FnOnce() -> Result<ModelAndDraft<B>, EngineError> + Send + 'static,
+    {
         let (commands, receiver) = mpsc::channel();
         let (started, outcome) = mpsc::channel();
         let stopped = |what: String| EngineError::Stopped { what };
         let life = move || {
-            let worker = load().and_then(|(backend, model)| {
+            let worker = load().and_then(|(backend, model, draft)| {
                 let shared = Arc::new(Shared::new(settings, tokenizer, model.config.clone()));
-                Ok((shared.clone(), Worker::new(backend, model, shared, receiver)?))
+                Ok((shared.clone(), Worker::new(backend, model, draft, shared, receiver)?))
             });
             match worker {
                 Err(error) => drop(started.send(Err(error))),
@@ -147,6 +192,7 @@ impl Engine {
     /// What it is doing.
     pub fn status(&self) -> Status {
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        status.adapters = self.shared.adapters.all();
         // What was submitted since the last step waits, too.
         status.waiting = status.waiting.max(self.shared.queued.load(Ordering::Relaxed));
         status
@@ -175,14 +221,18 @@ impl Engine {
     /// Loads an adapter (a PEFT folder or a GGUF file) under a name, while jobs run.
     ///
     /// # Errors
-    /// When it cannot be read or is for another model.
-    pub fn load_adapter(&self, _name: &str, _path: &Path) -> Result<(), EngineError> {
-        unimplemented!()
+    /// When it cannot be read or is for another model, or the name is taken.
+    pub fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+        let adapter = Adapter::open(path, &self.shared.config).map_err(ModelError::from)?;
+        self.ask(|reply| Command::LoadAdapter(name.to_owned(), Box::new(adapter), reply))?
     }
 
     /// Forgets an adapter; jobs that use it finish first. Whether there was one.
-    pub fn drop_adapter(&self, _name: &str) -> bool {
-        unimplemented!()
+    pub fn drop_adapter(&self, name: &str) -> bool {
+        let was_there = self.shared.adapters.remove(name);
+        // An engine that has stopped has no adapters.
+        let _ = self.commands.send(Command::ReleaseAdapters);
+        was_there
     }
 
     /// Writes the prefix cache to a file, for [`Engine::load_prefixes`] of a later engine with the same model and
@@ -252,11 +302,20 @@ impl Engine {
         Ok(Drawing { sampler, grammar, ends, logprobs: job.logprobs, seed, drawn: Vec::new(), error: None })
     }
 
-    fn send(&self, job: Job, sink: Sink, complete: impl FnOnce(&mut Submission)) -> Result<Ticket, Rejected> {
+    fn send(
+        &self,
+        mut job: Job,
+        sink: Sink,
+        complete: impl FnOnce(&mut Submission),
+    ) -> Result<Ticket, Rejected> {
         let shared = &self.shared;
         if !self.is_running() {
             return Err(Rejected::ShuttingDown);
         }
+        let adapter = job.domain.adapter.as_deref().map(|name| shared.adapters.find(name));
+        let adapter = adapter.transpose().map_err(Rejected::Invalid)?;
+        // Another adapter may get this one's name: prefixes belong to the weights.
+        job.domain.adapter = adapter.as_ref().map(|lease| lease.fingerprint().to_owned());
         let waiting = shared.queued.fetch_add(1, Ordering::Relaxed);
         if waiting >= shared.settings.max_waiting {
             shared.queued.fetch_sub(1, Ordering::Relaxed);
@@ -269,6 +328,7 @@ impl Engine {
             job,
             sink,
             cancelled: cancelled.clone(),
+            adapter,
             submitted: Instant::now(),
             drawings: Vec::new(),
             pooling: None,
@@ -291,6 +351,7 @@ impl Shared {
             tokenizer,
             status: Mutex::default(),
             queued: AtomicUsize::new(0),
+            adapters: AdapterNames::default(),
             config,
             grammars: OnceLock::new(),
             next_job: AtomicU64::new(0),

@@ -6,6 +6,7 @@
 
 mod control;
 mod draft;
+mod draft_model;
 mod engine;
 mod job;
 mod kv;
@@ -14,10 +15,12 @@ mod prefix;
 mod saved;
 mod sequence;
 mod step;
+mod turns;
 mod worker;
 
-pub use engine::{Engine, EngineSettings, Ticket};
+pub use engine::{Engine, EngineSettings, ModelAndDraft, Ticket};
 pub use job::{
     CacheDomain, EmbeddingJob, Job, Output, Pooling, Priority, Rejected, Sink, SlotStatus, Status,
     TokenOutput, Usage,
 };
+pub use turns::Turns;

@@ -54,7 +54,7 @@ impl<B: Backend> KvMemory<B> {
         let tokens = header.pages.iter().map(|page| page.tokens.len()).sum();
         let header = serde_json::to_vec(&header).map_err(|error| wrong(path, &error.to_string()))?;
         let write = || {
-            let mut file = AtomicFile::create(path)?;
+            let mut file = AtomicFile::create(path, true)?;
             file.write(&MAGIC)?;
             file.write(&(header.len() as u64).to_le_bytes())?;
             file.write(&header)?;

@@ -4,6 +4,7 @@ use super::draft::Drafting;
 use super::job::{Job, Output, Pooling, Priority, Sink, SlotStatus, TokenOutput, Usage};
 use super::prefix::NodeId;
 use crate::EngineError;
+use crate::adapters::Lease;
 use crate::grammar::Grammar;
 use crate::sampling::{LogProbabilities, Sampler, Workspace};
 use crate::stop::FinishReason;
@@ -21,6 +22,8 @@ pub(super) struct Request {
     pub(super) job: Job,
     pub(super) submitted: Instant,
     pub(super) cancelled: Arc<AtomicBool>,
+    /// The adapter in use; the job names its fingerprint.
+    pub(super) adapter: Option<Lease>,
     pub(super) sink: RefCell<Sink>,
     /// Whether the request has left the queue.
     pub(super) started: Cell<bool>,
@@ -76,6 +79,10 @@ pub(super) struct Generation {
     pub(super) drafting: Drafting,
     /// Tokens tried behind the last one in this step.
     pub(super) draft: Vec<u32>,
+    /// Whether the draft model is still to say what they are.
+    pub(super) is_guess: bool,
+    /// Tokens that the draft model has computed.
+    pub(super) followed: usize,
     /// The request's other answers, until the prompt is computed.
     pub(super) siblings: Vec<Sequence>,
     /// The prompt's log-probabilities so far.
@@ -123,12 +130,14 @@ impl Sequence {
     }
 
     /// Chooses what to try behind the last token, at most `room` tokens: what the grammar forces, or, where the machine
-    /// has rows to spare, what followed the same words before.
-    pub(super) fn make_draft(&mut self, room: usize, may_look_up: bool) {
+    /// has rows to spare (`may_guess`), what followed the same words before, or what a draft model will say.
+    pub(super) fn make_draft(&mut self, room: usize, may_guess: bool, has_model: bool) {
         let left = self.request.job.sampling.max_tokens;
         let generated = self.generated();
+        let is_decoding = self.pending() == 1;
         let Task::Generate(generation) = &mut self.task else { return };
         generation.draft.clear();
+        generation.is_guess = false;
         // The draw behind the draft gives one token more.
         let left = usize::try_from(left).map_or(usize::MAX, |most| most.saturating_sub(generated + 1));
         let room = room.min(left);
@@ -139,8 +148,13 @@ impl Sequence {
             generation.draft = grammar.forced();
             generation.draft.truncate(room);
         }
-        if generation.draft.is_empty() && may_look_up {
-            generation.draft = generation.drafting.draft(&self.tokens, room);
+        if !generation.draft.is_empty() || !may_guess {
+            return;
+        }
+        generation.draft = generation.drafting.draft(&self.tokens, room);
+        if generation.draft.is_empty() && has_model && is_decoding {
+            generation.draft = vec![0; generation.drafting.length(room)];
+            generation.is_guess = !generation.draft.is_empty();
         }
     }
 }

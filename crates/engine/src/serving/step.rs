@@ -1,9 +1,11 @@
 //! One step: the rows of the sequences in it through the model, what they draw, and what comes of it.
 
+use super::draft_model::Guess;
 use super::job::{Output, Pooling, TokenOutput, Usage};
 use super::sequence::{Drawing, Sequence, Task, token_output};
 use super::worker::Worker;
 use crate::EngineError;
+use crate::adapters::Lease;
 use crate::stop::FinishReason;
 use alti_models::Step;
 use alti_tensor::{Backend, BackendError, PAGE_TOKENS, RowPlan, Span};
@@ -16,6 +18,8 @@ use std::time::Instant;
 struct Rows {
     tokens: Vec<u32>,
     spans: Vec<Span>,
+    /// The adapters that spans name by index.
+    adapters: Vec<Lease>,
     /// Rows whose logits are wanted.
     logits: Vec<usize>,
     /// Rows whose hidden states are wanted.
@@ -32,15 +36,30 @@ struct Draw<'a> {
     draft: &'a [u32],
 }
 
+impl Rows {
+    /// The index of an adapter among the step's.
+    fn adapter(&mut self, lease: &Lease) -> usize {
+        let known = self.adapters.iter().position(|known| known.is_same(lease));
+        known.unwrap_or_else(|| {
+            self.adapters.push(lease.clone());
+            self.adapters.len() - 1
+        })
+    }
+}
+
 impl<B: Backend<Element = f32>> Worker<B> {
     /// Computes so many rows of each of the first running sequences, and delivers what comes of it.
     pub(super) fn step(&mut self, parts: &[usize]) {
+        let shared = self.shared.clone();
+        let turn = shared.settings.turns.take();
         let started = Instant::now();
+        let guessed = self.guess(parts);
         let rows = self.rows_of(parts);
-        if let Err(error) = self.compute(&rows).and_then(|()| self.draw(&rows)) {
+        if let Err(error) = guessed.and_then(|()| self.compute(&rows)).and_then(|()| self.draw(&rows)) {
             return self.fail(parts.len(), &error);
         }
         let seconds = started.elapsed().as_secs_f64();
+        drop(turn);
         self.account(parts, &rows, seconds);
         let mut sequences: Vec<Sequence> = self.running.drain(..parts.len()).collect();
         for ((sequence, &part), share) in sequences.iter_mut().zip(parts).zip(&rows.shares) {
@@ -57,6 +76,28 @@ impl<B: Backend<Element = f32>> Worker<B> {
         self.running.extend(rest);
     }
 
+    /// Lets the draft model compute the prompts of the step, and guess what follows where that was left to it.
+    fn guess(&mut self, parts: &[usize]) -> Result<(), EngineError> {
+        let Some(draft_model) = &mut self.draft_model else { return Ok(()) };
+        let (mut prompts, mut guesses) = (Vec::new(), Vec::new());
+        for (sequence, &part) in self.running.iter_mut().zip(parts) {
+            let Task::Generate(generation) = &mut sequence.task else { continue };
+            let (tokens, computed) = (&sequence.tokens, sequence.computed);
+            let pending = part - generation.draft.len();
+            let pages = &sequence.pages[..];
+            if pending > 1 {
+                prompts.push((&tokens[computed..computed + pending], computed, pages));
+                generation.followed = computed + pending;
+            } else if generation.is_guess {
+                let (computed, draft) =
+                    (generation.followed.min(tokens.len() - 1), &mut generation.draft[..]);
+                guesses.push(Guess { tokens, computed, pages, draft });
+            }
+        }
+        draft_model.follow(&mut self.backend, &prompts)?;
+        draft_model.guess(&mut self.backend, &mut guesses)
+    }
+
     /// The step's rows.
     fn rows_of(&self, parts: &[usize]) -> Rows {
         let mut rows = Rows::default();
@@ -68,10 +109,12 @@ impl<B: Backend<Element = f32>> Worker<B> {
             rows.tokens.extend(draft);
             let pages = sequence.computed + part;
             let table = sequence.pages[..pages.div_ceil(PAGE_TOKENS)].to_vec();
+            let adapter = sequence.request.adapter.as_ref().map(|lease| rows.adapter(lease));
             rows.spans.push(Span {
                 first_position: sequence.computed,
                 rows: part,
                 pages: vec![table; self.kv.groups],
+                adapter,
             });
             let is_last = sequence.computed + pending == sequence.tokens.len();
             let all = first..first + part;
@@ -96,12 +139,15 @@ impl<B: Backend<Element = f32>> Worker<B> {
     /// Runs the model: afterwards `self.logits` and `self.states` hold the wanted rows.
     fn compute(&mut self, rows: &Rows) -> Result<(), EngineError> {
         let plan = RowPlan::new(rows.spans.clone());
-        let step = Step { tokens: &rows.tokens, rows: &plan, cache: Some(&self.kv.cache) };
+        let adapters = rows.adapters.iter().map(|lease| self.adapters.get(lease).cloned());
+        let adapters: Vec<_> = adapters.map(|found| found.expect("an adapter in use is kept")).collect();
+        let step =
+            Step { tokens: &rows.tokens, rows: &plan, cache: Some(&self.kv.cache), adapters: &adapters };
         let (model, b) = (&self.model, &mut self.backend);
         let hidden = model.hidden(b, &step, |_, _| ());
         let logits = (!rows.logits.is_empty()).then(|| {
             let x = b.select_rows(&hidden, &rows.logits);
-            model.unembed(b, &x, &plan.select(&rows.logits))
+            model.unembed(b, &x, &plan.select(&rows.logits), &adapters)
         });
         let states = (!rows.states.is_empty()).then(|| {
             let x = b.select_rows(&hidden, &rows.states);
@@ -278,7 +324,12 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let drafted = generation.draft.len();
         let drawn = std::mem::take(&mut generation.drawing.drawn);
         let accepted = drawn.len() - 1;
+        generation.drafting.tick();
         generation.drafting.note(drafted, accepted);
+        if generation.is_guess {
+            // It has computed all of its guesses but the last.
+            generation.followed = sequence.computed + accepted.min(drafted - 1);
+        }
         sequence.usage.drafted_tokens += drafted;
         sequence.usage.accepted_tokens += accepted;
         self.totals.drafted_tokens += drafted as u64;

@@ -5,15 +5,17 @@
 
 use super::control::{Command, Submission};
 use super::draft::Drafting;
+use super::draft_model::DraftModel;
 use super::engine::{EngineSettings, Shared};
-use super::job::{Output, Status, Usage};
+use super::job::{CacheDomain, Output, Status, Usage};
 use super::kv::KvMemory;
 use super::sequence::{Generation, Request, Sequence, Task};
 use crate::EngineError;
+use crate::adapters::{AdapterWeights, Lease};
 use crate::sampling::Workspace;
 use crate::stop::FinishReason;
 use crate::writer::Writer;
-use alti_models::{Llama, memory};
+use alti_models::{Adapter, Llama, ModelError, memory};
 use alti_tensor::{Backend, PAGE_TOKENS};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -32,6 +34,9 @@ pub(super) struct Worker<B: Backend> {
     pub(super) backend: B,
     pub(super) model: Arc<Llama<B::Weight>>,
     pub(super) kv: KvMemory<B>,
+    /// What guesses, besides the answers themselves.
+    pub(super) draft_model: Option<DraftModel<B>>,
+    pub(super) adapters: AdapterWeights<B::Weight>,
     pub(super) shared: Arc<Shared>,
     commands: Receiver<Command>,
     /// By rank.
@@ -52,16 +57,22 @@ impl<B: Backend<Element = f32>> Worker<B> {
     pub(super) fn new(
         backend: B,
         model: Arc<Llama<B::Weight>>,
+        draft: Option<Arc<Llama<B::Weight>>>,
         shared: Arc<Shared>,
         commands: Receiver<Command>,
     ) -> Result<Self, EngineError> {
         let settings = &shared.settings;
+        let (tokens, dtype, vocabulary) =
+            (settings.kv_tokens, settings.kv_dtype, model.config.vocabulary_size);
+        let draft = draft.map(|draft| DraftModel::new(&backend, draft, tokens, dtype, vocabulary));
         let layout = memory::cache_layout(&model.config, settings.kv_tokens, settings.kv_dtype);
         let kv = KvMemory::new(&backend, &layout, settings.prefix_cache)?;
         Ok(Worker {
             backend,
             model,
             kv,
+            draft_model: draft.transpose()?,
+            adapters: AdapterWeights::default(),
             commands,
             waiting: Vec::new(),
             running: Vec::new(),
@@ -87,6 +98,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             if !parts.is_empty() {
                 self.step(&parts);
             }
+            self.release_adapters();
             self.publish();
         }
         self.publish();
@@ -125,6 +137,13 @@ impl<B: Backend<Element = f32>> Worker<B> {
                 let _ = reply.send(self.kv.load(&mut self.backend, &path, &model));
                 self.publish();
             }
+            Command::LoadAdapter(name, adapter, reply) => {
+                let _ = reply.send(self.load_adapter(&name, &adapter));
+            }
+            Command::ReleaseAdapters => {
+                self.release_adapters();
+                self.publish();
+            }
             Command::Close(deadline, reply) => {
                 let (at, waiters) = self.closing.get_or_insert((deadline, Vec::new()));
                 *at = deadline.min(*at);
@@ -133,14 +152,34 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
     }
 
+    fn load_adapter(&mut self, name: &str, adapter: &alti_formats::Adapter) -> Result<(), EngineError> {
+        let lease = Lease::new(name, adapter.fingerprint().map_err(ModelError::from)?);
+        let adapter = Arc::new(Adapter::load(&self.backend, adapter)?);
+        self.adapters.keep(lease.clone(), adapter);
+        let named = self.shared.adapters.insert(lease);
+        self.release_adapters();
+        named
+    }
+
+    /// Lets go of adapters that were dropped and are not used any more, and of what was computed with them.
+    fn release_adapters(&mut self) {
+        let gone = self.adapters.release_unused();
+        if !gone.is_empty() {
+            let concerned =
+                |domain: &CacheDomain| domain.adapter.as_ref().is_some_and(|own| gone.contains(own));
+            self.kv.tree.forget(&mut self.kv.pages, concerned);
+        }
+    }
+
     /// Makes sequences of a request.
     fn take(&mut self, submission: Submission) {
-        let Submission { id, job, sink, cancelled, submitted, drawings, pooling } = submission;
+        let Submission { id, job, sink, cancelled, adapter, submitted, drawings, pooling } = submission;
         let tokenizer = &self.shared.tokenizer;
         let request = Rc::new(Request {
             id,
             submitted,
             cancelled,
+            adapter,
             sink: RefCell::new(sink),
             started: Cell::new(false),
             job,
@@ -162,6 +201,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
             writer: Writer::new(tokenizer, &request.job.sampling, request.job.spell_specials),
             drafting: Drafting::new(self.shared.settings.draft_tokens),
             draft: Vec::new(),
+            is_guess: false,
+            followed: 0,
             siblings: Vec::new(),
             prompt: Vec::new(),
         };
@@ -296,7 +337,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let is_last = pending == sequence.pending();
         let room = (budget - pending).min(settings.context - sequence.computed - pending);
         let room = if is_last { room.min(settings.draft_tokens) } else { 0 };
-        sequence.make_draft(room, decoding <= MOST_DRAFTED);
+        sequence.make_draft(room, decoding <= MOST_DRAFTED, self.draft_model.is_some());
         pending + sequence.draft().len()
     }
 

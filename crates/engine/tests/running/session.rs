@@ -2,6 +2,9 @@
 
 use crate::{bits, fresh, session};
 use alti_engine::{EngineError, Shift, WhenFull};
+use alti_tensor::Reference;
+use alti_testkit::adapters;
+use alti_testkit::parity::{Golden, assert_close};
 
 /// One cache group, and two (attention in chunks of 8, and everywhere).
 const MODELS: [&str; 2] = ["llama3-gqa", "llama4-scout"];
@@ -144,4 +147,18 @@ fn tokens_that_cannot_be_are_refused_and_change_nothing() {
     assert!(matches!(unknown, EngineError::UnknownToken { token: 256, vocabulary: 256 }), "{unknown}");
     assert!(matches!(session.step(u32::MAX), Err(EngineError::UnknownToken { .. })));
     assert_eq!(session.tokens(), tokens(10, 8));
+}
+
+#[test]
+fn a_session_with_an_adapter_computes_what_peft_does() {
+    let folder = alti_testkit::adapter("llama3-patterns");
+    let expected = Golden::read_in(&folder);
+    let plain = session("llama3-gqa", 64, 5);
+    let adapter = adapters::load(&Reference::<f32>::new(), "llama3-patterns", &plain.model().config);
+    let mut session = plain.with_adapter(Some(adapter));
+    let tokens = &expected.sequences()[0];
+    let found = session.prefill(tokens, |_| true).unwrap().unwrap().to_vec();
+    let logits = expected.floats("logits");
+    let last = &logits[(tokens.len() - 1) * found.len()..][..found.len()];
+    assert_close(&found, last, expected.noise_floor, "the last row");
 }

@@ -1,7 +1,8 @@
 //! The same request gives the same answer.
 
 use crate::{
-    Heard, MODEL, alone, at_the_end, engine, engine_of, hear, prompt, random, roomy, same, submit, together,
+    Heard, MODEL, alone, at_the_end, engine, engine_of, engine_with_draft, hear, prompt, random, roomy, same,
+    submit, together,
 };
 use alti_engine::sampling::{LogitBias, SamplerSettings};
 use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Output, Pooling, Priority};
@@ -78,6 +79,24 @@ fn drafts_give_the_same_tokens_in_fewer_steps() {
     let accepted = found[0].usage.accepted_tokens as u64;
     assert!(accepted > 0, "what repeats itself is guessed");
     assert_eq!(at_the_end(&with).steps + accepted, at_the_end(&without).steps);
+}
+
+#[test]
+fn a_draft_model_changes_nothing_and_saves_steps() {
+    let (jobs, expected) = (jobs(), alone(&jobs()));
+    // Itself, which is always right where the largest logit is drawn, and another, which hardly ever is.
+    for draft in [MODEL, "llama32-tied"] {
+        let engine = engine_with_draft(draft, EngineSettings { kv_tokens: 1024, ..roomy() }).unwrap();
+        same(&together(&engine, &jobs), &expected);
+        same(&together(&engine, &jobs), &expected);
+    }
+    let job = Job::new(prompt(3, 40), SamplerSettings { max_tokens: 61, ..SamplerSettings::greedy() });
+    let engine = engine_with_draft(MODEL, roomy()).unwrap();
+    let heard = together(&engine, std::slice::from_ref(&job)).remove(0);
+    same(&[heard.clone()], &alone(&[job]));
+    assert_eq!(heard.usage.accepted_tokens, heard.usage.drafted_tokens, "it guesses what it says itself");
+    // The prompt's step gives one token; two, then four at a time are guessed, and one comes with each step.
+    assert!(at_the_end(&engine).steps <= 2 + 61_u64.div_ceil(5) + 2);
 }
 
 #[test]

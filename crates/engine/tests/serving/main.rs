@@ -1,6 +1,7 @@
 //! What a serving engine promises, on the tiny golden models and the reference backend: an answer is the same whoever
 //! else is served, with and without the prefix cache, drafts, and pages enough; and nothing is lost.
 
+mod adapters;
 mod answers;
 mod conduct;
 mod memory;
@@ -31,6 +32,7 @@ fn roomy() -> EngineSettings {
         max_waiting: 1000,
         prefix_cache: true,
         draft_tokens: 4,
+        ..EngineSettings::default()
     }
 }
 
@@ -57,6 +59,19 @@ fn engine_of(name: &'static str, settings: EngineSettings, end: Option<u32>) -> 
         Ok((backend, Arc::new(model)))
     })
     .expect("the engine starts")
+}
+
+/// An engine whose model is guessed for by `draft`.
+fn engine_with_draft(draft: &'static str, settings: EngineSettings) -> Result<Engine, EngineError> {
+    Engine::start_with_draft(settings, tokenizer(None), move || {
+        let backend = Reference::<f32>::new();
+        let load = |name| {
+            let checkpoint = Checkpoint::open(&golden(name)).expect("the golden model opens");
+            Arc::new(Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads"))
+        };
+        let (model, draft) = (load(MODEL), load(draft));
+        Ok((backend, model, Some(draft)))
+    })
 }
 
 fn engine(settings: EngineSettings) -> Engine {

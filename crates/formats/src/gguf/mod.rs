@@ -10,7 +10,7 @@ mod write;
 
 pub use metadata::{ArrayView, GgufMetadata, Value, ValueType};
 pub use read::{GgufFile, GgufTensor};
-pub use write::{TensorPlan, write_gguf};
+pub use write::{TensorPlan, WriteOptions, write_gguf};
 
 use alti_tensor::DType;
 

@@ -5,7 +5,7 @@ use super::metadata::Value;
 use super::split::split_name;
 use super::{DEFAULT_ALIGNMENT, MAGIC, MAX_DIMENSIONS};
 use crate::FormatError;
-use crate::files::AtomicFile;
+use crate::files::{AtomicFile, check_target};
 use crate::progress::Progress;
 use alti_tensor::DType;
 use std::borrow::Cow;
@@ -36,7 +36,16 @@ impl TensorPlan {
     }
 }
 
-/// Writes a GGUF file, or a split set where the tensors exceed `split` bytes for one file; `data`
+/// How a GGUF file is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Most bytes of tensors in a file; more become several files. `None`: one file.
+    pub split: Option<u64>,
+    /// Whether files that are there may be replaced.
+    pub replace: bool,
+}
+
+/// Writes a GGUF file, or a split set where the tensors exceed what one file may hold; `data`
 /// gives tensor `i`'s bytes when its turn comes. Returns the paths written, in order.
 ///
 /// A split set is named after `path` as llama.cpp names it (`name-00001-of-00003.gguf`), with the
@@ -44,30 +53,32 @@ impl TensorPlan {
 ///
 /// # Errors
 /// Those of `data`; a tensor that cannot be (odd rows, names that occur twice, other than the
-/// planned bytes); the file system's.
+/// planned bytes); a file that is there and may not be replaced; the file system's.
 pub fn write_gguf<'a>(
     path: &Path,
     metadata: &[(String, Value)],
     tensors: &[TensorPlan],
     mut data: impl FnMut(usize) -> Result<Cow<'a, [u8]>, FormatError>,
-    split: Option<u64>,
+    options: WriteOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<PathBuf>, FormatError> {
     let sizes = plan_sizes(path, tensors)?;
-    let groups = split_groups(&sizes, split);
+    let groups = split_groups(&sizes, options.split);
     let total: u64 = sizes.iter().sum();
     let mut done = 0;
+    let targets: Vec<PathBuf> = match groups.len() {
+        1 => vec![path.to_owned()],
+        count => (1..=count).map(|number| split_path(path, number as u64, count as u64)).collect(),
+    };
+    // Of all files before the first is written: encoding them takes long.
+    targets.iter().try_for_each(|target| check_target(target, options.replace))?;
     let mut files = Vec::with_capacity(groups.len());
-    for (number, group) in groups.iter().enumerate() {
-        let target = match groups.len() {
-            1 => path.to_owned(),
-            count => split_path(path, number as u64 + 1, count as u64),
-        };
+    for (number, (group, target)) in groups.iter().zip(&targets).enumerate() {
         let mut pairs = if number == 0 { metadata.to_vec() } else { Vec::new() };
         if groups.len() > 1 {
             pairs.extend(split_metadata(number, groups.len(), tensors.len()));
         }
-        let mut file = AtomicFile::create(&target)?;
+        let mut file = AtomicFile::create(target, options.replace)?;
         write_header(&mut file, &pairs, &tensors[group.clone()], &sizes[group.clone()])?;
         for index in group.clone() {
             let tensor = &tensors[index];
@@ -82,12 +93,11 @@ pub fn write_gguf<'a>(
             done += sizes[index];
         }
         file.sync()?;
-        files.push((target, file));
+        files.push(file);
     }
     progress(Progress { done, total, tensor: "" });
-    let paths = files.iter().map(|(target, _)| target.clone()).collect();
-    files.into_iter().rev().try_for_each(|(_, file)| file.commit())?;
-    Ok(paths)
+    files.into_iter().rev().try_for_each(AtomicFile::commit)?;
+    Ok(targets)
 }
 
 fn plan_sizes(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u64>, FormatError> {

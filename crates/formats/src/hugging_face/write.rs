@@ -40,7 +40,7 @@ pub(crate) fn write_safetensors(
             1 => "model.safetensors".to_owned(),
             count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
-        let mut file = AtomicFile::create(&folder.join(&name))?;
+        let mut file = AtomicFile::create(&folder.join(&name), false)?;
         file.write(&header(&tensors[group.clone()]))?;
         for index in group.clone() {
             let tensor = &tensors[index];

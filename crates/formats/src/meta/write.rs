@@ -51,7 +51,8 @@ pub(crate) fn write_pth(
     let own = || tensors.iter().enumerate().filter(|(_, tensor)| tensor.same_as.is_none());
     let total: u64 = own().map(|(_, tensor)| tensor.bytes()).sum();
     let mut done = 0;
-    let mut archive = ArchiveWriter { file: AtomicFile::create(path)?, directory: Vec::new(), entries: 0 };
+    let mut archive =
+        ArchiveWriter { file: AtomicFile::create(path, false)?, directory: Vec::new(), entries: 0 };
     archive.add("data.pkl", &pickle(tensors))?;
     archive.add("byteorder", b"little")?;
     for (index, tensor) in own() {

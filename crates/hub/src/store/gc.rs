@@ -28,6 +28,20 @@ pub struct Usage {
     pub partial: u64,
 }
 
+impl Usage {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.blobs + self.partial
+    }
+
+    /// What [`Store::prune`] would free.
+    #[must_use]
+    pub fn unused(&self) -> u64 {
+        self.orphaned + self.partial
+    }
+}
+
 impl Store {
     /// Removes a model (with `@revision`: that revision only) and the contents nobody else names.
     ///

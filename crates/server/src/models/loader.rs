@@ -83,7 +83,11 @@ pub trait ModelLoader: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is none, or it cannot be fetched.
-    fn pull(&self, name: &str, progress: &mut dyn FnMut(PullProgress) -> bool) -> Result<(), LoadError>;
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut (dyn FnMut(PullProgress) -> bool + Send),
+    ) -> Result<(), LoadError>;
 
     /// Removes a model from this machine.
     ///

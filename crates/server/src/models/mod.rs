@@ -12,4 +12,5 @@ pub use facts::ModelFacts;
 pub use inference::{Cancel, Inference};
 pub use keep_alive::KeepAlive;
 pub use loader::{LoadError, ModelLoader, PullProgress, ServedModel};
+pub(crate) use pool::load_error;
 pub use pool::{Lease, LoadedModel, ModelPool};

@@ -6,8 +6,10 @@ use super::{Alias, KeepAlive, LoadError, ModelFacts, ModelLoader, ServedModel};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::settings::ServerSettings;
+use alti_engine::sampling::SamplerSettings;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -50,7 +52,8 @@ struct Entry {
     outcome: watch::Sender<Outcome>,
     use_of: Mutex<Use>,
     changed: Notify,
-    adapters: tokio::sync::Mutex<Vec<String>>,
+    /// Adapters that were loaded, by name, and from where.
+    adapters: tokio::sync::Mutex<Vec<(String, PathBuf)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -105,6 +108,18 @@ impl Deref for Lease {
 }
 
 impl Lease {
+    /// What is sampled with where a request does not say: the alias's parameters over the model's defaults.
+    ///
+    /// # Errors
+    /// When the alias has parameters that are none.
+    pub fn base_sampling(&self) -> ApiResult<SamplerSettings> {
+        let parameters = self.alias.iter().flat_map(|alias| &alias.parameters);
+        crate::generate::sampling(
+            &self.model.sampling,
+            parameters.map(|(name, value)| (name.as_str(), value.clone())),
+        )
+    }
+
     /// The adapter that the model is used with.
     pub fn adapter(&self) -> Option<String> {
         self.alias.as_ref().filter(|alias| alias.adapter.is_some()).map(|_| self.requested.clone())
@@ -197,7 +212,7 @@ impl ModelPool {
             Some(name) => name.to_owned(),
             None => self.default_name().await?,
         };
-        let alias = self.inner.aliases.find(&requested);
+        let alias = self.alias(&requested);
         let target = alias.as_ref().map_or(requested.as_str(), |alias| alias.from.as_str());
         let claim = self.claim(target, keep_alive).await?;
         let mut outcome = claim.entry.outcome.subscribe();
@@ -370,7 +385,7 @@ impl ModelPool {
 
     /// Unloads a model that nobody uses now, or as soon as nobody does. Whether it was loaded.
     pub async fn unload(&self, name: &str) -> ApiResult<bool> {
-        let alias = self.inner.aliases.find(name);
+        let alias = self.alias(name);
         let target = alias.as_ref().map_or(name, |alias| alias.from.as_str());
         let facts = self.find(target).await?;
         let entry = self.entries().loaded.get(&facts.name).cloned();
@@ -412,7 +427,7 @@ impl ModelPool {
     /// # Errors
     /// When there is none.
     pub async fn facts(&self, name: &str) -> ApiResult<(ModelFacts, Option<Alias>)> {
-        match self.inner.aliases.find(name) {
+        match self.alias(name) {
             Some(alias) => {
                 let facts = self.find(&alias.from).await?;
                 Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
@@ -421,10 +436,20 @@ impl ModelPool {
         }
     }
 
+    fn alias(&self, name: &str) -> Option<Alias> {
+        let aliases = &self.inner.aliases;
+        aliases.find(name).or_else(|| aliases.find(name.strip_suffix(":latest")?))
+    }
+
     async fn find(&self, name: &str) -> ApiResult<ModelFacts> {
         check_name(name)?;
         let (loader, name) = (self.inner.loader.clone(), name.to_owned());
-        off_the_runtime(move || loader.find(&name).map_err(load_error)).await
+        let find = move || match (loader.find(&name), name.strip_suffix(":latest")) {
+            // Ollama's apps put the tag behind names that have none.
+            (Err(LoadError::NotFound(_)), Some(untagged)) => loader.find(untagged),
+            (found, _) => found,
+        };
+        off_the_runtime(move || find().map_err(load_error)).await
     }
 
     /// All models that can be asked for, aliases among them.
@@ -489,7 +514,7 @@ impl ModelPool {
     pub fn pull(
         &self,
         name: &str,
-        progress: &mut dyn FnMut(super::PullProgress) -> bool,
+        progress: &mut (dyn FnMut(super::PullProgress) -> bool + Send),
     ) -> Result<(), LoadError> {
         check_name(name).map_err(|error| LoadError::Refused(error.message))?;
         self.inner.loader.pull(name, progress)
@@ -510,14 +535,23 @@ async fn ensure_adapter(
     entry: &Arc<Entry>,
     model: &Arc<ServedModel>,
     name: &str,
-    path: std::path::PathBuf,
+    path: PathBuf,
 ) -> ApiResult<()> {
     let mut adapters = entry.adapters.lock().await;
-    if !adapters.iter().any(|known| known == name) {
-        let (model, owned) = (model.clone(), name.to_owned());
-        off_the_runtime(move || Ok(model.inference.load_adapter(&owned, &path)?)).await?;
-        adapters.push(name.to_owned());
+    if adapters.iter().any(|(known, from)| known == name && *from == path) {
+        return Ok(());
     }
+    let replaced = adapters.iter().any(|(known, _)| known == name);
+    let (model, owned, from) = (model.clone(), name.to_owned(), path.clone());
+    let load = move || {
+        if replaced {
+            model.inference.drop_adapter(&owned);
+        }
+        Ok(model.inference.load_adapter(&owned, &from)?)
+    };
+    off_the_runtime(load).await?;
+    adapters.retain(|(known, _)| known != name);
+    adapters.push((name.to_owned(), path));
     Ok(())
 }
 

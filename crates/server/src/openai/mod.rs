@@ -1,8 +1,15 @@
 //! OpenAI's API.
 
+pub(crate) mod chat;
+mod completions;
+pub(crate) mod embeddings;
 mod models;
+pub(crate) mod shared;
 
-use crate::route::{Family, Route, Scope};
+use crate::route::{Family, Route, Scope, Stream};
+use chat::{ChatCompletion, ChatCompletionRequest};
+use completions::{Completion, CompletionRequest};
+use embeddings::{EmbeddingList, EmbeddingRequest};
 use models::{Model, ModelList};
 
 const OPENAI: Family = Family::OpenAi;
@@ -15,4 +22,21 @@ pub const ROUTES: &[Route] = &[
         Box::pin(models::show(call))
     })
     .gives(Model::OBJECT),
+    Route::post("/v1/chat/completions", OPENAI, Scope::Inference, "Answers a chat.", |call| {
+        Box::pin(chat::create(call))
+    })
+    .takes(ChatCompletionRequest::OBJECT)
+    .gives(ChatCompletion::OBJECT)
+    .streaming(Stream::Events),
+    Route::post("/v1/completions", OPENAI, Scope::Inference, "Goes on with a text.", |call| {
+        Box::pin(completions::create(call))
+    })
+    .takes(CompletionRequest::OBJECT)
+    .gives(Completion::OBJECT)
+    .streaming(Stream::Events),
+    Route::post("/v1/embeddings", OPENAI, Scope::Inference, "Makes vectors of texts.", |call| {
+        Box::pin(embeddings::create(call))
+    })
+    .takes(EmbeddingRequest::OBJECT)
+    .gives(EmbeddingList::OBJECT),
 ];

@@ -74,7 +74,8 @@ fn operation(route: &Route) -> Value {
 /// `docs/api.md`: every route, and every field of what it takes and gives.
 pub fn documentation() -> String {
     let mut text = String::from(
-        "# The APIs\n\nWritten by `cargo xtask docs` from the server's route table: do not edit.\n\n\
+        "# The APIs\n\nWritten by `cargo run -p alti-server --example api_docs > docs/api.md` from the server's route table: \
+         do not edit.\n\n\
          Fields that are not listed are ignored, and named in the log once. `null` is the same as leaving a field out. \
          A field of the wrong type is answered with status 400 and the API's own error object, which names the field.\n",
     );

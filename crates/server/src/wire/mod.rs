@@ -37,6 +37,7 @@ macro_rules! wire {
             $( $(
                 $(#[doc = $ignored_doc])+
                 #[serde(default, skip_serializing)]
+                #[allow(dead_code)]
                 pub $ignored: Option<$ignored_type>,
             )* )?
         }
@@ -159,5 +160,17 @@ impl TextOrTokens {
             TextOrTokens::TokenLists(lists) => lists.into_iter().map(TextOrIds::Ids).collect(),
             TextOrTokens::Mixed(inputs) => inputs,
         }
+    }
+}
+
+/// What a JSON value is, for messages.
+pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "boolean",
+        serde_json::Value::Number(_) => "number",
+        serde_json::Value::String(_) => "string",
+        serde_json::Value::Array(_) => "list",
+        serde_json::Value::Object(_) => "object",
     }
 }

@@ -268,6 +268,16 @@ impl<T: Real> Backend for Reference<T> {
         tensor(x.columns(), rows.iter().flat_map(|&row| x.row(row)).copied().collect())
     }
 
+    fn add_rows(&mut self, mut x: Self::Tensor, y: &Self::Tensor, rows: &[usize]) -> Self::Tensor {
+        let sums = Arc::make_mut(&mut x);
+        for (index, &row) in rows.iter().enumerate() {
+            for (x, &y) in sums.row_mut(row).iter_mut().zip(y.row(index)) {
+                *x = *x + y;
+            }
+        }
+        x
+    }
+
     fn cross_entropy(&mut self, logits: &Self::Tensor, targets: &[u32]) -> Self::Tensor {
         let losses = targets.iter().enumerate().map(|(row, &target)| {
             let logits = logits.row(row);

@@ -97,6 +97,10 @@ impl<B: TrainBackend> Backend for Tape<B> {
         self.apply(Operation::SelectRows { rows: rows.to_vec() }, [x.clone()])
     }
 
+    fn add_rows(&mut self, x: Self::Tensor, y: &Self::Tensor, rows: &[usize]) -> Self::Tensor {
+        self.apply(Operation::AddRows { rows: rows.to_vec() }, [x, y.clone()])
+    }
+
     fn cross_entropy(&mut self, logits: &Self::Tensor, targets: &[u32]) -> Self::Tensor {
         self.apply(Operation::CrossEntropy { targets: targets.to_vec() }, [logits.clone()])
     }

@@ -17,6 +17,7 @@ pub(super) enum Operation<B: TrainBackend> {
     Experts { weights: Experts<TapeWeight<B>>, packed: Experts<B::Weight>, rows: RowPlan },
     Add,
     SelectRows { rows: Vec<usize> },
+    AddRows { rows: Vec<usize> },
     CrossEntropy { targets: Vec<u32> },
 }
 
@@ -40,7 +41,8 @@ impl<B: TrainBackend> Operation<B> {
             Operation::Embed { .. }
             | Operation::Rope { .. }
             | Operation::ScaleRows { .. }
-            | Operation::Add => false,
+            | Operation::Add
+            | Operation::AddRows { .. } => false,
             Operation::Linear { weight, .. } => weight.is_trainable(),
             Operation::RmsNorm { .. }
             | Operation::HeadNorm { .. }
@@ -77,6 +79,10 @@ impl<B: TrainBackend> Operation<B> {
                 inner.add(x, &y)
             }
             Operation::SelectRows { rows } => inner.select_rows(&next(), rows),
+            Operation::AddRows { rows } => {
+                let (x, y) = (next(), next());
+                inner.add_rows(x, &y, rows)
+            }
             Operation::CrossEntropy { targets } => inner.cross_entropy(&next(), targets),
         }
     }
@@ -144,6 +150,10 @@ impl<B: TrainBackend> Operation<B> {
             }
             Operation::SelectRows { rows } => {
                 gradients.add_with(inner, node(0), |inner| inner.select_rows_dx(&dy, value(0), &rows));
+            }
+            Operation::AddRows { rows } => {
+                gradients.add_with(inner, node(1), |inner| inner.select_rows(&dy, &rows));
+                gradients.add(inner, node(0), dy);
             }
             Operation::CrossEntropy { targets } => {
                 gradients.add_with(inner, node(0), |inner| inner.cross_entropy_dx(&dy, value(0), &targets));

@@ -1,7 +1,7 @@
 //! Each primitive and each composite.
 
 use crate::check::{activations, check, loss_of, one_span, random};
-use alti_tensor::{AttentionShape, Backend, Experts, RowPlan, Span};
+use alti_tensor::{AttentionShape, Backend, Experts, LowRank, RowPlan, Span};
 
 const EPSILON: f32 = 1e-2;
 
@@ -188,5 +188,31 @@ fn linear_add() {
         let [residual, x] = [0, 1].map(|i| activations(tape, &w[i], 3));
         let y = tape.linear_add(residual, &x, &w[2], &one_span(3));
         loss_of(tape, &y, 3)
+    });
+}
+
+#[test]
+fn add_rows() {
+    check("add_rows", &[&[5, 3], &[2, 3]], |tape, w| {
+        let [x, y] = [(0, 5), (1, 2)].map(|(i, rows)| activations(tape, &w[i], rows));
+        let sum = tape.add_rows(x, &y, &[3, 1]);
+        loss_of(tape, &sum, 5)
+    });
+}
+
+#[test]
+fn low_rank_updates_of_two_adapters_and_none() {
+    let span = |rows, adapter| Span { rows, adapter, ..Span::default() };
+    let plan = RowPlan::new(vec![span(2, Some(1)), span(1, None), span(2, Some(0)), span(1, Some(1))]);
+    let (rows, inputs, outputs) = (plan.len(), 4, 3);
+    let shapes: [&[usize]; 6] =
+        [&[rows, inputs], &[rows, outputs], &[2, inputs], &[outputs, 2], &[1, inputs], &[outputs, 1]];
+    check("low_rank_add", &shapes, |tape, w| {
+        let [x, product] = [0, 1].map(|i| activations(tape, &w[i], rows));
+        let update = |i: usize, scale| LowRank { down: w[i].clone(), up: w[i + 1].clone(), scale };
+        let [first, second] = [update(2, 0.7), update(4, -1.5)];
+        let updates = [vec![Some(&first), Some(&second)]];
+        let [y] = tape.low_rank_add([product], &x, &updates, &plan);
+        loss_of(tape, &y, rows)
     });
 }

@@ -141,7 +141,7 @@ fn attend_with_memory(tape: &mut Tape<Inner>, table: &Weight) -> Vec<f64> {
     };
     let cache = tape.cache(&layout).unwrap();
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 5, scale: 1.0, chunk: None };
-    let rows = RowPlan::new(vec![Span { first_position: 0, rows: ROWS, pages: vec![vec![0]] }]);
+    let rows = RowPlan::new(vec![Span { rows: ROWS, pages: vec![vec![0]], ..Span::default() }]);
     let query = activations(tape, table, ROWS);
     let key = tape.input(&random(2, ROWS * 5), 5);
     let value = tape.input(&random(3, ROWS * 5), 5);

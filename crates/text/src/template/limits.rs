@@ -25,11 +25,20 @@ const READINGS_OF_CONTEXT: usize = 8 * COPIES_OF_CONTEXT;
 /// Instructions one rendering may take in all, and for each message.
 const INSTRUCTIONS: u64 = 2_000_000;
 const INSTRUCTIONS_PER_MESSAGE: u64 = 10_000;
-/// Bytes of the template's own text that all instructions together could print, in all and for each message.
-const PRINTED_BYTES: u64 = 48 << 20;
+/// Bytes of the template's own text that all instructions together could print, in all and for each message. A loop
+/// around a text takes four instructions, so that a quarter of this is printed; each byte may become a token.
+const PRINTED_BYTES: u64 = 24 << 20;
 const PRINTED_BYTES_PER_MESSAGE: u64 = 512 << 10;
-/// What an item of a list is charged.
+/// What an item of a list that is made is charged.
 const ITEM_BYTES: usize = 32;
+/// What an item that is a list of its own, such as a pair, is charged.
+const GROUP_BYTES: usize = 4 * ITEM_BYTES;
+/// What an item that is gone through is charged: as long as that takes, so many bytes of text are compared.
+const ITEM_READ_BYTES: usize = 256;
+/// How much longer than comparing two texts it takes to look for one in the other, or to classify its characters.
+const SEARCH: usize = 4;
+/// How much longer than going through a text it takes to look it up, as the names of attributes are.
+const LOOK_UP: usize = 32;
 
 /// How all names begin that only this crate may use in an environment.
 pub(super) const RESERVED: &str = "__alti_";
@@ -178,7 +187,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         let all: Vec<Value> = std::iter::once(value).chain(arguments).cloned().collect();
         // "x".join(list) is list | join("x").
         let charged = if method == "join" { all.iter().rev().cloned().collect() } else { all };
-        read(state, items_times_others(&charged))?;
+        read(state, items_times_others(method, &charged))?;
         spend(state, cost(method, &charged))?;
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
     });
@@ -244,14 +253,18 @@ fn install_filters(environment: &mut Environment<'static>) {
         ("zip", Value::from_function(filters::zip), Copies),
     ] {
         environment.add_filter(name, move |state: &State, arguments: Rest<Value>| {
-            let shallow = arguments.first().map_or(0, shallow_size);
+            let first = arguments.first();
+            let items = first.map_or(0, iterated);
             let (reads, makes) = match charge {
                 Copies => (0, cost(name, &arguments)),
-                Reads => (arguments.iter().map(size).fold(0, usize::saturating_add), 0),
-                Lists => (shallow, shallow),
-                Counts => (shallow, 0),
+                Reads => {
+                    let characters = first.filter(|value| value.as_str().is_some()).map_or(0, iterated);
+                    (all_walks(&arguments).saturating_add(characters.saturating_mul(ITEM_READ_BYTES)), 0)
+                }
+                Lists => (items.saturating_mul(ITEM_READ_BYTES), items.saturating_mul(ITEM_BYTES)),
+                Counts => (first.map_or(0, shallow_walk), 0),
             };
-            read(state, reads.saturating_add(items_times_others(&arguments)))?;
+            read(state, reads.saturating_add(items_times_others(name, &arguments)))?;
             spend(state, makes)?;
             eager(filter.call(state, &arguments)?)
         });
@@ -284,18 +297,27 @@ fn install_tests(environment: &mut Environment<'static>) {
         ("upper", Value::from_function(tests::is_upper)),
     ] {
         environment.add_test(name, move |state: &State, arguments: Rest<Value>| {
-            read(state, arguments.iter().map(size).fold(0, usize::saturating_add))?;
+            read(state, all_walks(&arguments).saturating_mul(SEARCH))?;
             test.call(state, &arguments).map(|holds| holds.is_true())
         });
     }
 }
 
 /// What every item of a first argument costs when it is met with the other arguments: attributes that are looked up,
-/// values that are compared with.
-fn items_times_others(arguments: &[Value]) -> usize {
+/// values that are compared with; and what items cost that are met with each other.
+fn items_times_others(name: &str, arguments: &[Value]) -> usize {
     let Some((first, others)) = arguments.split_first() else { return 0 };
     let items = if first.as_str().is_some() { 1 } else { first.len().unwrap_or(1) };
-    items.saturating_mul(others.iter().map(size).fold(0, usize::saturating_add))
+    let with_others = items.saturating_mul(others.iter().map(size).fold(0, usize::saturating_add));
+    let with_others = with_others.saturating_mul(LOOK_UP);
+    match name {
+        // Each item is met by others about log2(items) times, and both attributes are looked up.
+        "sort" | "groupby" | "dictsort" | "unique" => {
+            let rounds = 2 * iterated(first).max(2).ilog2() as usize;
+            with_others.saturating_add(walk(first)).saturating_mul(rounds)
+        }
+        _ => with_others,
+    }
 }
 
 /// At least the bytes that a filter or method makes out of its arguments.
@@ -303,18 +325,35 @@ pub(super) fn cost(name: &str, arguments: &[Value]) -> usize {
     let text = |at: usize| arguments.get(at).and_then(Value::as_str).unwrap_or_default();
     let number = |at: usize| arguments.get(at).and_then(Value::as_usize).unwrap_or(0);
     let copy = arguments.iter().map(size).fold(0, usize::saturating_add);
+    let most_items = || arguments.iter().map(iterated).max().unwrap_or(0);
+    // Lists are charged for their items by what `size` says of them; the characters of a text become items here.
     let grown: usize = match name {
+        "list" | "sort" | "unique" => arguments.first().map_or(0, iterated).saturating_mul(ITEM_BYTES),
+        "items" | "dictsort" | "groupby" | "chain" | "zip" => most_items().saturating_mul(GROUP_BYTES),
+        "split" | "rsplit" | "lines" | "splitlines" => {
+            pieces(name, text(0), arguments.get(1)).saturating_mul(2 * ITEM_BYTES)
+        }
         "replace" => text(0).matches(text(1)).count().saturating_mul(text(2).len()),
         "join" => {
-            let items = arguments.first().and_then(Value::len).unwrap_or(0);
-            items.saturating_mul(arguments.get(1).map_or(0, size))
+            let items = arguments.first().map_or(0, iterated);
+            items.saturating_mul(arguments.get(1).map_or(0, size).saturating_add(ITEM_BYTES))
         }
         "indent" => text(0).lines().count().saturating_mul(largest_number(arguments)),
-        "batch" | "slice" => number(1).saturating_mul(ITEM_BYTES),
+        "batch" | "slice" => number(1).saturating_add(most_items()).saturating_mul(GROUP_BYTES),
         "format" => largest_digits(text(0)),
         _ => 0,
     };
     copy.saturating_add(grown)
+}
+
+/// Into how many pieces a text is cut at most.
+fn pieces(name: &str, text: &str, separator: Option<&Value>) -> usize {
+    let cuts = match separator.and_then(Value::as_str) {
+        _ if name.ends_with("lines") => text.matches(['\n', '\r']).count(),
+        Some(separator) => text.matches(separator).count(),
+        None => text.split_whitespace().count(),
+    };
+    cuts.saturating_add(1)
 }
 
 /// The largest number among arguments, by position or by keyword.
@@ -333,17 +372,39 @@ fn largest_digits(format: &str) -> usize {
 pub(super) fn compared(left: &Value, right: &Value) -> usize {
     match (left.as_str(), right.as_str()) {
         (Some(left), Some(right)) => left.len().min(right.len()),
-        _ if left.as_object().is_some() && right.as_object().is_some() => size(left).min(size(right)),
+        _ if left.as_object().is_some() && right.as_object().is_some() => walk(left).min(walk(right)),
         _ => 0,
     }
 }
 
-/// The bytes of a text, or those of a list or map without what is in its items.
-pub(super) fn shallow_size(value: &Value) -> usize {
+/// How many items a loop over a value meets; those of a text are its characters.
+fn iterated(value: &Value) -> usize {
+    match value.as_str() {
+        Some(text) => text.chars().count(),
+        None => value.len().unwrap_or(0),
+    }
+}
+
+/// What going through a text, or through the items of a list or map without what is in them, is charged.
+pub(super) fn shallow_walk(value: &Value) -> usize {
     match value.as_str() {
         Some(text) => text.len(),
-        None => value.len().unwrap_or(0).saturating_mul(ITEM_BYTES),
+        None => value.len().unwrap_or(0).saturating_mul(ITEM_READ_BYTES),
     }
+}
+
+/// What going through a text for another is charged.
+pub(super) fn search(text: &str) -> usize {
+    text.len().saturating_mul(SEARCH)
+}
+
+/// What going through a value with all that is in it is charged.
+pub(super) fn walk(value: &Value) -> usize {
+    measure(value, ITEM_READ_BYTES, 0, &mut MAX_ITEMS.clone()).unwrap_or(usize::MAX)
+}
+
+fn all_walks(values: &[Value]) -> usize {
+    values.iter().map(walk).fold(0, usize::saturating_add)
 }
 
 /// A list in place of what makes its items when asked: that keeps alive what nothing can find in it.
@@ -375,10 +436,11 @@ pub(super) fn holds_no_cycle(value: &Value) -> Result<(), Error> {
 /// Roughly the bytes of a value, with what is in it as often as it is there; the largest number for a value that
 /// nests too deep (or contains itself) or has too many items.
 pub(super) fn size(value: &Value) -> usize {
-    measure(value, 0, &mut MAX_ITEMS.clone()).unwrap_or(usize::MAX)
+    measure(value, ITEM_BYTES, 0, &mut MAX_ITEMS.clone()).unwrap_or(usize::MAX)
 }
 
-fn measure(value: &Value, depth: usize, items_left: &mut usize) -> Option<usize> {
+/// The bytes of texts in a value, and `item_bytes` for each item.
+fn measure(value: &Value, item_bytes: usize, depth: usize, items_left: &mut usize) -> Option<usize> {
     if let Some(text) = value.as_str() {
         return Some(text.len());
     }
@@ -389,11 +451,11 @@ fn measure(value: &Value, depth: usize, items_left: &mut usize) -> Option<usize>
         return None;
     }
     let is_map = value.kind() == ValueKind::Map;
-    let mut bytes = ITEM_BYTES.checked_mul(length + 1)?;
+    let mut bytes = item_bytes.checked_mul(length + 1)?;
     for item in value.try_iter().ok()? {
-        bytes = bytes.checked_add(measure(&item, depth + 1, items_left)?)?;
+        bytes = bytes.checked_add(measure(&item, item_bytes, depth + 1, items_left)?)?;
         if let Some(inner) = is_map.then(|| value.get_item(&item).ok()).flatten() {
-            bytes = bytes.checked_add(measure(&inner, depth + 1, items_left)?)?;
+            bytes = bytes.checked_add(measure(&inner, item_bytes, depth + 1, items_left)?)?;
         }
     }
     Some(bytes)

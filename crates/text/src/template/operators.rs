@@ -10,8 +10,10 @@ use minijinja::{Environment, Error, ErrorKind, Expression, State, context};
 
 use super::environment::python_text;
 use super::limits::{
-    CHANGED, CYCLE, HOLD, ITERATE, compared, cost, eager, holds_no_cycle, read, shallow_size, size, spend,
+    CHANGED, CYCLE, HOLD, ITERATE, compared, cost, eager, holds_no_cycle, read, search, shallow_walk, size,
+    spend, walk,
 };
+use super::source::MAX_CONSTANT_BYTES;
 
 const CONCATENATE: &str = "__alti_concatenate";
 const ADD: &str = "__alti_add";
@@ -44,6 +46,9 @@ pub(super) fn patch(instructions: &mut Instructions<'_>) -> Result<usize, Error>
         if let Some(call) = replacement(instruction) {
             *instruction = call;
         }
+        if let Instruction::LoadConst(value) = instruction {
+            *value = settled(value);
+        }
         let problem = match instruction {
             Instruction::CompareAndPreserve(_) => "comparisons in a chain, a < b < c; write a < b and b < c",
             Instruction::UnpackLists(_) | Instruction::MergeKwargs(_) => {
@@ -60,6 +65,21 @@ pub(super) fn patch(instructions: &mut Instructions<'_>) -> Result<usize, Error>
         return Err(Error::new(ErrorKind::InvalidOperation, format!("{place}not supported: {problem}")));
     }
     Ok(longest)
+}
+
+/// A constant with its lists as lists: a multiplied one is a rule that makes its items anew each time, ten times slower
+/// to go through than the charge for it says. One that is too large to make stays a rule.
+fn settled(value: &Value) -> Value {
+    fn settle(value: &Value) -> Value {
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => match value.try_iter() {
+                Ok(items) => items.map(|item| settle(&item)).collect(),
+                Err(_) => value.clone(),
+            },
+            _ => value.clone(),
+        }
+    }
+    if size(value) <= MAX_CONSTANT_BYTES { settle(value) } else { value.clone() }
 }
 
 /// The call that does what an instruction does.
@@ -101,8 +121,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     });
     environment.add_function(ITEM, |state: &State, value: Value, key: Value| {
         // A text is gone through up to the index, a key is hashed.
-        let texts = value.as_str().map_or(0, str::len).saturating_add(size(&key));
-        let counted = if value.kind() == ValueKind::Iterable { shallow_size(&value) } else { 0 };
+        let texts = value.as_str().map_or(0, str::len).saturating_add(walk(&key));
+        let counted = if value.kind() == ValueKind::Iterable { shallow_walk(&value) } else { 0 };
         read(state, texts.saturating_add(counted))?;
         value.get_item(&key)
     });
@@ -114,8 +134,12 @@ fn engine(source: &'static str) -> Expression<'static, 'static> {
     ENVIRONMENT.compile_expression(source).unwrap_or_else(|error| unreachable!("{source}: {error}"))
 }
 
+/// What evaluating an expression is charged, whatever is in it: it takes as long as going through so much text.
+const EVALUATION_BYTES: usize = 2048;
+
 /// Evaluates; the error is the template's, whose line the engine then adds.
-fn evaluate(expression: &Expression<'_, '_>, context: Value) -> Result<Value, Error> {
+fn evaluate(state: &State, expression: &Expression<'_, '_>, context: Value) -> Result<Value, Error> {
+    read(state, EVALUATION_BYTES)?;
     expression.eval(context).map_err(|error| match error.detail() {
         Some(detail) => Error::new(error.kind(), detail.to_owned()),
         None => Error::from(error.kind()),
@@ -137,17 +161,17 @@ fn install_arithmetic(environment: &mut Environment<'static>) {
         spend(state, size(&left).saturating_add(size(&right)))?;
         match (left.as_str(), right.as_str()) {
             (Some(left), Some(right)) => Ok(Value::from([left, right].concat())),
-            _ => eager(evaluate(&SUM, context! { left, right })?),
+            _ => eager(evaluate(state, &SUM, context! { left, right })?),
         }
     });
     environment.add_function(MULTIPLY, |state: &State, left: Value, right: Value| {
         let times = |count: &Value, value: &Value| count.as_usize().unwrap_or(1).saturating_mul(size(value));
         spend(state, times(&left, &right).max(times(&right, &left)))?;
-        eager(evaluate(&PRODUCT, context! { left, right })?)
+        eager(evaluate(state, &PRODUCT, context! { left, right })?)
     });
     environment.add_function(SLICE, |state: &State, value: Value, start: Value, stop: Value, step: Value| {
         spend(state, size(&value))?;
-        eager(evaluate(&SLICED, context! { value, start, stop, step })?)
+        eager(evaluate(state, &SLICED, context! { value, start, stop, step })?)
     });
 }
 
@@ -170,28 +194,28 @@ fn install_comparisons(environment: &mut Environment<'static>) {
     }
     static CONTAINED: LazyLock<Expression<'static, 'static>> = LazyLock::new(|| engine("value in container"));
     environment.add_function(IN, |state: &State, value: Value, container: Value| {
-        read(state, size(&value))?;
+        read(state, walk(&value))?;
         if let Some(text) = container.as_str() {
-            read(state, text.len())?;
+            read(state, search(text))?;
             let value = python_text(state, &value)?;
             return Ok(Value::from(text.contains(&*value)));
         }
         if container.kind() != ValueKind::Map {
-            read(state, size(&container))?;
+            read(state, walk(&container))?;
         }
-        evaluate(&CONTAINED, context! { value, container })
+        evaluate(state, &CONTAINED, context! { value, container })
     });
 }
 
 /// What loops and namespaces do.
 fn install_loops(environment: &mut Environment<'static>) {
     environment.add_function(ITERATE, |state: &State, value: Value| {
-        read(state, shallow_size(&value))?;
+        read(state, shallow_walk(&value))?;
         Ok(value)
     });
     // Without cycles, everything that walks through a value comes to an end.
     environment.add_function(HOLD, |state: &State, value: Value| {
-        read(state, size(&value))?;
+        read(state, walk(&value))?;
         holds_no_cycle(&value).map(|()| value)
     });
     for (name, method) in [(CHANGED, "changed"), (CYCLE, "cycle")] {
@@ -202,7 +226,7 @@ fn install_loops(environment: &mut Environment<'static>) {
                 return Err(Error::new(ErrorKind::MissingArgument, problem));
             }
             for value in values {
-                read(state, size(value))?;
+                read(state, walk(value))?;
                 holds_no_cycle(value)?;
             }
             object.call_method(state, method, values)

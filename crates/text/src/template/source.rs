@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 200;
 /// `elif`s that nest in each other, as those of one `if` do.
 const MAX_ELIFS: usize = 200;
 /// Bytes that texts multiplied by numbers may have together: the engine computes them while it compiles.
-const MAX_CONSTANT_BYTES: usize = 4 << 20;
+pub(super) const MAX_CONSTANT_BYTES: usize = 4 << 20;
 
 /// What is wrong with a template's source, and in which line.
 pub(super) struct Problem {

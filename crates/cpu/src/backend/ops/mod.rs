@@ -4,6 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod experts;
 pub(crate) mod gather;
 pub(crate) mod linear;
+pub(crate) mod low_rank;
 pub(crate) mod rows;
 pub(crate) mod store;
 
@@ -41,6 +42,10 @@ pub(crate) enum Op {
     Prepare(linear::Prepare),
     /// A matrix times prepared activations.
     Matmul(linear::Matmul),
+    /// The first half of what adapters add to products.
+    LowRankDown(low_rank::Down),
+    /// The second half.
+    LowRankUp(low_rank::Up),
     /// Keys and values to their pages.
     Store(store::Store),
     /// Attention over stored pages.
@@ -65,6 +70,8 @@ impl Op {
             Op::Gather(op) => op.accesses(list),
             Op::Prepare(op) => op.accesses(list),
             Op::Matmul(op) => op.accesses(list),
+            Op::LowRankDown(op) => op.accesses(list),
+            Op::LowRankUp(op) => op.accesses(list),
             Op::Store(op) => op.accesses(list),
             Op::Attend(op) => op.accesses(list),
             Op::Merge(op) => op.accesses(list),
@@ -90,6 +97,8 @@ impl Op {
                 linear::Then::SwiGlu(_) => matrix("matmul, swiglu", &op.weight),
                 _ => matrix("matmul", &op.weight),
             },
+            Op::LowRankDown(op) => format!("adapters, down {}", op.x.columns),
+            Op::LowRankUp(_) => "adapters, up".to_owned(),
             Op::Store(_) => "store keys, values".to_owned(),
             Op::Attend(_) => "attention".to_owned(),
             Op::Merge(_) => "attention, merge".to_owned(),
@@ -107,6 +116,8 @@ impl Op {
             Op::Gather(op) => op.run(worker),
             Op::Prepare(op) => op.run(worker),
             Op::Matmul(op) => op.run(worker),
+            Op::LowRankDown(op) => op.run(worker),
+            Op::LowRankUp(op) => op.run(worker),
             Op::Store(op) => op.run(worker),
             Op::Attend(op) => op.run(worker),
             Op::Merge(op) => op.run(worker),

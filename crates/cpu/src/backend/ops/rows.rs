@@ -21,6 +21,8 @@ pub(crate) enum RowOp {
     Scale { x: Matrix, factors: Matrix },
     /// `x += y`.
     Add { x: Matrix, y: Matrix },
+    /// Row `rows[i]` of `x` plus row `i` of `y`, in place; no row twice.
+    AddAt { x: Matrix, y: Matrix, rows: Arc<[usize]> },
     /// `out = silu(gate) * up`.
     SwiGlu { gate: Matrix, up: Matrix, out: Matrix },
     /// `to = from`.
@@ -37,6 +39,7 @@ impl RowOp {
             RowOp::RmsNorm { x, .. }
             | RowOp::Scale { x, .. }
             | RowOp::Add { x, .. }
+            | RowOp::AddAt { y: x, .. }
             | RowOp::SwiGlu { gate: x, .. }
             | RowOp::Copy { from: x, .. } => (x.rows, 1),
         }
@@ -49,7 +52,7 @@ impl RowOp {
             RowOp::HeadNorm { .. } => "head norm",
             RowOp::Rope { .. } => "rope",
             RowOp::Scale { .. } => "scale",
-            RowOp::Add { .. } => "add",
+            RowOp::Add { .. } | RowOp::AddAt { .. } => "add",
             RowOp::SwiGlu { .. } => "swiglu",
             RowOp::Copy { .. } => "copy",
         }
@@ -67,6 +70,9 @@ impl RowOp {
                 list.extend([Access::write(x, units), Access::read(other, Sharing::Any)]);
             }
             RowOp::Add { x, y } => list.extend([Access::write(x, units), Access::read(y, units)]),
+            RowOp::AddAt { x, y, .. } => {
+                list.extend([Access::write(x, Sharing::Any), Access::read(y, units)]);
+            }
             RowOp::SwiGlu { gate, up, out } => {
                 list.extend([Access::read(gate, units), Access::read(up, units), Access::write(out, units)]);
             }
@@ -113,6 +119,7 @@ impl Kernel for OneUnit<'_> {
                 }
                 RowOp::Scale { x, factors } => rows::scale(x.row_mut(row), factors.row(row)[0]),
                 RowOp::Add { x, y } => rows::add(x.row_mut(row), y.row(row)),
+                RowOp::AddAt { x, y, rows: at } => rows::add(x.row_mut(at[row]), y.row(row)),
                 RowOp::SwiGlu { gate, up, out } => {
                     rows::swiglu(simd, gate.row(row), up.row(row), out.row_mut(row))
                 }

@@ -1,0 +1,193 @@
+//! `alti serve`: the APIs that apps speak, over the models of this machine.
+
+use crate::database::DatabaseOptions;
+use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
+use crate::model::name_or_default;
+use crate::pulling;
+use crate::serving::loader::Loader;
+use crate::serving::settings::ServeSettings;
+use alti_engine::serving::Turns;
+use alti_server::{AppState, ModelLoader, ServeError, Server, Services};
+use alti_store::Store;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Serve models to apps that speak the APIs of OpenAI, Anthropic, Ollama or llama.cpp
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  alti serve                                  the default model on 127.0.0.1:8080
+  alti serve llama3.2:1b smollm2-135m-instruct
+  alti serve --listen 0.0.0.0:8080            for other machines, who need a key (alti keys create)
+  alti serve --config alti.toml               every setting: alti config example
+  alti serve --set engine.context=4096 --set server.idle_unload_seconds=60")]
+pub struct ServeCommand {
+    /// Models to load at the start and keep; the first answers where a request names none [default: the default model]
+    models: Vec<String>,
+    /// A file of settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<SocketAddr>,
+    /// Threads that compute [default: one for each core]
+    #[arg(short = 't', long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Tokens of the longest sequence [default: the model's, at most 8192]
+    #[arg(short = 'c', long, value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Any other setting, such as engine.max_running=32
+    #[arg(long = "set", value_name = "SETTING=VALUE")]
+    set: Vec<String>,
+    /// What is logged
+    #[arg(long, value_enum, default_value = "warn")]
+    log: LogLevel,
+    /// Log in JSON, one object a line
+    #[arg(long)]
+    log_json: bool,
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LogLevel {
+    /// Nothing
+    Off,
+    /// What went wrong
+    Error,
+    /// And what looks odd
+    Warn,
+    /// And every request
+    Info,
+    /// And more
+    Debug,
+}
+
+impl ServeCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When a setting is wrong, a model cannot be loaded, or the address is taken.
+    pub fn run(&self, environment: &Environment) -> anyhow::Result<()> {
+        let mut settings = ServeSettings::read(environment, self.config.as_deref(), &self.set)?;
+        if !self.listen.is_empty() {
+            settings.server.listen.clone_from(&self.listen);
+        }
+        settings.engine.threads = self.threads.map(usize::from).or(settings.engine.threads);
+        settings.engine.context = self.context.map(|tokens| tokens as usize).or(settings.engine.context);
+        self.start_log();
+        self.choose_models(environment, &mut settings)?;
+        let home = environment.home.clone();
+        settings.server.aliases_file.get_or_insert_with(|| home.join("aliases.json"));
+        let loader = Loader {
+            environment: environment.clone(),
+            options: settings.engine.clone(),
+            turns: Turns::default(),
+            named: settings
+                .server
+                .pinned_models
+                .iter()
+                .chain(&settings.engine.draft_model)
+                .cloned()
+                .collect(),
+        };
+        let store = self.database.open(environment)?;
+        // Two threads are enough for wires and JSON; the rest of the machine computes.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(serve(settings, Arc::new(loader), store))
+    }
+
+    /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
+    /// is fetched now.
+    fn choose_models(&self, environment: &Environment, settings: &mut ServeSettings) -> anyhow::Result<()> {
+        let server = &mut settings.server;
+        let nothing =
+            self.models.is_empty() && server.pinned_models.is_empty() && server.default_model.is_none();
+        let named = match nothing {
+            true => vec![name_or_default(environment, None).to_owned()],
+            false => self.models.clone(),
+        };
+        server.pinned_models.splice(0..0, named);
+        for model in &server.pinned_models {
+            crate::model::find(environment, model)?;
+        }
+        if server.default_model.is_none() {
+            server.default_model = server.pinned_models.first().cloned();
+        }
+        // The store is there from now on.
+        pulling::store(environment).map(drop)
+    }
+
+    fn start_log(&self) {
+        let level = match self.log {
+            LogLevel::Off => LevelFilter::OFF,
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+        };
+        let log =
+            tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+        match self.log_json {
+            true => log.json().init(),
+            false => log.init(),
+        }
+    }
+}
+
+/// Serves until asked to stop.
+async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>, store: Store) -> anyhow::Result<()> {
+    let services = Services { store: Some(store), ..Services::default() };
+    let state = AppState::with_services(settings.server.clone(), loader, services);
+    let server = Server::bind(state.clone()).await.map_err(|error| {
+        let failure = match error {
+            ServeError::Settings(_) | ServeError::Tls { .. } => Failure::Usage,
+            ServeError::Listen { .. } => Failure::Failed,
+        };
+        Exit::new(failure, error.to_string())
+    })?;
+    eprintln!("loading {}", settings.server.pinned_models.join(", "));
+    state.models().load_pinned().await.map_err(|error| Exit::new(Failure::Failed, error.to_string()))?;
+    announce(&settings, &server);
+    server.run(stopped()).await;
+    Ok(())
+}
+
+/// Says where the server is and what to paste into an app.
+fn announce(settings: &ServeSettings, server: &Server) {
+    let scheme = if server.is_tls() { "https" } else { "http" };
+    let model = settings.server.default_model.as_deref().unwrap_or("MODEL");
+    for address in server.addresses() {
+        println!("listening on {scheme}://{address}");
+    }
+    if let Some(address) = server.addresses().first() {
+        let base = format!("{scheme}://{address}");
+        eprintln!(
+            "paste into an app:\n  OpenAI     base URL {base}/v1, model {model}, any key\n  Anthropic  base URL {base}\n  \
+             Ollama     host {base}\nor try:\n  curl {base}/v1/chat/completions -H 'content-type: application/json' -d \
+             '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'"
+        );
+    }
+}
+
+/// Waits until the process is asked to stop: Ctrl-C, or what service managers send.
+async fn stopped() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => (),
+        () = terminated => (),
+    }
+    eprintln!("stopping: answers in the works are finished first");
+}

@@ -1,0 +1,328 @@
+//! Where the server gets models from: the store, and files.
+
+use super::settings::EngineOptions;
+use crate::environment::Environment;
+use crate::model::{self, available_memory};
+use crate::pulling;
+use alti_cpu::Cpu;
+use alti_engine::grammar::GrammarSource;
+use alti_engine::sampling::SamplerSettings;
+use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Rejected, Sink, Status, Turns};
+use alti_engine::{EngineError, serving::Ticket};
+use alti_formats::Checkpoint;
+use alti_hub::{Event, HubError, Manifest, ModelSpec, Observer, PullRequest};
+use alti_models::{Llama, memory};
+use alti_server::models::{Cancel, Inference};
+use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
+use alti_text::{ChatTemplate, Tokenizer};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The models of this machine.
+pub struct Loader {
+    /// What the environment says of the store and the processor.
+    pub environment: Environment,
+    /// How models are run.
+    pub options: EngineOptions,
+    /// All engines compute on the same cores.
+    pub turns: Turns,
+    /// What the owner named: these may be paths; a request names models of the store alone.
+    pub named: Vec<String>,
+}
+
+/// What an error means to a client. Paths and the like are the owner's business, but whoever may load models is trusted
+/// with them.
+fn load_error(name: &str, error: &anyhow::Error) -> LoadError {
+    match error.downcast_ref() {
+        Some(HubError::NotInStore { .. } | HubError::NotInCatalogue { .. } | HubError::NotFound { .. }) => {
+            LoadError::NotFound(name.to_owned())
+        }
+        Some(HubError::Cancelled) => LoadError::Cancelled,
+        Some(
+            HubError::BadSpec { .. } | HubError::AmbiguousName { .. } | HubError::LicenseNotAccepted { .. },
+        ) => LoadError::Refused(crate::exit::message_of(error)),
+        _ => LoadError::Failed(crate::exit::message_of(error)),
+    }
+}
+
+/// What the store knows of a model.
+fn facts(manifest: &Manifest) -> ModelFacts {
+    let created =
+        chrono::DateTime::parse_from_rfc3339(&manifest.pulled_at).map_or(0, |time| time.timestamp());
+    let entry = manifest.entry_file();
+    let owner = match &manifest.source {
+        alti_hub::Source::Hub { repo, .. } => repo.split('/').next().unwrap_or_default().to_owned(),
+        alti_hub::Source::PythonPackage { .. } | alti_hub::Source::Local { .. } => "local".to_owned(),
+    };
+    ModelFacts {
+        name: manifest.name.clone(),
+        digest: entry.map_or_else(|| manifest.revision.clone(), |file| file.sha256.as_str().to_owned()),
+        size: manifest.size(),
+        memory_bytes: manifest.size(),
+        created: created.max(0) as u64,
+        owner,
+        format: if entry.is_some() { "gguf" } else { "safetensors" }.to_owned(),
+        architecture: manifest.architecture.clone().unwrap_or_default(),
+        parameters: manifest.parameters,
+        quantization: manifest.quantization.clone(),
+        license: manifest.license.clone(),
+        context: None,
+    }
+}
+
+/// What can be said of a file that is not in the store.
+fn facts_of_file(name: &str, path: &Path) -> ModelFacts {
+    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let is_folder = path.is_dir();
+    ModelFacts {
+        name: name.to_owned(),
+        size,
+        memory_bytes: size,
+        owner: "local".to_owned(),
+        format: if is_folder { "safetensors" } else { "gguf" }.to_owned(),
+        ..ModelFacts::default()
+    }
+}
+
+impl Loader {
+    /// The file or folder of a model, and what is known of it. Paths are only for those that the owner has named.
+    fn locate(&self, name: &str) -> anyhow::Result<(PathBuf, ModelFacts)> {
+        let (path, manifest) = match self.named.iter().any(|named| named == name) {
+            true => model::present(&self.environment, name)?,
+            false => {
+                let resolved = pulling::store(&self.environment)?.resolve(name)?;
+                (resolved.path, Some(resolved.manifest))
+            }
+        };
+        let facts = match &manifest {
+            Some(manifest) => facts(manifest),
+            None => facts_of_file(name, &path),
+        };
+        Ok((path, facts))
+    }
+
+    fn start(&self, name: &str) -> anyhow::Result<ServedModel> {
+        let (path, mut facts) = self.locate(name)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let config = checkpoint.config();
+        let context = self.options.context.unwrap_or_else(|| model::default_context(config.context_length));
+        let kv_dtype = self.options.kv_dtype()?;
+        let kv_bytes = |tokens| memory::cache_layout(config, tokens, kv_dtype).bytes() as u64;
+        let free = available_memory().saturating_sub(facts.size) / 2;
+        let kv_tokens = self.options.kv_tokens.unwrap_or_else(|| {
+            let fitting = (1..=4).rev().map(|contexts| contexts * context);
+            fitting.clone().find(|&tokens| kv_bytes(tokens) <= free).unwrap_or(context)
+        });
+        model::check_serving(&checkpoint, kv_tokens, kv_dtype, self.options.step_tokens)?;
+        facts.memory_bytes = facts.size + kv_bytes(kv_tokens);
+        facts.context = Some(context);
+        let tokenizer = Tokenizer::for_checkpoint(&checkpoint)?;
+        let template =
+            ChatTemplate::for_checkpoint(&checkpoint, &tokenizer).map_err(|error| error.to_string());
+        let settings = EngineSettings {
+            context,
+            kv_tokens,
+            kv_dtype,
+            step_tokens: self.options.step_tokens,
+            max_running: self.options.max_running,
+            max_waiting: self.options.max_waiting,
+            prefix_cache: self.options.prefix_cache,
+            draft_tokens: self.options.draft_tokens,
+            turns: self.turns.clone(),
+        };
+        let draft = match &self.options.draft_model {
+            Some(draft) if draft != name && draft != &facts.name => {
+                Some(Checkpoint::open(&self.locate(draft)?.0)?)
+            }
+            _ => None,
+        };
+        let engine = self.engine(settings, tokenizer.clone(), checkpoint, draft)?;
+        let kept = self.options.prefix_folder.as_ref().map(|folder| kept_prefixes(folder, &facts));
+        if let Some((file, identity)) = &kept
+            && file.exists()
+            && let Err(error) = engine.load_prefixes(file, identity)
+        {
+            tracing::warn!(%error, "saved prefixes are not used");
+        }
+        Ok(ServedModel {
+            memory_bytes: facts.memory_bytes,
+            facts,
+            inference: Arc::new(Served { engine, kept }),
+            tokenizer,
+            template,
+            sampling: SamplerSettings::default(),
+        })
+    }
+
+    fn engine(
+        &self,
+        settings: EngineSettings,
+        tokenizer: Tokenizer,
+        checkpoint: Checkpoint,
+        draft: Option<Checkpoint>,
+    ) -> anyhow::Result<Engine> {
+        let isa = model::cpu_isa(&self.environment)?;
+        let threads = self.options.threads.unwrap_or_else(model::cores);
+        Ok(Engine::start_with_draft(settings, tokenizer, move || {
+            let failed = |what: String| EngineError::Stopped { what };
+            let backend = Cpu::new(isa, threads).map_err(|error| failed(error.to_string()))?;
+            let load = |checkpoint: &Checkpoint| {
+                let model = Llama::load(&backend, checkpoint, |_, _| ());
+                model.map(Arc::new).map_err(|error| failed(error.to_string()))
+            };
+            let (model, draft) = (load(&checkpoint)?, draft.as_ref().map(load).transpose()?);
+            Ok((backend, model, draft))
+        })?)
+    }
+}
+
+/// The file that keeps a model's prefixes, and what names the model in it.
+fn kept_prefixes(folder: &Path, facts: &ModelFacts) -> (PathBuf, String) {
+    let identity =
+        if facts.digest.is_empty() { format!("{} {}", facts.name, facts.size) } else { facts.digest.clone() };
+    let name: String = identity.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    (folder.join(format!("{name}.prefixes")), identity)
+}
+
+impl ModelLoader for Loader {
+    fn list(&self) -> Result<Vec<ModelFacts>, LoadError> {
+        let listing = pulling::store(&self.environment)
+            .and_then(|store| Ok(store.list()?))
+            .map_err(|error| load_error("", &error))?;
+        let mut models: Vec<ModelFacts> = listing.models.iter().map(facts).collect();
+        let files = self.named.iter().filter(|name| models.iter().all(|facts| &facts.name != *name));
+        let files: Vec<ModelFacts> = files.filter_map(|name| self.find(name).ok()).collect();
+        for file in files {
+            if models.iter().all(|facts| facts.name != file.name) {
+                models.push(file);
+            }
+        }
+        Ok(models)
+    }
+
+    fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
+        self.locate(name).map(|(_, facts)| facts).map_err(|error| load_error(name, &error))
+    }
+
+    fn load(&self, name: &str) -> Result<ServedModel, LoadError> {
+        self.start(name).map_err(|error| load_error(name, &error))
+    }
+
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut (dyn FnMut(PullProgress) -> bool + Send),
+    ) -> Result<(), LoadError> {
+        let listening = AtomicBool::new(false);
+        let told = Told { tell: Mutex::new(progress), cancel: &listening, file: Mutex::default() };
+        let pull = || {
+            let request = PullRequest::new(ModelSpec::parse(name)?);
+            let store = pulling::store(&self.environment)?;
+            let settings = pulling::settings(&self.environment);
+            store.pull(&request, &settings, Observer::new(&told, &listening))?;
+            anyhow::Ok(())
+        };
+        pull().map_err(|error| load_error(name, &error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), LoadError> {
+        let remove = || anyhow::Ok(pulling::store(&self.environment)?.remove(name)?);
+        remove().map(drop).map_err(|error| load_error(name, &error))
+    }
+}
+
+/// Tells a client how far a download is, and cancels it when nobody listens.
+struct Told<'a> {
+    tell: Mutex<&'a mut (dyn FnMut(PullProgress) -> bool + Send)>,
+    cancel: &'a AtomicBool,
+    /// Size of what is fetched.
+    file: Mutex<Option<u64>>,
+}
+
+// The closure is only called under the lock.
+impl alti_hub::Progress for Told<'_> {
+    fn event(&self, event: Event<'_>) {
+        let (Ok(mut tell), Ok(mut size)) = (self.tell.lock(), self.file.lock()) else { return };
+        let status = |text: String| PullProgress { status: text, ..PullProgress::default() };
+        let progress = match event {
+            Event::Resolving { source } => status(format!("asking {source}")),
+            Event::Planned { total, present, .. } => {
+                *size = Some(total);
+                let pulling = status("pulling model".to_owned());
+                PullProgress { total: *size, completed: Some(present), ..pulling }
+            }
+            Event::Bytes { done, .. } => {
+                PullProgress { total: *size, completed: Some(done), ..status("pulling model".to_owned()) }
+            }
+            Event::Verifying { file, .. } => status(format!("verifying {file}")),
+            Event::Waiting { what } => status(format!("waiting for another process that fetches {what}")),
+            _ => return,
+        };
+        if !tell(progress) {
+            self.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An engine whose prefixes are kept when it goes.
+struct Served {
+    engine: Engine,
+    kept: Option<(PathBuf, String)>,
+}
+
+fn cancel(ticket: Ticket) -> Cancel {
+    Box::new(move || ticket.cancel())
+}
+
+impl Inference for Served {
+    fn submit(&self, job: Job, sink: Sink) -> Result<Cancel, Rejected> {
+        self.engine.submit(job, sink).map(cancel)
+    }
+
+    fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Cancel, Rejected> {
+        self.engine.embed(job, sink).map(cancel)
+    }
+
+    fn check_grammar(&self, source: &GrammarSource) -> Result<(), EngineError> {
+        self.engine.check_grammar(source)
+    }
+
+    fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    fn context(&self) -> usize {
+        self.engine.settings().context
+    }
+
+    fn max_running(&self) -> usize {
+        self.engine.settings().max_running
+    }
+
+    fn embedding_length(&self) -> usize {
+        self.engine.config().embedding_length
+    }
+
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+        self.engine.load_adapter(name, path)
+    }
+
+    fn drop_adapter(&self, name: &str) -> bool {
+        self.engine.drop_adapter(name)
+    }
+
+    fn shutdown(&self, deadline: Duration) {
+        if let Some((file, identity)) = &self.kept {
+            let folder = file.parent().unwrap_or(Path::new("."));
+            let saved = std::fs::create_dir_all(folder).map_err(|error| error.to_string());
+            let saved = saved
+                .and_then(|()| self.engine.save_prefixes(file, identity).map_err(|error| error.to_string()));
+            if let Err(error) = saved {
+                tracing::warn!(%error, "the prefix cache was not saved");
+            }
+        }
+        self.engine.shutdown(deadline);
+    }
+}

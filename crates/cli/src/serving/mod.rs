@@ -1,0 +1,4 @@
+//! What `alti serve` puts together: its settings, and where the server gets models from.
+
+pub mod loader;
+pub mod settings;

@@ -1,0 +1,150 @@
+//! `alti serve` as a process: it answers, ends when it is asked to, and loses nothing when it is killed.
+
+use crate::common::User;
+use crate::store::user;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running server; killed when it is dropped.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(user: &User, arguments: &[&str]) -> Server {
+        let mut command = user.command(&["serve", "--listen", "127.0.0.1:0", "-c", "1024"]);
+        let mut process = command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
+        Server { process, address }
+    }
+
+    /// Status and body of the answer to a request; nothing when the connection broke.
+    fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        ask(&self.address, method, path, body)
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("there is kill").success());
+    }
+
+    /// Waits for its end; whether it was a good one.
+    fn ended(mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait().expect("a process of ours") {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it does not end");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn ask(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+fn chat(tokens: u32) -> String {
+    let messages = json!([{ "role": "user", "content": "Name three rivers." }]);
+    json!({ "messages": messages, "max_tokens": tokens, "temperature": 0 }).to_string()
+}
+
+/// Requests that `alti usage` knows of.
+fn metered(user: &User) -> u64 {
+    user.json(&["usage", "--json"])["total"]["requests"].as_u64().expect("a number of requests")
+}
+
+#[test]
+fn a_server_answers_meters_and_ends_when_asked() {
+    let user = user();
+    let server = Server::start(&user, &[]);
+    let (status, body) = server.ask("POST", "/v1/chat/completions", &chat(8)).expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(answer["usage"]["completion_tokens"], 8);
+    assert!(answer["choices"][0]["message"]["content"].as_str().is_some_and(|text| !text.is_empty()));
+    let (status, body) = server.ask("POST", "/v1/chat/completions", "{\"messages\": 5}").expect("an answer");
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("messages"), "it says which field: {body}");
+    assert_eq!(server.ask("GET", "/health", "").expect("an answer").0, 200);
+    assert_eq!(metered(&user), 1);
+    server.signal("-TERM");
+    assert!(server.ended(), "it ends well");
+}
+
+#[test]
+fn a_killed_server_has_lost_nothing_that_it_answered() {
+    let user = user();
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let server = Server::start(&user, &[]);
+        let address = server.address.clone();
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                let address = address.clone();
+                std::thread::spawn(move || {
+                    let answers =
+                        std::iter::from_fn(|| ask(&address, "POST", "/v1/chat/completions", &chat(4)));
+                    answers.filter(|(status, _)| *status == 200).count() as u64
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(400 + 170 * round));
+        server.signal("-KILL");
+        assert!(!server.ended());
+        acknowledged += clients.into_iter().map(|client| client.join().expect("no panic")).sum::<u64>();
+        assert!(metered(&user) >= acknowledged, "{} of {acknowledged} are metered", metered(&user));
+    }
+    assert!(acknowledged > 0);
+}
+
+#[test]
+fn settings_that_are_none_are_refused_with_their_names() {
+    let user = User::new();
+    let wrong = |arguments: &[&str], says: &str| {
+        let done = user.run(arguments);
+        assert_eq!(done.code, 2, "{arguments:?}: {}", done.stderr);
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+    };
+    wrong(&["serve", "--set", "engine.contxt=1"], "contxt");
+    wrong(&["config", "check", "--set", "engine.kv_type=f7"], "f32, bf16, q8_0");
+    wrong(&["config", "check", "--set", "server.listen=nowhere"], "listen");
+    user.write("alti.toml", "[engine]\nstep_tokens = 0\n");
+    wrong(&["config", "check", "alti.toml"], "step_tokens");
+    user.write("alti.toml", "[engine]\nstep_token = 10\n");
+    wrong(&["config", "check", "alti.toml"], "step_token");
+    let example = user.run(&["config", "example"]);
+    user.write("alti.toml", &example.stdout);
+    assert_eq!(user.run(&["config", "check", "alti.toml"]).code, 0);
+}

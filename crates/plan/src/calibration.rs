@@ -1,0 +1,173 @@
+//! The constants that are fitted to measurements: few, named, the same for every model, layout and row.
+//!
+//! `cargo run --release -p alti-plan --example calibrate` fits them on the half of the published rows that a hash of the
+//! row puts there, prints them, and reports the error on both halves apart.
+
+/// Every fitted constant, with its start and the span that the fit may search.
+pub const CONSTANTS: [Constant; 24] = [
+    constant("matmul_ampere", "part of the peak that a large product reaches, Ampere", 0.05, 1.0),
+    constant("matmul_hopper", "the same, Hopper in BF16: its power limit is below its peak", 0.05, 1.0),
+    constant("matmul_hopper_fp8", "the same, Hopper in FP8", 0.05, 1.0),
+    constant("wave", "tiles a multiprocessor that halve the speed of a product, for lack of more", 0.0, 4.0),
+    constant("depth", "inner dimension at which a product reaches half of its speed", 0.0, 2048.0),
+    constant("flash_ampere", "part of the peak that fused attention reaches, Ampere", 0.05, 0.9),
+    constant("flash_hopper", "the same, Hopper", 0.05, 0.9),
+    constant(
+        "elementwise_eager",
+        "traffic of unfused element-wise operations over the least possible",
+        0.8,
+        10.0,
+    ),
+    constant(
+        "elementwise_fused",
+        "traffic of fused element-wise operations over the least possible",
+        0.8,
+        10.0,
+    ),
+    constant("scores", "traffic of materialised attention scores over the least possible", 0.1, 6.0),
+    constant("host_slow", "seconds of the host to launch one pass of a layer, slow hosts", 0.0, 5e-3),
+    constant("host_fast", "the same, fast hosts", 0.0, 1e-3),
+    constant("host_experts", "the same, more for a layer with experts", 0.0, 8e-3),
+    constant(
+        "blend",
+        "order of the norm that joins host and device: 1 adds them, infinity takes the longer",
+        1.0,
+        16.0,
+    ),
+    constant(
+        "collective",
+        "seconds that a tensor-parallel collective takes longer for each further rank",
+        0.0,
+        1e-3,
+    ),
+    constant(
+        "drain",
+        "seconds that a device waits for a slow host with every layer that is computed again",
+        0.0,
+        5e-3,
+    ),
+    constant("node_link", "part of the bandwidth inside a node that collectives reach", 0.1, 0.9),
+    constant("network_link", "part of the bandwidth between nodes that collectives reach", 0.05, 0.95),
+    constant("data_overlap", "part of the data-parallel traffic hidden where it may overlap", 0.0, 1.0),
+    constant("tensor_overlap", "part of the tensor-parallel traffic hidden where it may overlap", 0.0, 0.9),
+    constant("experts", "time of routed experts and their exchange over an even load's", 1.0, 6.0),
+    constant("accumulate", "traffic of adding a gradient to its sum over the least possible", 0.0, 4.0),
+    constant("straggler", "slowdown for each doubling of the number of nodes", 0.0, 0.1),
+    constant("step", "seconds of a step for what is in no other line", 0.0, 0.1),
+];
+
+/// What a constant is called, says, and may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Constant {
+    /// Name of the field of [`Calibration`].
+    pub name: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// The least the fit may try.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+}
+
+const fn constant(name: &'static str, meaning: &'static str, least: f64, most: f64) -> Constant {
+    Constant { name, meaning, least, most }
+}
+
+/// The values of [`CONSTANTS`], in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    values: [f64; CONSTANTS.len()],
+}
+
+/// What `calibrate --fit` printed.
+const FITTED: [f64; CONSTANTS.len()] = [
+    0.8471, 0.6844, 0.5786, 0.003538, 115.3, 0.3139, 0.1709, 1.832, 0.8678, 0.9366, 0.001064, 0.001,
+    0.006633, 2.276, 4.954e-05, 1.459e-05, 0.9, 0.95, 0.2281, 0.9, 1.0, 0.1144, 0.006011, 0.001286,
+];
+
+impl Default for Calibration {
+    fn default() -> Calibration {
+        Calibration { values: FITTED }
+    }
+}
+
+impl Calibration {
+    /// The value of the constant at `index` of [`CONSTANTS`].
+    #[must_use]
+    pub fn value(&self, index: usize) -> f64 {
+        self.values[index]
+    }
+
+    /// The same with another value at `index`, kept within the constant's span.
+    #[must_use]
+    pub fn with(&self, index: usize, value: f64) -> Calibration {
+        let mut other = self.clone();
+        other.values[index] = value.clamp(CONSTANTS[index].least, CONSTANTS[index].most);
+        other
+    }
+}
+
+macro_rules! fields {
+    ($($index:literal $name:ident),* $(,)?) => {
+        impl Calibration {
+            $(
+                #[doc = concat!("The constant `", stringify!($name), "` of [`CONSTANTS`].")]
+                #[must_use]
+                pub fn $name(&self) -> f64 {
+                    self.values[$index]
+                }
+            )*
+        }
+
+        #[cfg(test)]
+        const NAMES: &[(usize, &str)] = &[$(($index, stringify!($name))),*];
+    };
+}
+
+fields!(
+    0 matmul_ampere, 1 matmul_hopper, 2 matmul_hopper_fp8, 3 wave, 4 depth, 5 flash_ampere, 6 flash_hopper, 7 elementwise_eager, 8 elementwise_fused, 9 scores, 10 host_slow, 11 host_fast, 12 host_experts, 13 blend, 14 collective, 15 drain, 16 node_link, 17 network_link, 18 data_overlap, 19 tensor_overlap, 20 experts, 21 accumulate, 22 straggler, 23 step,
+);
+
+impl Calibration {
+    /// The part of the peak that large products reach. Families that no published row measures take the mean of those
+    /// that are measured: 8-bit formats that of FP8, others that of the two BF16 figures.
+    #[must_use]
+    pub fn matmul(&self, family: &str, precision: &str) -> f64 {
+        match (family, precision) {
+            (_, "fp8" | "int8" | "fp4" | "int4") => self.matmul_hopper_fp8(),
+            ("ampere", _) => self.matmul_ampere(),
+            ("hopper" | "blackwell", _) => self.matmul_hopper(),
+            _ => 0.5 * (self.matmul_ampere() + self.matmul_hopper()),
+        }
+    }
+
+    /// The part of the peak that fused attention reaches.
+    #[must_use]
+    pub fn flash(&self, family: &str) -> f64 {
+        match family {
+            "ampere" => self.flash_ampere(),
+            "hopper" | "blackwell" => self.flash_hopper(),
+            _ => 0.5 * (self.flash_ampere() + self.flash_hopper()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accessors_are_in_the_order_of_the_table() {
+        assert_eq!(NAMES.len(), CONSTANTS.len());
+        for (index, name) in NAMES {
+            assert_eq!(CONSTANTS[*index].name, *name);
+        }
+    }
+
+    #[test]
+    fn fitted_values_are_in_their_spans() {
+        for (constant, value) in CONSTANTS.iter().zip(FITTED) {
+            assert!((constant.least..=constant.most).contains(&value), "{}", constant.name);
+        }
+    }
+}

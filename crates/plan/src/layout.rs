@@ -1,0 +1,269 @@
+//! How a training job is spread over GPUs, and what makes a spread possible.
+
+use crate::error::PlanError;
+use crate::hardware::Accelerator;
+use crate::model::ModelShape;
+use crate::stack::Stack;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What of the activations is computed again in the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recompute {
+    /// Nothing: everything is stored.
+    None,
+    /// Attention's scores (arXiv 2205.05198, section 5); nothing where they are never stored.
+    Selective,
+    /// Every other matrix product and all that is element-wise (torchtitan's `op` policy).
+    EveryOther,
+    /// Whole layers: only their inputs are stored.
+    Full,
+}
+
+/// What is split over data-parallel ranks (ZeRO, arXiv 1910.02054).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharding {
+    /// Nothing.
+    None,
+    /// Optimiser state (ZeRO-1).
+    Optimizer,
+    /// Optimiser state and gradients (ZeRO-2).
+    Gradients,
+    /// All three (ZeRO-3, FSDP).
+    Weights,
+}
+
+/// A layout: the mesh, and how a step runs on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Layout {
+    /// Tensor-parallel ranks (TP).
+    pub tensor: u32,
+    /// Context-parallel ranks (CP).
+    pub context: u32,
+    /// Pipeline stages (PP).
+    pub pipeline: u32,
+    /// Data-parallel ranks (DP).
+    pub data: u32,
+    /// Expert-parallel ranks (EP), out of the data-parallel and context-parallel ones.
+    pub expert: u32,
+    /// Sequences of a microbatch.
+    pub microbatch: u32,
+    /// Model chunks of a pipeline stage (virtual stages; 1 is plain 1F1B).
+    pub interleave: u32,
+    /// What is computed again.
+    pub recompute: Recompute,
+    /// What is split over data-parallel ranks.
+    pub sharding: Sharding,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TP{} CP{} PP{} DP{}", self.tensor, self.context, self.pipeline, self.data)?;
+        if self.expert > 1 {
+            write!(f, " EP{}", self.expert)?;
+        }
+        write!(f, " microbatch {}", self.microbatch)?;
+        if self.interleave > 1 {
+            write!(f, " interleave {}", self.interleave)?;
+        }
+        let recompute = match self.recompute {
+            Recompute::None => "no recomputation",
+            Recompute::Selective => "selective recomputation",
+            Recompute::EveryOther => "every other product recomputed",
+            Recompute::Full => "full recomputation",
+        };
+        let sharding = match self.sharding {
+            Sharding::None => "no ZeRO",
+            Sharding::Optimizer => "ZeRO-1",
+            Sharding::Gradients => "ZeRO-2",
+            Sharding::Weights => "ZeRO-3",
+        };
+        write!(f, ", {recompute}, {sharding}")
+    }
+}
+
+/// What is trained, on what, how fast it may be fed: everything about a step but its layout.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The model.
+    pub model: &'a ModelShape,
+    /// The accelerator.
+    pub accelerator: &'a Accelerator,
+    /// The framework.
+    pub stack: &'a Stack,
+    /// Tokens of a sequence.
+    pub sequence: u64,
+    /// Tokens of a global batch, all ranks together.
+    pub batch_tokens: f64,
+    /// What products are computed in: a name of [`crate::hardware::PRECISIONS`].
+    pub precision: &'a str,
+    /// How many times more a node's uplinks carry than the network above passes on (1: no oversubscription).
+    pub oversubscription: f64,
+    /// GPUs of a non-blocking part of the network; traffic beyond meets the oversubscription.
+    pub pod: u32,
+}
+
+impl Job<'_> {
+    /// Sequences of a global batch.
+    #[must_use]
+    pub fn sequences(&self) -> f64 {
+        (self.batch_tokens / self.sequence as f64).max(1.0)
+    }
+}
+
+impl Layout {
+    /// One GPU, nothing split.
+    pub const SINGLE: Layout = Layout {
+        tensor: 1,
+        context: 1,
+        pipeline: 1,
+        data: 1,
+        expert: 1,
+        microbatch: 1,
+        interleave: 1,
+        recompute: Recompute::None,
+        sharding: Sharding::None,
+    };
+
+    /// GPUs of the mesh.
+    #[must_use]
+    pub fn gpus(&self) -> u64 {
+        u64::from(self.tensor) * u64::from(self.context) * u64::from(self.pipeline) * u64::from(self.data)
+    }
+
+    /// Layers of the fullest pipeline stage. Where the first and the last stage can each do with one layer less, embedding
+    /// and output make up for it (arXiv 2407.21783, section 3.3.2), and the mean counts.
+    #[must_use]
+    pub fn layers_of_stage(&self, model: &ModelShape) -> f64 {
+        let most = model.layers.div_ceil(self.pipeline.max(1));
+        match (u64::from(most) * u64::from(self.pipeline)).saturating_sub(u64::from(model.layers)) {
+            0..=2 => f64::from(model.layers) / f64::from(self.pipeline.max(1)),
+            _ => f64::from(most),
+        }
+    }
+
+    /// Microbatches that one rank works through in a step.
+    #[must_use]
+    pub fn microbatches(&self, job: &Job<'_>) -> f64 {
+        job.sequences() / f64::from(self.data) / f64::from(self.microbatch)
+    }
+
+    /// Whether the layout is possible for a job on `gpus` GPUs.
+    ///
+    /// # Errors
+    /// When it is not: which of its numbers, and the nearest that works.
+    pub fn check(&self, job: &Job<'_>, gpus: u64) -> Result<(), PlanError> {
+        self.check_counts()?;
+        if self.gpus() != gpus {
+            let model = u64::from(self.tensor) * u64::from(self.context) * u64::from(self.pipeline);
+            let mesh = format!("TP x CP x PP x DP is {} and there are {gpus} GPUs", self.gpus());
+            let remedy = match gpus / model {
+                0 => format!("TP x CP x PP of {model} is more than there are; use {} GPUs or less", model),
+                data => format!("with DP {data} it is {}", data * model),
+            };
+            return Err(PlanError::value("layout", self, mesh, remedy));
+        }
+        let model = job.model;
+        divides("tensor parallel", self.tensor, "heads", model.heads)?;
+        let widest = model.experts.as_ref().map_or(model.feed_forward, |experts| experts.feed_forward);
+        divides("tensor parallel", self.tensor, "feed-forward width", widest.max(1))?;
+        let chunks = u64::from(self.pipeline) * u64::from(self.interleave);
+        if chunks > u64::from(model.layers) {
+            let most = (model.layers / self.pipeline.min(model.layers)).max(1);
+            let problem = format!("{} layers make no {chunks} chunks", model.layers);
+            let remedy =
+                format!("use at most {} stages of at most {most} chunks", model.layers.min(self.pipeline));
+            return Err(PlanError::value("pipeline parallel", self.pipeline, problem, remedy));
+        }
+        divides("context parallel", self.context, "tokens of a sequence", job.sequence)?;
+        if let Some(experts) = &model.experts {
+            divides("expert parallel", self.expert, "experts", u64::from(experts.count))?;
+            let ranks = u64::from(self.data) * u64::from(self.context);
+            divides("expert parallel", self.expert, "data- and context-parallel ranks", ranks)?;
+        } else if self.expert != 1 {
+            let problem = format!("{} has no experts", model.name);
+            return Err(PlanError::value("expert parallel", self.expert, problem, "use 1"));
+        }
+        let microbatches = self.microbatches(job);
+        if microbatches < 0.999 || (microbatches - microbatches.round()).abs() > 1e-6 {
+            let unit = f64::from(self.data) * f64::from(self.microbatch) * job.sequence as f64;
+            let nearest = (job.batch_tokens / unit).round().max(1.0) * unit;
+            let problem = format!(
+                "DP {} with microbatches of {} sequences of {} tokens does not divide it",
+                self.data, self.microbatch, job.sequence
+            );
+            let remedy = format!("the nearest that works is {nearest:.0}");
+            return Err(PlanError::value("batch tokens", job.batch_tokens, problem, remedy));
+        }
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Result<(), PlanError> {
+        let counts = [
+            ("tensor parallel", self.tensor),
+            ("context parallel", self.context),
+            ("pipeline parallel", self.pipeline),
+            ("data parallel", self.data),
+            ("expert parallel", self.expert),
+            ("microbatch", self.microbatch),
+            ("interleave", self.interleave),
+        ];
+        let zero = counts.iter().find(|count| count.1 == 0);
+        zero.map_or(Ok(()), |(name, _)| Err(PlanError::value(*name, 0, "it must be at least 1", "use 1")))
+    }
+}
+
+fn divides(field: &str, value: u32, what: &str, number: u64) -> Result<(), PlanError> {
+    if number.is_multiple_of(u64::from(value)) {
+        return Ok(());
+    }
+    let below = (1..value).rev().find(|v| number.is_multiple_of(u64::from(*v)));
+    let above = (value..=value.saturating_mul(2)).find(|v| number.is_multiple_of(u64::from(*v)));
+    let nearest: Vec<String> = below.into_iter().chain(above).map(|it| it.to_string()).collect();
+    let problem = format!("it does not divide the {number} {what}");
+    Err(PlanError::value(field, value, problem, format!("use {}", nearest.join(" or "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::HardwareCatalogue;
+    use crate::model::ModelCatalogue;
+
+    fn check(layout: Layout, gpus: u64, expected: &[&str]) {
+        let model = ModelCatalogue::built_in().find("Llama-3.1-405B").unwrap();
+        let hardware = HardwareCatalogue::built_in();
+        let job = Job {
+            model: &model,
+            accelerator: hardware.find("H100").unwrap(),
+            stack: Stack::find(Stack::DEFAULT).unwrap(),
+            sequence: 8192,
+            batch_tokens: 16_777_216.0,
+            precision: "bf16",
+            oversubscription: 1.0,
+            pod: 4096,
+        };
+        match layout.check(&job, gpus) {
+            Ok(()) => assert!(expected.is_empty(), "{layout} is possible"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!expected.is_empty() && expected.iter().all(|part| text.contains(part)), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_layouts_name_the_nearest_that_works() {
+        let good = Layout { tensor: 8, pipeline: 16, data: 128, ..Layout::SINGLE };
+        check(good, 16384, &[]);
+        check(Layout { tensor: 12, ..good }, 12 * 2048, &["tensor parallel is 12", "128 heads", "8 or 16"]);
+        check(good, 16000, &["16384 and there are 16000", "DP 125"]);
+        check(Layout { data: 100, ..good }, 12800, &["batch tokens", "nearest that works is 16384000"]);
+        check(Layout { pipeline: 256, data: 8, ..good }, 16384, &["126 layers"]);
+        check(Layout { expert: 2, ..good }, 16384, &["no experts", "use 1"]);
+        check(Layout { tensor: 0, ..good }, 16384, &["at least 1"]);
+        check(Layout { context: 3, data: 128, ..good }, 3 * 16384, &["context parallel", "2 or 4"]);
+    }
+}

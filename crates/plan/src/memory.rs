@@ -1,0 +1,243 @@
+//! Memory of a GPU in training: weights, gradients, optimiser, activations, logits, buffers.
+
+use crate::error::PlanError;
+use crate::layout::{Job, Layout, Recompute, Sharding};
+use crate::units::GIB;
+use serde::Serialize;
+
+/// Part of a card's memory that a framework may fill; the rest goes to the driver, libraries and fragments.
+pub const USABLE: f64 = 0.94;
+
+/// Bytes of memory on the fullest GPU, by use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TrainingMemory {
+    /// Weights as kept between steps.
+    pub weights: f64,
+    /// Gradients.
+    pub gradients: f64,
+    /// Optimiser state.
+    pub optimizer: f64,
+    /// Activations kept from the forward to the backward pass, all microbatches in flight.
+    pub activations: f64,
+    /// What one layer needs on top of it while it is computed (again).
+    pub working: f64,
+    /// Logits and their gradients.
+    pub logits: f64,
+    /// Weights gathered and gradients not yet reduced under ZeRO-3, communication buffers.
+    pub buffers: f64,
+}
+
+impl TrainingMemory {
+    /// All of it, byte.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.state() + self.activations + self.working + self.logits + self.buffers
+    }
+
+    /// Weights, gradients and optimiser state, byte.
+    #[must_use]
+    pub fn state(&self) -> f64 {
+        self.weights + self.gradients + self.optimizer
+    }
+
+    /// Name and bytes of every part, largest last in a plot's sense of order.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, f64); 7] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("working set", self.working),
+            ("logits", self.logits),
+            ("buffers", self.buffers),
+        ]
+    }
+}
+
+/// Parameters on the fullest GPU before data-parallel sharding: those that all data-parallel ranks share, and those of
+/// experts, which only ranks of other expert-parallel groups share.
+#[must_use]
+pub fn local_parameters(job: &Job<'_>, layout: &Layout) -> (f64, f64) {
+    let model = job.model;
+    let t = f64::from(layout.tensor);
+    let part = layout.layers_of_stage(model) / f64::from(model.layers);
+    let ends = match layout.pipeline {
+        1 => model.embedding_parameters(),
+        _ => (model.hidden * model.vocabulary) as f64,
+    };
+    // Experts are split over expert-parallel ranks first; tensor parallelism splits each of them further.
+    let routed = model.routed_parameters() * part / (t * f64::from(layout.expert));
+    (model.dense_parameters_of_layers() * part / t + ends / t, routed)
+}
+
+/// Bytes of activations that a token leaves in one layer: the part that tensor parallelism does not split (unless norms
+/// are split along the sequence), the part that it splits, and the scores (arXiv 2205.05198, equations 1 to 4, with
+/// grouped keys and values, gated feed-forward and routed tokens).
+struct TokenActivations {
+    whole: f64,
+    split: f64,
+    scores: f64,
+}
+
+fn of_token(job: &Job<'_>) -> TokenActivations {
+    let model = job.model;
+    let h = model.hidden as f64;
+    let (queries, keys) = ((model.heads * model.head_size) as f64, (model.kv_heads * model.head_size) as f64);
+    let masks = if job.stack.dropout { 2.0 * h } else { 0.0 };
+    let wide = model.feed_forward_matrices();
+    let dense = f64::from(model.dense_layers()) * model.feed_forward as f64;
+    let (mut routed_inputs, mut inner) = (0.0, dense);
+    if let Some(experts) = &model.experts {
+        let active = f64::from(experts.active);
+        let layers = f64::from(model.expert_layers());
+        inner += layers * (active * experts.feed_forward as f64 + experts.shared_feed_forward as f64);
+        routed_inputs = layers * active * 4.0 * h;
+    }
+    let layers = f64::from(model.layers);
+    // Inputs of both norms, of attention and of the feed-forward, two bytes each.
+    let whole = 8.0 * h + masks;
+    let split = 2.0 * (queries + 2.0 * keys) + 2.0 * queries + (2.0 * wide * inner + routed_inputs) / layers;
+    // Softmax's output and its dropout: 2 + 2 + 1 bytes, or 2 + 2 where there is no dropout.
+    let bytes = if job.stack.dropout { 5.0 } else { 4.0 };
+    let scores = if job.stack.flash { 0.0 } else { bytes * model.heads as f64 * job.sequence as f64 };
+    TokenActivations { whole, split, scores }
+}
+
+/// Bytes that one layer keeps for a token, and bytes that it needs on top while it is computed, on one GPU.
+fn of_layer(job: &Job<'_>, layout: &Layout) -> (f64, f64) {
+    let t = f64::from(layout.tensor);
+    let token = of_token(job);
+    let along = if job.stack.sequence_parallel { t } else { 1.0 };
+    let all = token.whole / along + token.split / t;
+    let model = job.model;
+    let h = model.hidden as f64;
+    match layout.recompute {
+        Recompute::None => (all + token.scores / t, 0.0),
+        Recompute::Selective => (all, token.scores / t),
+        Recompute::EveryOther => {
+            // Kept: the input, queries, values, attention's output, one of the wide products and the last one.
+            let (queries, keys) =
+                ((model.heads * model.head_size) as f64, (model.kv_heads * model.head_size) as f64);
+            let kept = 4.0 * h / along + (4.0 * queries + 2.0 * keys + 2.0 * model.feed_forward as f64) / t;
+            (kept, (all - kept).max(0.0))
+        }
+        // The gradient of what is computed again lives beside it.
+        Recompute::Full => (2.0 * h / along, all + token.scores / t),
+    }
+}
+
+/// Microbatches whose activations the first stage holds, in units of the whole stage (1F1B: as many as there are stages;
+/// interleaving adds a part, arXiv 2205.05198, appendix B).
+fn in_flight(job: &Job<'_>, layout: &Layout) -> f64 {
+    let (p, v) = (f64::from(layout.pipeline), f64::from(layout.interleave));
+    let interleaved = if layout.interleave > 1 { 1.0 + (p - 1.0) / (p * v) } else { 1.0 };
+    (p * interleaved).min(layout.microbatches(job).max(1.0))
+}
+
+/// Memory of the fullest GPU.
+#[must_use]
+pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
+    let (dense, routed) = local_parameters(job, layout);
+    let ranks = f64::from(layout.data) * f64::from(layout.context);
+    let expert_ranks = (ranks / f64::from(layout.expert)).max(1.0);
+    let sharded = |bytes: f64, from: Sharding| match layout.sharding >= from {
+        true => bytes * (dense / ranks + routed / expert_ranks),
+        false => bytes * (dense + routed),
+    };
+    let stack = job.stack;
+    let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
+    let (kept, working) = of_layer(job, layout);
+    let layers = layout.layers_of_stage(job.model);
+    let along = if stack.sequence_parallel { f64::from(layout.tensor) } else { 1.0 };
+    let hidden = job.model.hidden as f64;
+    let first = tokens * kept * layers * in_flight(job, layout);
+    let logits = tokens * job.model.vocabulary as f64 / f64::from(layout.tensor) * stack.logit_bytes;
+    // The last stage holds one microbatch and the logits, the first all microbatches in flight: the fuller one counts.
+    let last = tokens * kept * layers + logits;
+    let (activations, logits) = match layout.pipeline {
+        1 => (first, logits),
+        _ if last > first => (tokens * kept * layers, logits),
+        _ => (first, 0.0),
+    };
+    // Inputs gathered along the sequence: one at a time (arXiv 2205.05198, section 4.2.2), or those of attention and
+    // feed-forward, a sum not yet scattered, and the output's with its gradient.
+    let gathered = match (along > 1.0, stack.gathers_again) {
+        (false, _) => 0.0,
+        (true, true) => 2.0 * tokens * hidden,
+        (true, false) => 10.0 * tokens * hidden,
+    };
+    TrainingMemory {
+        weights: sharded(stack.weight_bytes, Sharding::Weights),
+        gradients: sharded(stack.gradient_bytes, Sharding::Gradients),
+        optimizer: sharded(stack.optimizer_bytes, Sharding::Optimizer),
+        activations,
+        working: tokens * (working + 4.0 * hidden / along) + gathered,
+        logits,
+        buffers: buffers(job, layout, dense + routed),
+    }
+}
+
+/// What ZeRO-3 gathers: two layers and the embedding in BF16 with the layer's gradient; behind pipeline stages the whole
+/// stage stays gathered, and its gradients add up unreduced until the last microbatch (FSDP2 under a schedule).
+fn buffers(job: &Job<'_>, layout: &Layout, local: f64) -> f64 {
+    if layout.sharding < Sharding::Weights || layout.data * layout.context == 1 {
+        return 0.0;
+    }
+    if layout.pipeline > 1 {
+        return local * (2.0 + job.stack.gradient_bytes);
+    }
+    let t = f64::from(layout.tensor);
+    let model = job.model;
+    let layer = (model.dense_parameters_of_layers() + model.routed_parameters() / f64::from(layout.expert))
+        / (t * f64::from(model.layers));
+    (2.0 * 2.0 + job.stack.gradient_bytes) * layer + 2.0 * model.embedding_parameters() / t
+}
+
+/// Whether the layout fits the accelerator's memory.
+///
+/// # Errors
+/// When it does not, with what is nearest among the usual remedies.
+pub fn fits(job: &Job<'_>, layout: &Layout) -> Result<TrainingMemory, PlanError> {
+    let memory = training_memory(job, layout);
+    let available = job.accelerator.memory * USABLE;
+    if memory.total() <= available {
+        return Ok(memory);
+    }
+    let (largest, _) =
+        memory.parts().into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or(("weights", 0.0));
+    let remedy = remedy(job, layout, available).unwrap_or_else(|| {
+        let gpus = (layout.gpus() as f64 * memory.total() / available).ceil();
+        format!("{largest} take the most; it needs about {gpus:.0} GPUs, or ones with more memory")
+    });
+    Err(PlanError::Memory {
+        what: format!("{} in {layout}", job.model.name),
+        needed_gib: memory.total() / GIB,
+        available_gib: available / GIB,
+        remedy,
+    })
+}
+
+/// The nearest layout that fits: the same mesh with more sharding, more recomputation or smaller microbatches.
+fn remedy(job: &Job<'_>, layout: &Layout, available: f64) -> Option<String> {
+    let mut changed = *layout;
+    type Change = fn(&mut Layout);
+    let changes: [(&str, Change); 4] = [
+        ("ZeRO-1", |it| it.sharding = it.sharding.max(Sharding::Optimizer)),
+        ("a microbatch of 1", |it| it.microbatch = 1),
+        ("full recomputation", |it| it.recompute = Recompute::Full),
+        ("ZeRO-3", |it| it.sharding = Sharding::Weights),
+    ];
+    let mut said = Vec::new();
+    for (name, change) in changes {
+        let before = changed;
+        change(&mut changed);
+        if changed != before {
+            said.push(name);
+        }
+        if changed != before && training_memory(job, &changed).total() <= available {
+            return Some(format!("it fits with {}", said.join(" and ")));
+        }
+    }
+    None
+}

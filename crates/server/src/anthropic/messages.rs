@@ -1,0 +1,40 @@
+//! `POST /v1/messages` and `/v1/messages/count_tokens`.
+
+use super::answer::{Events, TokenCount, message};
+use super::request::{CountTokensRequest, MessagesRequest};
+use crate::auth::off_the_runtime;
+use crate::error::ApiResult;
+use crate::generate::{Options, collect, is_setting, render_chat, start_chat, stream};
+use crate::respond;
+use crate::route::{Call, Stream};
+use axum::body::Body;
+use axum::http::Response;
+use std::time::Duration;
+
+/// `POST /v1/messages`.
+pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
+    let (request, others): (MessagesRequest, _) = call.json(is_setting).await?;
+    let model = call.state.models().acquire(Some(&request.model), None).await?;
+    let streams = request.stream == Some(true);
+    let common = request.into_common(&model, &others)?;
+    let generation = start_chat(&call, model, common).await?;
+    if streams {
+        let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
+        let renderer = Events::new(&generation);
+        return Ok(stream([generation], renderer, Stream::Events, keep_alive));
+    }
+    let model = generation.model.clone();
+    let answer = collect(generation).await?;
+    Ok(respond::json(&message(&model, answer)))
+}
+
+/// `POST /v1/messages/count_tokens`.
+pub(super) async fn count_tokens(mut call: Call) -> ApiResult<Response<Body>> {
+    let (request, _): (CountTokensRequest, _) = call.json(|_| false).await?;
+    let model = call.state.models().acquire(Some(&request.model), None).await?;
+    let count = off_the_runtime(move || {
+        let request = request.into_common(Options::new(model.base_sampling()?))?;
+        Ok(render_chat(&model, &request)?.tokens(&model.tokenizer).len())
+    });
+    Ok(respond::json(&TokenCount { input_tokens: count.await? }))
+}

@@ -1,0 +1,242 @@
+//! Anthropic's requests, and how they become what all APIs have in common.
+
+use crate::error::{ApiError, ApiResult, excerpt};
+use crate::generate::{ChatRequest, Options, ToolChoice, check_messages, sampling};
+use crate::models::Lease;
+use crate::openai::shared::{MessageContent, within};
+use alti_text::{Content, Message};
+use serde_json::{Map, Value, json};
+
+crate::wire! {
+    /// A request for a chat's next turn.
+    pub struct MessagesRequest {
+        required {
+            /// The model's name.
+            model: String,
+            /// Most tokens of the answer.
+            max_tokens: u32,
+            /// The turns so far. A last one of the assistant's is gone on with.
+            messages: Vec<MessageParam>,
+        }
+        optional {
+            /// What the model is told first: text, or blocks of text.
+            system: MessageContent,
+            /// Strings that end the answer.
+            stop_sequences: Vec<String>,
+            /// 0 to 1.
+            temperature: f32,
+            /// 0 to 1.
+            top_p: f32,
+            /// Only so many of the most likely tokens.
+            top_k: u32,
+            /// Tools the model may call.
+            tools: Vec<Value>,
+            /// `{"type": "auto" | "any" | "tool" | "none"}`, with a `name` for `tool`.
+            tool_choice: Map<String, Value>,
+            /// Whether the answer is streamed.
+            stream: bool,
+        }
+        ignored {
+            /// Who asks.
+            metadata: Value,
+            /// Whether the model thinks first.
+            thinking: Value,
+            /// Which tier.
+            service_tier: String,
+            /// What is cached: everything.
+            cache_control: Value,
+            /// Containers.
+            container: Value,
+            /// MCP servers.
+            mcp_servers: Value,
+            /// Edits of the context.
+            context_management: Value,
+        }
+    }
+    /// A chat whose tokens are to be counted.
+    pub struct CountTokensRequest {
+        required {
+            /// The model's name.
+            model: String,
+            /// The turns so far.
+            messages: Vec<MessageParam>,
+        }
+        optional {
+            /// What the model is told first.
+            system: MessageContent,
+            /// Tools the model may call.
+            tools: Vec<Value>,
+            /// Whether and which tools are called.
+            tool_choice: Map<String, Value>,
+        }
+        ignored {
+            /// Whether the model thinks first.
+            thinking: Value,
+            /// What is cached: everything.
+            cache_control: Value,
+        }
+    }
+    /// A turn.
+    pub struct MessageParam {
+        required {
+            /// `user` or `assistant`.
+            role: String,
+            /// Text, or blocks of type `text`, `tool_use`, `tool_result`, `thinking`.
+            content: MessageContent,
+        }
+    }
+}
+
+impl MessagesRequest {
+    /// The request as all APIs have it.
+    ///
+    /// # Errors
+    /// A field out of range, a block that is not text.
+    pub(super) fn into_common(self, model: &Lease, others: &Map<String, Value>) -> ApiResult<ChatRequest> {
+        if self.max_tokens == 0 {
+            return Err(ApiError::field("max_tokens", "max_tokens: it must be at least 1"));
+        }
+        within("temperature", self.temperature, 0.0, 1.0)?;
+        within("top_p", self.top_p, 0.0, 1.0)?;
+        let own = [
+            ("max_tokens", json!(self.max_tokens)),
+            ("temperature", json!(self.temperature)),
+            ("top_p", json!(self.top_p)),
+            ("top_k", json!(self.top_k)),
+            ("stop", json!(self.stop_sequences)),
+        ];
+        let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let options = Options::new(sampling(&model.base_sampling()?, others.chain(own))?);
+        let count = CountTokensRequest {
+            model: self.model,
+            messages: self.messages,
+            system: self.system,
+            tools: self.tools,
+            tool_choice: self.tool_choice,
+            thinking: None,
+            cache_control: None,
+        };
+        count.into_common(options)
+    }
+}
+
+impl CountTokensRequest {
+    /// The request as all APIs have it.
+    ///
+    /// # Errors
+    /// A block that is not text, a tool that is none.
+    pub(super) fn into_common(self, options: Options) -> ApiResult<ChatRequest> {
+        let mut messages = Vec::new();
+        if let Some(system) = self.system {
+            messages.push(Message { role: "system".into(), content: Some(system.0), ..Message::default() });
+        }
+        if self.messages.is_empty() {
+            return Err(ApiError::field("messages", "messages: at least one message is required"));
+        }
+        for (index, message) in self.messages.into_iter().enumerate() {
+            if !matches!(message.role.as_str(), "user" | "assistant" | "system") {
+                let found = excerpt(&message.role);
+                let text =
+                    format!("messages.{index}.role: it is `{found}` and must be `user` or `assistant`");
+                return Err(ApiError::field("messages", text));
+            }
+            turns(index, message, &mut messages)?;
+        }
+        let tools = self.tools.unwrap_or_default();
+        let tools =
+            tools.iter().enumerate().map(|(index, it)| tool(index, it)).collect::<ApiResult<Vec<_>>>()?;
+        let choice = self.tool_choice.unwrap_or_default();
+        Ok(ChatRequest {
+            tools,
+            tool_choice: tool_choice(&choice)?,
+            parallel_tool_calls: choice.get("disable_parallel_tool_use") != Some(&Value::Bool(true)),
+            call_id_prefix: "toolu_",
+            ..ChatRequest::new(check_messages(messages, "messages")?, options)
+        })
+    }
+}
+
+/// One of Anthropic's turns: its tool results are turns of their own elsewhere.
+fn turns(index: usize, message: MessageParam, into: &mut Vec<Message>) -> ApiResult<()> {
+    let parts = match message.content.0 {
+        Content::Text(text) => {
+            into.push(Message::text(message.role, text));
+            return Ok(());
+        }
+        Content::Parts(parts) => parts,
+    };
+    let mut text = Vec::new();
+    let mut calls = Vec::new();
+    for (number, part) in parts.into_iter().enumerate() {
+        let place = || format!("messages.{index}.content.{number}");
+        match part["type"].as_str().unwrap_or_default() {
+            "tool_use" => {
+                let function = json!({ "name": part["name"], "arguments": part["input"] });
+                calls.push(json!({ "id": part["id"], "type": "function", "function": function }));
+            }
+            "tool_result" => into.push(tool_result(&part, &place())?),
+            "thinking" | "redacted_thinking" => {}
+            "text" if part["text"].is_string() => text.push(part),
+            "text" => return Err(ApiError::invalid(format!("{}.text: it must be a string", place()))),
+            other => {
+                let message = format!("{}.type: this model does not read `{}`", place(), excerpt(other));
+                return Err(ApiError::invalid(message));
+            }
+        }
+    }
+    if !text.is_empty() || !calls.is_empty() || message.role == "assistant" {
+        let content = (!text.is_empty()).then_some(Content::Parts(text));
+        into.push(Message { role: message.role, content, tool_calls: calls, extra: Map::new() });
+    }
+    Ok(())
+}
+
+fn tool_result(part: &Value, place: &str) -> ApiResult<Message> {
+    let content = match &part["content"] {
+        Value::Null => Content::Text(String::new()),
+        Value::String(text) => Content::Text(text.clone()),
+        Value::Array(parts) => Content::Parts(parts.clone()),
+        _ => {
+            return Err(ApiError::invalid(format!(
+                "{place}.content: it must be a string or a list of blocks"
+            )));
+        }
+    };
+    let mut extra = Map::new();
+    extra.insert("tool_call_id".into(), part["tool_use_id"].clone());
+    Ok(Message { role: "tool".into(), content: Some(content), tool_calls: Vec::new(), extra })
+}
+
+/// A tool in OpenAI's shape.
+fn tool(index: usize, tool: &Value) -> ApiResult<Value> {
+    let Some(name) = tool["name"].as_str() else {
+        return Err(ApiError::invalid(format!("tools.{index}.name: it must be a string")));
+    };
+    let schema = match &tool["input_schema"] {
+        schema @ Value::Object(_) => schema.clone(),
+        _ => {
+            let message = format!(
+                "tools.{index}.input_schema: it must be a JSON schema; tools that Anthropic runs itself are not here"
+            );
+            return Err(ApiError::invalid(message));
+        }
+    };
+    let mut function = Map::new();
+    function.insert("name".into(), json!(name));
+    if let Some(description) = tool["description"].as_str() {
+        function.insert("description".into(), json!(description));
+    }
+    function.insert("parameters".into(), schema);
+    Ok(json!({ "type": "function", "function": function }))
+}
+
+fn tool_choice(choice: &Map<String, Value>) -> ApiResult<ToolChoice> {
+    match (choice.get("type").and_then(Value::as_str), choice.get("name").and_then(Value::as_str)) {
+        (None, _) if choice.is_empty() => Ok(ToolChoice::Auto),
+        (Some("auto"), _) => Ok(ToolChoice::Auto),
+        (Some("any"), _) => Ok(ToolChoice::Required),
+        (Some("none"), _) => Ok(ToolChoice::None),
+        (Some("tool"), Some(name)) => Ok(ToolChoice::Named(name.to_owned())),
+        _ => Err(ApiError::invalid("tool_choice.type: it must be auto, any, none, or tool with a name")),
+    }
+}

@@ -1,0 +1,124 @@
+//! Vectors of texts, and how likely a text is: what embeddings and reranking need of a model.
+
+use super::{Generation, Meter, Options, start};
+use crate::error::{ApiError, ApiResult};
+use crate::models::Lease;
+use crate::route::Call;
+use alti_engine::sampling::SamplerSettings;
+use alti_engine::serving::{EmbeddingJob, Output, Pooling, Usage};
+use futures_util::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::unbounded_channel;
+
+/// Cancels a job whose caller went away.
+struct CancelOnDrop(Option<crate::models::Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.0.take() {
+            cancel();
+        }
+    }
+}
+
+/// The vectors of texts, as the model gives them, in order, and what they took together.
+///
+/// # Errors
+/// A text that is empty or too long, a full queue.
+pub async fn embed(
+    call: &Call,
+    model: &Lease,
+    texts: Vec<Vec<u32>>,
+    pooling: Pooling,
+) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
+    let mut meter = Meter::new(call, &model.facts.name);
+    let vectors = texts.into_iter().map(|tokens| embed_one(call, model, tokens, pooling));
+    // As many at once as the engine takes in a step: the queue stays free for others.
+    let at_once = model.inference.max_running().max(1);
+    let mut results = futures_util::stream::iter(vectors).buffered(at_once);
+    let (mut vectors, mut sum) = (Vec::new(), Usage::default());
+    while let Some((values, usage)) = results.try_next().await? {
+        super::collect::add_usage(&mut sum, &usage);
+        meter.add(&usage);
+        vectors.push(values);
+    }
+    meter.ended("stop");
+    Ok((vectors, sum))
+}
+
+async fn embed_one(
+    call: &Call,
+    model: &Lease,
+    tokens: Vec<u32>,
+    pooling: Pooling,
+) -> ApiResult<(Vec<f32>, Usage)> {
+    let patience = call.state.settings().request_timeout_seconds.map(Duration::from_secs);
+    let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline };
+    let (sender, mut outputs) = unbounded_channel();
+    let sink = Box::new(move |output| sender.send(output).is_ok());
+    let _cancel = CancelOnDrop(Some(model.inference.embed(job, sink)?));
+    match outputs.recv().await {
+        Some(Output::Embedding { values, usage }) => Ok((values, usage)),
+        Some(Output::Failed(error)) => Err(error.into()),
+        _ => Err(ApiError::internal("the engine gave no vector")),
+    }
+}
+
+/// A vector of length 1 out of the first `dimensions` values.
+pub fn normalized(mut values: Vec<f32>, dimensions: Option<usize>) -> Vec<f32> {
+    values.truncate(dimensions.unwrap_or(usize::MAX));
+    let square = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
+    if square > 0.0 && square.is_finite() {
+        let factor = square.sqrt().recip();
+        values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+    }
+    values
+}
+
+/// The mean log-probability of the last `scored` tokens of each prompt, and what that took.
+///
+/// # Errors
+/// A prompt that is empty or too long, a full queue.
+pub async fn likelihoods(
+    call: &Call,
+    model: &Arc<Lease>,
+    prompts: Vec<(Vec<u32>, usize)>,
+) -> ApiResult<(Vec<f64>, Usage)> {
+    let at_once = model.inference.max_running().max(1);
+    let scores = prompts.into_iter().map(|(prompt, scored)| likelihood(call, model.clone(), prompt, scored));
+    let mut results = futures_util::stream::iter(scores).buffered(at_once);
+    let (mut scores, mut sum) = (Vec::new(), Usage::default());
+    while let Some((score, usage)) = results.try_next().await? {
+        super::collect::add_usage(&mut sum, &usage);
+        scores.push(score);
+    }
+    Ok((scores, sum))
+}
+
+async fn likelihood(
+    call: &Call,
+    model: Arc<Lease>,
+    prompt: Vec<u32>,
+    scored: usize,
+) -> ApiResult<(f64, Usage)> {
+    let sampling = SamplerSettings { max_tokens: 0, ..SamplerSettings::greedy() };
+    let options = Options { prompt_logprobs: true, logprobs: Some(0), ..Options::new(sampling) };
+    let generation: Generation = start(call, model, prompt, options).await?;
+    let answer = super::collect(generation).await?;
+    let tokens = &answer.prompt[answer.prompt.len().saturating_sub(scored)..];
+    let sum: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
+    Ok((sum / tokens.len().max(1) as f64, answer.usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalized;
+
+    #[test]
+    fn vectors_are_cut_and_then_of_length_one() {
+        assert_eq!(normalized(vec![3.0, 4.0, 12.0], Some(2)), [0.6, 0.8]);
+        assert_eq!(normalized(vec![0.0, 0.0], None), [0.0, 0.0]);
+    }
+}

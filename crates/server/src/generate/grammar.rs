@@ -1,0 +1,62 @@
+//! What an answer has to obey, as the APIs say it.
+
+use crate::error::{ApiError, ApiResult};
+use alti_engine::grammar::GrammarSource;
+use serde_json::Value;
+
+/// What a chat's answer has to obey.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Format {
+    /// Nothing.
+    #[default]
+    Text,
+    /// This.
+    Grammar(GrammarSource),
+}
+
+impl Format {
+    /// The grammar, if there is one.
+    pub fn grammar(self) -> Option<GrammarSource> {
+        match self {
+            Format::Text => None,
+            Format::Grammar(grammar) => Some(grammar),
+        }
+    }
+
+    /// JSON that `schema` describes.
+    pub fn schema(schema: &Value) -> Format {
+        Format::Grammar(GrammarSource::JsonSchema(schema.to_string()))
+    }
+}
+
+/// Reads OpenAI's `response_format`, and the same with `regex` and `grammar` as further types.
+///
+/// # Errors
+/// A type nobody knows, or a schema that is not there.
+pub fn response_format(format: &Value) -> ApiResult<Format> {
+    let wrong = |message: &str| ApiError::field("response_format", format!("`response_format` {message}"));
+    let text = |name: &str| {
+        format[name].as_str().map(str::to_owned).ok_or_else(|| wrong(&format!("needs `{name}`, a string")))
+    };
+    match format["type"].as_str() {
+        Some("text") => Ok(Format::Text),
+        // llama.cpp takes a schema here as well.
+        Some("json_object") if format["schema"].is_object() => Ok(Format::schema(&format["schema"])),
+        Some("json_object") => Ok(Format::Grammar(GrammarSource::JsonObject)),
+        Some("json_schema") => {
+            // The chat API has the schema one level deeper than the Responses API.
+            let inner = if format["json_schema"].is_object() { &format["json_schema"] } else { format };
+            match &inner["schema"] {
+                schema @ (Value::Object(_) | Value::Bool(_)) => Ok(Format::schema(schema)),
+                _ => Err(ApiError::field(
+                    "response_format.json_schema.schema",
+                    "`response_format.json_schema.schema` must be a JSON schema",
+                )),
+            }
+        }
+        Some("regex") => Ok(Format::Grammar(GrammarSource::Regex(text("regex")?))),
+        Some("grammar") => Ok(Format::Grammar(GrammarSource::Gbnf(text("grammar")?))),
+        Some("lark") => Ok(Format::Grammar(GrammarSource::Lark(text("lark")?))),
+        _ => Err(wrong("needs a `type`: text, json_object, json_schema, regex, grammar or lark")),
+    }
+}

@@ -1,0 +1,378 @@
+//! From a request to the events that come of it. Whoever drops a [`Generation`] before its end has hung up: the job is
+//! cancelled within one step, and what it took until then is kept all the same.
+
+use super::prompt::{ChatRequest, chat_prompt};
+use super::tools::{ToolPlan, ToolReader};
+use super::{Meter, Options};
+use crate::auth::off_the_runtime;
+use crate::error::{ApiError, ApiResult};
+use crate::models::{Cancel, Lease};
+use crate::route::Call;
+use alti_engine::serving::{CacheDomain, Job, Output, TokenOutput, Usage};
+use alti_engine::stop::FinishReason;
+use alti_text::{Specials, Tokenizer};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// Longer texts are rendered and tokenized off the async threads.
+const LONG_TEXT_BYTES: usize = 16 << 10;
+
+/// Something that happened to an answer, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The prompt's tokens, where they were asked for.
+    Prompt(Vec<TokenOutput>),
+    /// Text of a choice, with the tokens that it is the text of (perhaps none, perhaps without text yet).
+    Text {
+        /// Which answer.
+        choice: u32,
+        /// Text to append.
+        text: String,
+        /// Tokens to append.
+        tokens: Vec<TokenOutput>,
+    },
+    /// A choice begins to call a tool.
+    CallBegin {
+        /// Which answer.
+        choice: u32,
+        /// Which of its calls, from 0.
+        index: usize,
+        /// The call's id.
+        id: String,
+        /// The tool's name.
+        name: String,
+    },
+    /// A piece of the arguments' JSON.
+    CallArguments {
+        /// Which answer.
+        choice: u32,
+        /// Which of its calls.
+        index: usize,
+        /// JSON to append.
+        arguments: String,
+    },
+    /// A choice is done.
+    Finished {
+        /// Which answer.
+        choice: u32,
+        /// Why it ended.
+        ended: Ended,
+        /// The seed it was drawn with.
+        seed: i64,
+        /// What it took.
+        usage: Usage,
+    },
+}
+
+/// Why an answer ended, as far as APIs tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The model ended it, or what it has to obey allows no more.
+    Stop,
+    /// A stop string appeared.
+    StopString(String),
+    /// It is as long as it may be.
+    Length,
+    /// The model calls tools.
+    ToolCalls,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Ended {
+    fn of(reason: FinishReason, called: bool) -> Ended {
+        match reason {
+            FinishReason::Length | FinishReason::ContextFull | FinishReason::TimedOut => Ended::Length,
+            FinishReason::Cancelled => Ended::Cancelled,
+            _ if called => Ended::ToolCalls,
+            FinishReason::StopString(text) => Ended::StopString(text),
+            FinishReason::StopToken(_) | FinishReason::GrammarEnd => Ended::Stop,
+        }
+    }
+
+    /// OpenAI's word for it.
+    pub fn openai(&self) -> &'static str {
+        match self {
+            Ended::Stop | Ended::StopString(_) => "stop",
+            Ended::Length | Ended::Cancelled => "length",
+            Ended::ToolCalls => "tool_calls",
+        }
+    }
+
+    /// The word for usage and metrics.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Ended::Cancelled => "cancelled",
+            other => other.openai(),
+        }
+    }
+}
+
+/// Answers that are being written.
+pub struct Generation {
+    /// The model that writes.
+    pub model: Arc<Lease>,
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// When it was submitted.
+    pub began: Instant,
+    outputs: UnboundedReceiver<Output>,
+    cancel: Option<Cancel>,
+    meter: Option<Meter>,
+    readers: Vec<ToolReader>,
+    /// Only the prompt was asked about: the one token that the engine draws at least is not told.
+    silent: bool,
+    open: usize,
+    ready: VecDeque<Event>,
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Generation").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+/// The tokens of a text that is not a chat: with the token in front that the model wants there.
+pub fn encode_text(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec<u32> {
+    let mut tokens = tokenizer.encode(text, specials);
+    if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
+    }
+    tokens
+}
+
+/// Has a chat answered.
+///
+/// # Errors
+/// A conversation that the model's template refuses, options that make no sense, a full queue.
+pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiResult<Generation> {
+    let bytes = request
+        .messages
+        .iter()
+        .map(|message| message.content.as_ref().map_or(0, content_bytes))
+        .sum::<usize>();
+    // Tools have a grammar, which is compiled.
+    let takes_long = bytes > LONG_TEXT_BYTES || !request.tools.is_empty();
+    let model = Arc::new(model);
+    let mut options = request.options.clone();
+    let encode = {
+        let model = model.clone();
+        move || {
+            let plan = ToolPlan::new(&model, &request)?;
+            let prompt = chat_prompt(&model, &request, &plan)?.tokens(&model.tokenizer);
+            Ok((plan, prompt))
+        }
+    };
+    let (plan, prompt) = if takes_long { off_the_runtime(encode).await? } else { encode()? };
+    options.grammar = plan.grammar();
+    // How many there may be is checked where the job is submitted.
+    let choices = options.choices.clamp(1, call.state.settings().max_choices);
+    let readers = (0..choices).map(|_| plan.reader()).collect();
+    submit(call, model, prompt, options, readers, plan.spells_specials()).await
+}
+
+/// The prompt that a chat becomes, as text and tokens would have it.
+///
+/// # Errors
+/// A conversation that the model's template refuses, tools that are none.
+pub fn render_chat(model: &Lease, request: &ChatRequest) -> ApiResult<alti_text::Prompt> {
+    chat_prompt(model, request, &ToolPlan::new(model, request)?)
+}
+
+fn content_bytes(content: &alti_text::Content) -> usize {
+    match content {
+        alti_text::Content::Text(text) => text.len(),
+        alti_text::Content::Parts(parts) => parts.len() * 256,
+    }
+}
+
+/// Has a prompt gone on with.
+///
+/// # Errors
+/// Options that make no sense, a prompt that is too long, a full queue.
+pub async fn start(
+    call: &Call,
+    model: Arc<Lease>,
+    prompt: Vec<u32>,
+    options: Options,
+) -> ApiResult<Generation> {
+    let choices = options.choices.clamp(1, call.state.settings().max_choices);
+    let readers = (0..choices).map(|_| ToolReader::text_only()).collect();
+    submit(call, model, prompt, options, readers, false).await
+}
+
+async fn submit(
+    call: &Call,
+    model: Arc<Lease>,
+    prompt: Vec<u32>,
+    options: Options,
+    readers: Vec<ToolReader>,
+    spell_specials: bool,
+) -> ApiResult<Generation> {
+    let settings = call.state.settings();
+    let most =
+        settings.max_choices.min(u32::try_from(model.inference.max_running()).unwrap_or(u32::MAX)).max(1);
+    if !(1..=most).contains(&options.choices) {
+        let message = format!("`n` is {}: it must be between 1 and {most}", options.choices);
+        return Err(ApiError::field("n", message));
+    }
+    let deadline = settings.request_timeout_seconds.map(Duration::from_secs);
+    let open = readers.len();
+    let mut meter = Meter::new(call, &model.facts.name);
+    meter.ended("refused");
+    let mut sampling = options.sampling;
+    let silent = sampling.max_tokens == 0;
+    sampling.max_tokens = if silent { 1 } else { sampling.max_tokens };
+    let job = Job {
+        choices: options.choices,
+        ignore_end: options.ignore_end,
+        logprobs: options.logprobs,
+        prompt_logprobs: options.prompt_logprobs,
+        grammar: options.grammar,
+        spell_specials,
+        priority: options.priority.min(call.errand.priority),
+        deadline: deadline.and_then(|patience| Instant::now().checked_add(patience)),
+        domain: CacheDomain { tenant: call.principal.tenant().to_owned(), adapter: model.adapter() },
+        cache_prompt: options.cache_prompt,
+        ..Job::new(prompt.clone(), sampling)
+    };
+    let (sender, outputs) = unbounded_channel();
+    let sink = Box::new(move |output| sender.send(output).is_ok());
+    // A grammar is compiled where the job is submitted.
+    let submitted = if job.grammar.is_some() {
+        let model = model.clone();
+        off_the_runtime(move || Ok(model.inference.submit(job, sink)?)).await
+    } else {
+        model.inference.submit(job, sink).map_err(ApiError::from)
+    };
+    let cancel = submitted?;
+    meter.ended("failed");
+    Ok(Generation {
+        model,
+        prompt,
+        began: Instant::now(),
+        outputs,
+        cancel: Some(cancel),
+        meter: Some(meter),
+        readers,
+        silent,
+        open,
+        ready: VecDeque::new(),
+    })
+}
+
+impl Generation {
+    /// How many answers are written.
+    pub fn choices(&self) -> u32 {
+        self.readers.len() as u32
+    }
+
+    /// The next event; `None` when all choices are done.
+    ///
+    /// # Errors
+    /// When the job failed; nothing comes after that.
+    pub async fn next(&mut self) -> ApiResult<Option<Event>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.open == 0 {
+                self.cancel = None;
+                self.meter = None;
+                return Ok(None);
+            }
+            let output = self.outputs.recv().await;
+            self.take(output)?;
+        }
+    }
+
+    /// An event that is there already.
+    ///
+    /// # Errors
+    /// When the job failed.
+    pub fn try_next(&mut self) -> ApiResult<Option<Event>> {
+        while self.ready.is_empty() && self.open > 0 {
+            match self.outputs.try_recv() {
+                Ok(output) => self.take(Some(output))?,
+                Err(_) => break,
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn take(&mut self, output: Option<Output>) -> ApiResult<()> {
+        match output {
+            None => {
+                self.open = 0;
+                Err(ApiError::internal("the engine stopped in the middle of an answer"))
+            }
+            Some(Output::Failed(error)) => {
+                self.open = 0;
+                Err(error.into())
+            }
+            Some(Output::Embedding { .. }) => Ok(()),
+            Some(Output::Prompt(tokens)) => {
+                self.ready.push_back(Event::Prompt(tokens));
+                Ok(())
+            }
+            Some(Output::Token { .. }) if self.silent => Ok(()),
+            Some(Output::Token { choice, token, text }) => {
+                if let Some(reader) = self.readers.get_mut(choice as usize) {
+                    reader.push(choice, text, Some(token), &mut self.ready);
+                }
+                Ok(())
+            }
+            Some(Output::Finished { choice, mut text, mut reason, seed, usage }) => {
+                let mut called = false;
+                if self.silent {
+                    text.clear();
+                    reason = FinishReason::Length;
+                }
+                if let Some(reader) = self.readers.get_mut(choice as usize) {
+                    reader.push(choice, text, None, &mut self.ready);
+                    called = reader.finish(choice, &mut self.ready);
+                }
+                let ended = Ended::of(reason, called);
+                if let Some(meter) = &mut self.meter {
+                    meter.add(&usage);
+                    meter.ended(ended.outcome());
+                }
+                self.ready.push_back(Event::Finished { choice, ended, seed, usage });
+                self.open = self.open.saturating_sub(1);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        let (Some(cancel), Some(mut meter)) = (self.cancel.take(), self.meter.take()) else { return };
+        if self.open == 0 {
+            return;
+        }
+        cancel();
+        meter.ended("cancelled");
+        // The engine tells what the answers took until they were cut off: it is kept like any other's.
+        let (_, none) = unbounded_channel();
+        let (mut outputs, mut open) = (std::mem::replace(&mut self.outputs, none), self.open);
+        let model = self.model.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                while open > 0 {
+                    match outputs.recv().await {
+                        Some(Output::Finished { usage, .. }) => {
+                            meter.add(&usage);
+                            open -= 1;
+                        }
+                        Some(Output::Failed(_)) | None => break,
+                        Some(_) => {}
+                    }
+                }
+                drop(model);
+            });
+        }
+    }
+}

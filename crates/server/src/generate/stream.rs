@@ -1,0 +1,107 @@
+//! An answer as a stream: each API renders the same events in its own way.
+
+use super::{Event, Generation};
+use crate::error::ApiError;
+use crate::respond;
+use crate::route;
+use axum::body::Body;
+use axum::http::Response;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+/// How an API writes events.
+pub trait Renderer: Send + 'static {
+    /// Writes what comes before the first event.
+    fn begin(&mut self, into: &mut String);
+    /// Writes an event of the `job`th of the request's jobs.
+    fn event(&mut self, job: usize, event: Event, into: &mut String);
+    /// Writes that the job failed; nothing comes after it.
+    fn fail(&mut self, error: &ApiError, into: &mut String);
+    /// Writes what comes after the last event.
+    fn end(&mut self, into: &mut String);
+}
+
+/// Pieces that are longer than this are sent before more is looked for.
+const LARGE_PIECE_BYTES: usize = 16 << 10;
+
+struct Streaming<R> {
+    /// Jobs run side by side and are told one after the other.
+    generations: VecDeque<Generation>,
+    job: usize,
+    renderer: R,
+    began: bool,
+    done: bool,
+}
+
+impl<R: Renderer> Streaming<R> {
+    /// Waits for the next event and renders it with those that are there already: one write for all.
+    async fn piece(&mut self, into: &mut String) {
+        if !std::mem::replace(&mut self.began, true) {
+            self.renderer.begin(into);
+            return;
+        }
+        let Some(generation) = self.generations.front_mut() else {
+            self.renderer.end(into);
+            self.done = true;
+            return;
+        };
+        let mut next = generation.next().await;
+        loop {
+            match next {
+                Ok(Some(event)) => self.renderer.event(self.job, event, into),
+                Ok(None) => {
+                    self.generations.pop_front();
+                    self.job += 1;
+                    return;
+                }
+                Err(error) => {
+                    self.renderer.fail(&error, into);
+                    self.done = true;
+                    return;
+                }
+            }
+            if into.len() > LARGE_PIECE_BYTES {
+                return;
+            }
+            next = match generation.try_next() {
+                Ok(None) => return,
+                other => other,
+            };
+        }
+    }
+}
+
+/// The response that streams the answers to a request's jobs.
+pub fn stream<R: Renderer>(
+    generations: impl IntoIterator<Item = Generation>,
+    renderer: R,
+    kind: route::Stream,
+    keep_alive: Duration,
+) -> Response<Body> {
+    let streaming = Streaming {
+        generations: generations.into_iter().collect(),
+        job: 0,
+        renderer,
+        began: false,
+        done: false,
+    };
+    let pieces = futures_util::stream::unfold(streaming, move |mut streaming| async move {
+        while !streaming.done {
+            let mut text = String::new();
+            if tokio::time::timeout(keep_alive, streaming.piece(&mut text)).await.is_err() {
+                // A comment: it tells the client that somebody is there, and us if the client is not.
+                match kind {
+                    route::Stream::Events => text.push_str(": waiting\n\n"),
+                    route::Stream::Lines => continue,
+                }
+            }
+            if !text.is_empty() {
+                return Some((Ok::<_, Infallible>(Bytes::from(text)), streaming));
+            }
+        }
+        None
+    });
+    respond::stream(kind, pieces)
+}

@@ -1,0 +1,463 @@
+//! `POST /v1/chat/completions`.
+
+use super::shared::{ChatMessage, ChoiceLogprobs, CompletionUsage, logprobs, usage, within};
+use crate::error::{ApiError, ApiResult};
+use crate::generate::{
+    Answer, ChatRequest, Choice, Event, Format, Generation, Options, Renderer, ToolCall, ToolChoice,
+    check_messages, collect, is_setting, response_format, sampling, start_chat, stream,
+};
+use crate::ids;
+use crate::models::Lease;
+use crate::respond;
+use crate::route::{Call, Stream};
+use crate::wire::{Nullable, OneOrMany};
+use alti_engine::serving::{Priority, Usage};
+use axum::body::Body;
+use axum::http::Response;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+crate::wire! {
+    /// A request for a chat's next turn. Sampler settings may be given as further fields, under the names that
+    /// `alti run --help` lists.
+    pub struct ChatCompletionRequest {
+        required {
+            /// The turns so far.
+            messages: Vec<ChatMessage>,
+        }
+        optional {
+            /// The model's name; the server's default model where none is given.
+            model: String,
+            /// Most tokens of the answer.
+            max_completion_tokens: u32,
+            /// The old name of `max_completion_tokens`.
+            max_tokens: u32,
+            /// 0 to 2; 0 always takes the most likely token. The model's own default where none is given.
+            temperature: f32,
+            /// 0 to 1: only the most likely tokens that have this probability together.
+            top_p: f32,
+            /// Answers wanted, from 1.
+            n: u32,
+            /// One or several strings that end the answer.
+            stop: OneOrMany<String>,
+            /// The same seed gives the same answer.
+            seed: i64,
+            /// -2 to 2.
+            frequency_penalty: f32,
+            /// -2 to 2.
+            presence_penalty: f32,
+            /// Added to the logits of tokens, by token id, -100 to 100.
+            logit_bias: Map<String, Value>,
+            /// Whether the tokens are told with their log-probabilities.
+            logprobs: bool,
+            /// 0 to 20: how many of the most likely tokens are told with each.
+            top_logprobs: u32,
+            /// What the answer has to obey: `{"type": "json_object"}`, `{"type": "json_schema", "json_schema": {...}}`,
+            /// and here also `regex`, `grammar` (GBNF) and `lark`.
+            response_format: Map<String, Value>,
+            /// Tools the model may call.
+            tools: Vec<Value>,
+            /// `none`, `auto`, `required`, or the tool to call.
+            tool_choice: Value,
+            /// Whether several tools may be called at once.
+            parallel_tool_calls: bool,
+            /// Whether the answer is streamed.
+            stream: bool,
+            /// `{"include_usage": true}`: what it took is told at the end of the stream.
+            stream_options: Map<String, Value>,
+            /// Variables for the model's chat template.
+            chat_template_kwargs: Map<String, Value>,
+            /// `flex` puts the request behind others.
+            service_tier: String,
+            /// Only text can be asked for.
+            modalities: Vec<String>,
+            /// Whether the prefix cache is used.
+            cache_prompt: bool,
+            /// Whether the model's end-of-answer tokens are ignored.
+            ignore_eos: bool,
+        }
+        ignored {
+            /// Who asks.
+            user: String,
+            /// Labels for stored answers.
+            metadata: Map<String, Value>,
+            /// Whether the answer is kept.
+            store: bool,
+            /// How much a reasoning model thinks.
+            reasoning_effort: String,
+            /// Text that is likely to come.
+            prediction: Value,
+            /// Audio.
+            audio: Value,
+            /// A key for caching.
+            prompt_cache_key: String,
+            /// How long a prompt stays cached.
+            prompt_cache_retention: String,
+            /// A name of whoever uses the app.
+            safety_identifier: String,
+            /// How long answers are.
+            verbosity: String,
+            /// Web search.
+            web_search_options: Value,
+            /// The old form of `tool_choice`.
+            function_call: Value,
+            /// The old form of `tools`.
+            functions: Value,
+        }
+    }
+    /// A chat's next turn.
+    pub struct ChatCompletion {
+        required {
+            /// The answer's id.
+            id: String,
+            /// Always `chat.completion`.
+            object: String,
+            /// When it was made.
+            created: u64,
+            /// The model, as it was asked for.
+            model: String,
+            /// The answers.
+            choices: Vec<ChatChoice>,
+            /// What they took.
+            usage: CompletionUsage,
+            /// The server's version.
+            system_fingerprint: String,
+        }
+        optional {
+            /// Always `default`.
+            service_tier: String,
+        }
+    }
+    /// One answer.
+    pub struct ChatChoice {
+        required {
+            /// Which, from 0.
+            index: u32,
+            /// The turn.
+            message: ChatAnswer,
+            /// Probabilities of its tokens.
+            logprobs: Nullable<ChoiceLogprobs>,
+            /// `stop`, `length` or `tool_calls`.
+            finish_reason: String,
+        }
+    }
+    /// The assistant's turn.
+    pub struct ChatAnswer {
+        required {
+            /// Always `assistant`.
+            role: String,
+            /// What it says.
+            content: Nullable<String>,
+            /// Always null.
+            refusal: Nullable<String>,
+        }
+        optional {
+            /// The tools it calls.
+            tool_calls: Vec<ChatToolCall>,
+            /// Always empty.
+            annotations: Vec<Value>,
+        }
+    }
+    /// A call of a tool.
+    pub struct ChatToolCall {
+        required {
+            /// Its id, for the tool's answer.
+            id: String,
+            /// Always `function`.
+            r#type: String,
+            /// What is called.
+            function: ChatFunctionCall,
+        }
+    }
+    /// A function and its arguments.
+    pub struct ChatFunctionCall {
+        required {
+            /// The function's name.
+            name: String,
+            /// Its arguments, JSON in a string.
+            arguments: String,
+        }
+    }
+}
+
+/// The server's version, as OpenAI's clients see it.
+pub(super) fn fingerprint() -> String {
+    concat!("alti-", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+/// Reads `tool_choice`.
+///
+/// # Errors
+/// When it is none of its forms.
+pub(crate) fn tool_choice(choice: Option<&Value>) -> ApiResult<ToolChoice> {
+    let wrong = || {
+        ApiError::field(
+            "tool_choice",
+            "`tool_choice` must be none, auto, required, or an object that names a function",
+        )
+    };
+    match choice {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::String(word)) => match word.as_str() {
+            "none" => Ok(ToolChoice::None),
+            "auto" => Ok(ToolChoice::Auto),
+            "required" | "any" => Ok(ToolChoice::Required),
+            _ => Err(wrong()),
+        },
+        Some(choice) => {
+            match (choice["type"].as_str(), choice["function"]["name"].as_str(), choice["name"].as_str()) {
+                (Some("function") | None, Some(name), _) | (Some("function"), None, Some(name)) => {
+                    Ok(ToolChoice::Named(name.to_owned()))
+                }
+                // Several allowed tools, one of which must or may be called.
+                (Some("allowed_tools"), ..) => match choice["allowed_tools"]["mode"].as_str() {
+                    Some("required") => Ok(ToolChoice::Required),
+                    _ => Ok(ToolChoice::Auto),
+                },
+                _ => Err(wrong()),
+            }
+        }
+    }
+}
+
+fn known(name: &str) -> bool {
+    is_setting(name) || matches!(name, "grammar" | "json_schema" | "regex")
+}
+
+impl ChatCompletionRequest {
+    /// Checks the ranges that OpenAI documents.
+    fn check(&self) -> ApiResult<()> {
+        within("temperature", self.temperature, 0.0, 2.0)?;
+        within("top_p", self.top_p, 0.0, 1.0)?;
+        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        within("top_logprobs", self.top_logprobs.map(|count| count as f32), 0.0, 20.0)?;
+        if self.top_logprobs.is_some_and(|count| count > 0) && self.logprobs != Some(true) {
+            return Err(ApiError::field("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
+        }
+        if self.modalities.iter().flatten().any(|it| it != "text") {
+            return Err(ApiError::field("modalities", "this model writes text only"));
+        }
+        if self.max_completion_tokens.or(self.max_tokens) == Some(0) {
+            return Err(ApiError::field("max_tokens", "`max_tokens` must be at least 1"));
+        }
+        if self.stream_options.is_some() && self.stream != Some(true) {
+            return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true"));
+        }
+        Ok(())
+    }
+
+    fn options(&self, model: &Lease, others: Map<String, Value>) -> ApiResult<Options> {
+        let own = [
+            ("max_tokens", json!(self.max_completion_tokens.or(self.max_tokens))),
+            ("temperature", json!(self.temperature)),
+            ("top_p", json!(self.top_p)),
+            ("stop", json!(self.stop)),
+            ("seed", json!(self.seed)),
+            ("frequency_penalty", json!(self.frequency_penalty)),
+            ("presence_penalty", json!(self.presence_penalty)),
+            ("logit_bias", json!(self.logit_bias)),
+        ];
+        let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let sampling = sampling(&model.base_sampling()?, others.chain(own))?;
+        Ok(Options {
+            choices: self.n.unwrap_or(1),
+            logprobs: (self.logprobs == Some(true)).then_some(self.top_logprobs.unwrap_or(0) as usize),
+            priority: match self.service_tier.as_deref() {
+                Some("flex") => Priority::Batch,
+                _ => Priority::Interactive,
+            },
+            cache_prompt: self.cache_prompt.unwrap_or(true),
+            ignore_end: self.ignore_eos.unwrap_or(false),
+            ..Options::new(sampling)
+        })
+    }
+
+    fn format(&self, others: &Map<String, Value>) -> ApiResult<Format> {
+        match &self.response_format {
+            Some(format) => response_format(&Value::Object(format.clone())),
+            None => crate::llama_cpp::grammar_fields(others),
+        }
+    }
+
+    /// The request as all APIs have it.
+    ///
+    /// # Errors
+    /// A field out of range.
+    pub fn into_common(self, model: &Lease, others: Map<String, Value>) -> ApiResult<ChatRequest> {
+        self.check()?;
+        let format = self.format(&others)?;
+        let options = self.options(model, others)?;
+        let tool_choice = tool_choice(self.tool_choice.as_ref())?;
+        let messages = self.messages.into_iter().map(ChatMessage::into_message).collect();
+        Ok(ChatRequest {
+            tools: self.tools.unwrap_or_default(),
+            tool_choice,
+            parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
+            format,
+            variables: self.chat_template_kwargs.unwrap_or_default(),
+            ..ChatRequest::new(check_messages(messages, "messages")?, options)
+        })
+    }
+}
+
+/// `POST /v1/chat/completions`.
+pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
+    let (request, others): (ChatCompletionRequest, _) = call.json(known).await?;
+    request.check()?;
+    let model = call.state.models().acquire(request.model.as_deref(), None).await?;
+    let streams = request.stream == Some(true);
+    let include_usage =
+        request.stream_options.as_ref().is_some_and(|it| it.get("include_usage") == Some(&json!(true)));
+    let common = request.into_common(&model, others)?;
+    let with_logprobs = common.options.logprobs.is_some();
+    let generation = start_chat(&call, model, common).await?;
+    let id = ids::new("chatcmpl-");
+    if streams {
+        let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
+        let renderer = Chunks::new(&id, &generation, with_logprobs, include_usage);
+        return Ok(stream([generation], renderer, Stream::Events, keep_alive));
+    }
+    let model = generation.model.clone();
+    let answer = collect(generation).await?;
+    Ok(respond::json(&completion(id, &model, answer, with_logprobs)))
+}
+
+fn completion(id: String, model: &Lease, answer: Answer, with_logprobs: bool) -> ChatCompletion {
+    let usage = usage(&answer.usage);
+    let choices = answer.choices.into_iter().zip(0..);
+    let choices = choices.map(|(choice, index)| chat_choice(index, model, choice, with_logprobs)).collect();
+    ChatCompletion {
+        id,
+        object: "chat.completion".into(),
+        created: ids::unix_seconds(),
+        model: model.requested.clone(),
+        choices,
+        usage,
+        system_fingerprint: fingerprint(),
+        service_tier: Some("default".into()),
+    }
+}
+
+fn chat_choice(index: u32, model: &Lease, choice: Choice, with_logprobs: bool) -> ChatChoice {
+    let calls: Vec<ChatToolCall> = choice.calls.into_iter().map(tool_call).collect();
+    let content = (calls.is_empty() || !choice.text.is_empty()).then_some(choice.text);
+    ChatChoice {
+        index,
+        message: ChatAnswer {
+            role: "assistant".into(),
+            content: content.into(),
+            refusal: None.into(),
+            tool_calls: (!calls.is_empty()).then_some(calls),
+            annotations: Some(Vec::new()),
+        },
+        logprobs: with_logprobs.then(|| logprobs(&model.tokenizer, &choice.tokens)).into(),
+        finish_reason: choice.ended.openai().into(),
+    }
+}
+
+fn tool_call(call: ToolCall) -> ChatToolCall {
+    let function = ChatFunctionCall { name: call.name, arguments: call.arguments };
+    ChatToolCall { id: call.id, r#type: "function".into(), function }
+}
+
+/// Writes events as chat completion chunks.
+struct Chunks {
+    /// What all chunks begin with.
+    head: String,
+    /// What all chunks end with, but the one with the usage.
+    tail: &'static str,
+    model: Arc<Lease>,
+    choices: u32,
+    with_logprobs: bool,
+    include_usage: bool,
+    sum: Usage,
+}
+
+impl Chunks {
+    fn new(id: &str, generation: &Generation, with_logprobs: bool, include_usage: bool) -> Chunks {
+        let head = json!({
+            "id": id,
+            "object": "chat.completion.chunk",
+            "created": ids::unix_seconds(),
+            "model": generation.model.requested,
+            "system_fingerprint": fingerprint(),
+        });
+        let mut head = head.to_string();
+        head.pop();
+        Chunks {
+            head: format!("data: {head},\"choices\":["),
+            tail: if include_usage { "],\"usage\":null}\n\n" } else { "]}\n\n" },
+            model: generation.model.clone(),
+            choices: generation.choices(),
+            with_logprobs,
+            include_usage,
+            sum: Usage::default(),
+        }
+    }
+
+    fn chunk(&self, choice: u32, delta: &Value, logprobs: &Value, finish: &Value, into: &mut String) {
+        // Writing to a string cannot fail.
+        let _cannot_fail = write!(
+            into,
+            "{}{{\"index\":{choice},\"delta\":{delta},\"logprobs\":{logprobs},\"finish_reason\":{finish}}}{}",
+            self.head, self.tail
+        );
+    }
+
+    fn delta(&self, choice: u32, delta: &Value, into: &mut String) {
+        self.chunk(choice, delta, &Value::Null, &Value::Null, into);
+    }
+}
+
+impl Renderer for Chunks {
+    fn begin(&mut self, into: &mut String) {
+        for choice in 0..self.choices {
+            self.delta(choice, &json!({ "role": "assistant", "content": "", "refusal": null }), into);
+        }
+    }
+
+    fn event(&mut self, _job: usize, event: Event, into: &mut String) {
+        match event {
+            Event::Prompt(_) => {}
+            Event::Text { choice, text, tokens } => {
+                let probabilities = self.with_logprobs && !tokens.is_empty();
+                if text.is_empty() && !probabilities {
+                    return;
+                }
+                let probabilities = match probabilities {
+                    true => json!(logprobs(&self.model.tokenizer, &tokens)),
+                    false => Value::Null,
+                };
+                self.chunk(choice, &json!({ "content": text }), &probabilities, &Value::Null, into);
+            }
+            Event::CallBegin { choice, index, id, name } => {
+                let function = json!({ "name": name, "arguments": "" });
+                let call = json!({ "index": index, "id": id, "type": "function", "function": function });
+                self.delta(choice, &json!({ "tool_calls": [call] }), into);
+            }
+            Event::CallArguments { choice, index, arguments } => {
+                let call = json!({ "index": index, "function": { "arguments": arguments } });
+                self.delta(choice, &json!({ "tool_calls": [call] }), into);
+            }
+            Event::Finished { choice, ended, usage, .. } => {
+                crate::generate::add_usage(&mut self.sum, &usage);
+                self.chunk(choice, &json!({}), &Value::Null, &json!(ended.openai()), into);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &ApiError, into: &mut String) {
+        let _cannot_fail = write!(into, "data: {}\n\n", error.body(crate::route::Family::OpenAi));
+    }
+
+    fn end(&mut self, into: &mut String) {
+        if self.include_usage {
+            let usage = json!(usage(&self.sum));
+            let _cannot_fail = write!(into, "{}],\"usage\":{usage}}}\n\n", self.head);
+        }
+        into.push_str("data: [DONE]\n\n");
+    }
+}

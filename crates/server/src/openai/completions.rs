@@ -1,0 +1,380 @@
+//! `POST /v1/completions`.
+
+use super::chat::fingerprint;
+use super::shared::{CompletionUsage, finite, usage, within};
+use crate::error::{ApiError, ApiResult};
+use crate::generate::{
+    Answer, Event, Generation, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting, sampling,
+    start, stream,
+};
+use crate::ids;
+use crate::models::Lease;
+use crate::respond;
+use crate::route::{Call, Stream};
+use crate::wire::{Nullable, OneOrMany, TextOrIds, TextOrTokens};
+use alti_engine::serving::{TokenOutput, Usage};
+use alti_text::{Specials, Tokenizer};
+use axum::body::Body;
+use axum::http::Response;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+crate::wire! {
+    /// A request for a text's continuation. Sampler settings may be given as further fields.
+    pub struct CompletionRequest {
+        required {
+            /// One or several texts, or their tokens.
+            prompt: TextOrTokens,
+        }
+        optional {
+            /// The model's name; the server's default model where none is given.
+            model: String,
+            /// Text that comes after the answer, for models with tokens for it.
+            suffix: String,
+            /// Most tokens of the answer; 16 where none is given.
+            max_tokens: u32,
+            /// 0 to 2.
+            temperature: f32,
+            /// 0 to 1.
+            top_p: f32,
+            /// Answers to each prompt.
+            n: u32,
+            /// Only `n` itself: choosing among more answers than are given is not done.
+            best_of: u32,
+            /// Whether the prompt comes before the answer.
+            echo: bool,
+            /// 0 to 20: the tokens are told with their log-probabilities, and so many of the most likely ones.
+            logprobs: u32,
+            /// One or several strings that end the answer.
+            stop: OneOrMany<String>,
+            /// The same seed gives the same answer.
+            seed: i64,
+            /// -2 to 2.
+            frequency_penalty: f32,
+            /// -2 to 2.
+            presence_penalty: f32,
+            /// Added to the logits of tokens, by token id.
+            logit_bias: Map<String, Value>,
+            /// What the answer has to obey, as in chats.
+            response_format: Map<String, Value>,
+            /// Whether the answer is streamed.
+            stream: bool,
+            /// `{"include_usage": true}`: what it took is told at the end of the stream.
+            stream_options: Map<String, Value>,
+            /// Whether the prefix cache is used.
+            cache_prompt: bool,
+            /// Whether the model's end-of-answer tokens are ignored.
+            ignore_eos: bool,
+        }
+        ignored {
+            /// Who asks.
+            user: String,
+        }
+    }
+    /// Continuations.
+    pub struct Completion {
+        required {
+            /// The answer's id.
+            id: String,
+            /// Always `text_completion`.
+            object: String,
+            /// When it was made.
+            created: u64,
+            /// The model, as it was asked for.
+            model: String,
+            /// The answers, those to the first prompt first.
+            choices: Vec<CompletionChoice>,
+            /// What they took.
+            usage: CompletionUsage,
+            /// The server's version.
+            system_fingerprint: String,
+        }
+    }
+    /// One continuation.
+    pub struct CompletionChoice {
+        required {
+            /// Which, from 0.
+            index: u32,
+            /// The text.
+            text: String,
+            /// Probabilities of its tokens.
+            logprobs: Nullable<CompletionLogprobs>,
+            /// `stop` or `length`.
+            finish_reason: String,
+        }
+    }
+    /// Probabilities of a text's tokens: four lists of the same length.
+    pub struct CompletionLogprobs {
+        required {
+            /// The tokens.
+            tokens: Vec<String>,
+            /// Their log-probabilities; null for the first of a prompt.
+            token_logprobs: Vec<Nullable<f32>>,
+            /// The most likely tokens in their place; null where there are none.
+            top_logprobs: Vec<Nullable<Map<String, Value>>>,
+            /// Where they begin, in characters of the text.
+            text_offset: Vec<usize>,
+        }
+    }
+}
+
+/// Puts tokens with their probabilities behind a text of `offset` characters.
+fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], mut offset: usize) -> CompletionLogprobs {
+    let mut lists = CompletionLogprobs {
+        tokens: Vec::new(),
+        token_logprobs: Vec::new(),
+        top_logprobs: Vec::new(),
+        text_offset: Vec::new(),
+    };
+    for token in tokens {
+        let text = tokenizer.token_text(token.token).into_owned();
+        lists.text_offset.push(offset);
+        offset += text.chars().count();
+        let own = token.logprob.map(|logprob| (token.token, logprob));
+        let told = |&(token, logprob): &(u32, f32)| {
+            (tokenizer.token_text(token).into_owned(), json!(finite(logprob)))
+        };
+        let top: Map<String, Value> = own.iter().map(told).chain(token.top.iter().map(told)).collect();
+        lists.top_logprobs.push(own.map(|_| top).into());
+        lists.token_logprobs.push(token.logprob.map(finite).into());
+        lists.tokens.push(text);
+    }
+    lists
+}
+
+impl CompletionRequest {
+    fn check(&self) -> ApiResult<()> {
+        within("temperature", self.temperature, 0.0, 2.0)?;
+        within("top_p", self.top_p, 0.0, 1.0)?;
+        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        within("logprobs", self.logprobs.map(|count| count as f32), 0.0, 20.0)?;
+        if self.best_of.is_some_and(|best_of| best_of != self.n.unwrap_or(1)) {
+            let message =
+                "`best_of` must be the same as `n`: choosing among more answers than are given is not done";
+            return Err(ApiError::field("best_of", message));
+        }
+        if self.stream_options.is_some() && self.stream != Some(true) {
+            return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true"));
+        }
+        if self.echo == Some(true) && self.suffix.is_some() {
+            return Err(ApiError::field("suffix", "`echo` and `suffix` exclude each other"));
+        }
+        Ok(())
+    }
+
+    fn options(&self, model: &Lease, others: &Map<String, Value>) -> ApiResult<Options> {
+        let own = [
+            ("max_tokens", json!(self.max_tokens.unwrap_or(16))),
+            ("temperature", json!(self.temperature)),
+            ("top_p", json!(self.top_p)),
+            ("stop", json!(self.stop)),
+            ("seed", json!(self.seed)),
+            ("frequency_penalty", json!(self.frequency_penalty)),
+            ("presence_penalty", json!(self.presence_penalty)),
+            ("logit_bias", json!(self.logit_bias)),
+        ];
+        let fields = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let format = match &self.response_format {
+            Some(format) => crate::generate::response_format(&Value::Object(format.clone()))?,
+            None => crate::llama_cpp::grammar_fields(others)?,
+        };
+        Ok(Options {
+            choices: self.n.unwrap_or(1),
+            logprobs: self.logprobs.map(|count| count as usize),
+            prompt_logprobs: self.echo == Some(true) && self.logprobs.is_some(),
+            cache_prompt: self.cache_prompt.unwrap_or(true),
+            ignore_end: self.ignore_eos.unwrap_or(false),
+            grammar: format.grammar(),
+            ..Options::new(sampling(&model.base_sampling()?, fields.chain(own))?)
+        })
+    }
+}
+
+fn known(name: &str) -> bool {
+    is_setting(name) || matches!(name, "grammar" | "json_schema" | "regex")
+}
+
+/// `POST /v1/completions`.
+pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
+    let (request, others): (CompletionRequest, _) = call.json(known).await?;
+    request.check()?;
+    let model = Arc::new(call.state.models().acquire(request.model.as_deref(), None).await?);
+    let options = request.options(&model, &others)?;
+    let inputs = request.prompt.clone().into_inputs();
+    let most = call.state.settings().max_inputs;
+    if inputs.is_empty() || inputs.len() > most {
+        return Err(ApiError::field("prompt", format!("`prompt` must have between 1 and {most} texts")));
+    }
+    let mut generations = Vec::new();
+    let mut echoes = Vec::new();
+    for input in inputs {
+        let (prompt, text) = match (input, &request.suffix) {
+            (TextOrIds::Text(text), Some(suffix)) => (fill_in_prompt(&model.tokenizer, &text, suffix)?, text),
+            (TextOrIds::Ids(_), Some(_)) => {
+                return Err(ApiError::field("suffix", "`suffix` needs a prompt that is text"));
+            }
+            (TextOrIds::Text(text), None) => (encode_text(&model.tokenizer, &text, Specials::Parse), text),
+            (TextOrIds::Ids(ids), None) => {
+                let text = model.tokenizer.decode(&ids);
+                (ids, text)
+            }
+        };
+        echoes.push(if request.echo == Some(true) { text } else { String::new() });
+        generations.push(start(&call, model.clone(), prompt, options.clone()).await?);
+    }
+    let id = ids::new("cmpl-");
+    let with_logprobs = options.logprobs.is_some();
+    if request.stream == Some(true) {
+        let include_usage =
+            request.stream_options.as_ref().is_some_and(|it| it.get("include_usage") == Some(&json!(true)));
+        let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
+        let renderer = Chunks::new(&id, model, echoes, options.choices, with_logprobs, include_usage);
+        return Ok(stream(generations, renderer, Stream::Events, keep_alive));
+    }
+    answer(id, &model, generations, echoes, with_logprobs).await
+}
+
+async fn answer(
+    id: String,
+    model: &Lease,
+    generations: Vec<Generation>,
+    echoes: Vec<String>,
+    with_logprobs: bool,
+) -> ApiResult<Response<Body>> {
+    let mut sum = Usage::default();
+    let mut choices = Vec::new();
+    for (generation, echo) in generations.into_iter().zip(echoes) {
+        let Answer { prompt, choices: answers, usage } = collect(generation).await?;
+        crate::generate::add_usage(&mut sum, &usage);
+        for choice in answers {
+            let tokens: Vec<TokenOutput> = prompt.iter().cloned().chain(choice.tokens).collect();
+            choices.push(CompletionChoice {
+                index: choices.len() as u32,
+                text: format!("{echo}{}", choice.text),
+                logprobs: with_logprobs.then(|| logprobs(&model.tokenizer, &tokens, 0)).into(),
+                finish_reason: choice.ended.openai().into(),
+            });
+        }
+    }
+    Ok(respond::json(&Completion {
+        id,
+        object: "text_completion".into(),
+        created: ids::unix_seconds(),
+        model: model.requested.clone(),
+        choices,
+        usage: usage(&sum),
+        system_fingerprint: fingerprint(),
+    }))
+}
+
+/// Writes events as completion chunks.
+struct Chunks {
+    head: String,
+    tail: &'static str,
+    model: Arc<Lease>,
+    /// The prompts' texts, where they are to be told.
+    echoes: Vec<String>,
+    choices: u32,
+    /// Characters told so far, of each choice.
+    offsets: Vec<usize>,
+    with_logprobs: bool,
+    include_usage: bool,
+    sum: Usage,
+}
+
+impl Chunks {
+    fn new(
+        id: &str,
+        model: Arc<Lease>,
+        echoes: Vec<String>,
+        choices: u32,
+        with_logprobs: bool,
+        include_usage: bool,
+    ) -> Chunks {
+        let head = json!({
+            "id": id,
+            "object": "text_completion",
+            "created": ids::unix_seconds(),
+            "model": model.requested,
+            "system_fingerprint": fingerprint(),
+        });
+        let mut head = head.to_string();
+        head.pop();
+        Chunks {
+            head: format!("data: {head},\"choices\":["),
+            tail: if include_usage { "],\"usage\":null}\n\n" } else { "]}\n\n" },
+            model,
+            offsets: vec![0; echoes.len() * choices as usize],
+            echoes,
+            choices,
+            with_logprobs,
+            include_usage,
+            sum: Usage::default(),
+        }
+    }
+
+    fn chunk(&mut self, index: usize, text: &str, tokens: &[TokenOutput], finish: &Value, into: &mut String) {
+        let probabilities = match self.with_logprobs && !tokens.is_empty() {
+            true => json!(logprobs(&self.model.tokenizer, tokens, self.offsets[index])),
+            false => Value::Null,
+        };
+        self.offsets[index] += text.chars().count();
+        let text = json!(text);
+        // Writing to a string cannot fail.
+        let _cannot_fail = write!(
+            into,
+            "{}{{\"index\":{index},\"text\":{text},\"logprobs\":{probabilities},\"finish_reason\":{finish}}}{}",
+            self.head, self.tail
+        );
+    }
+
+    /// The prompt of a job, for each of its choices.
+    fn echo(&mut self, job: usize, tokens: &[TokenOutput], into: &mut String) {
+        let text = std::mem::take(&mut self.echoes[job]);
+        if !text.is_empty() {
+            let first = job * self.choices as usize;
+            for index in first..first + self.choices as usize {
+                self.chunk(index, &text, tokens, &Value::Null, into);
+            }
+        }
+    }
+}
+
+impl Renderer for Chunks {
+    fn begin(&mut self, _into: &mut String) {}
+
+    fn event(&mut self, job: usize, event: Event, into: &mut String) {
+        match event {
+            Event::Prompt(tokens) => self.echo(job, &tokens, into),
+            Event::Text { choice, text, tokens } => {
+                self.echo(job, &[], into);
+                if !text.is_empty() || (self.with_logprobs && !tokens.is_empty()) {
+                    let index = job * self.choices as usize + choice as usize;
+                    self.chunk(index, &text, &tokens, &Value::Null, into);
+                }
+            }
+            Event::CallBegin { .. } | Event::CallArguments { .. } => {}
+            Event::Finished { choice, ended, usage, .. } => {
+                self.echo(job, &[], into);
+                crate::generate::add_usage(&mut self.sum, &usage);
+                let index = job * self.choices as usize + choice as usize;
+                self.chunk(index, "", &[], &json!(ended.openai()), into);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &ApiError, into: &mut String) {
+        let _cannot_fail = write!(into, "data: {}\n\n", error.body(crate::route::Family::OpenAi));
+    }
+
+    fn end(&mut self, into: &mut String) {
+        if self.include_usage {
+            let usage = json!(usage(&self.sum));
+            let _cannot_fail = write!(into, "{}],\"usage\":{usage}}}\n\n", self.head);
+        }
+        into.push_str("data: [DONE]\n\n");
+    }
+}

@@ -1,0 +1,155 @@
+//! `POST /v1/embeddings`.
+
+use crate::error::{ApiError, ApiResult};
+use crate::generate::{embed, encode_text, normalized};
+use crate::models::Lease;
+use crate::respond;
+use crate::route::Call;
+use crate::wire::{TextOrIds, TextOrTokens};
+use alti_engine::serving::Pooling;
+use alti_text::Specials;
+use axum::body::Body;
+use axum::http::Response;
+use base64::Engine;
+use serde_json::{Value, json};
+
+crate::wire! {
+    /// A request for texts' vectors.
+    pub struct EmbeddingRequest {
+        required {
+            /// One or several texts, or their tokens.
+            input: TextOrTokens,
+        }
+        optional {
+            /// The model's name; the server's default model where none is given.
+            model: String,
+            /// `float` (a list of numbers) or `base64` (little-endian 32-bit floats).
+            encoding_format: String,
+            /// The first so many values only, of length 1 again.
+            dimensions: u32,
+            /// How states become one vector: `mean` (as always, if none is given), `last` or `cls`.
+            pooling: String,
+        }
+        ignored {
+            /// Who asks.
+            user: String,
+        }
+    }
+    /// Vectors.
+    pub struct EmbeddingList {
+        required {
+            /// Always `list`.
+            object: String,
+            /// The vectors.
+            data: Vec<Embedding>,
+            /// The model, as it was asked for.
+            model: String,
+            /// What they took.
+            usage: EmbeddingUsage,
+        }
+    }
+    /// One vector, of length 1.
+    pub struct Embedding {
+        required {
+            /// Always `embedding`.
+            object: String,
+            /// Which input's, from 0.
+            index: usize,
+            /// The values: a list of numbers, or base64.
+            embedding: Value,
+        }
+    }
+    /// What vectors took.
+    pub struct EmbeddingUsage {
+        required {
+            /// Tokens of the texts.
+            prompt_tokens: usize,
+            /// The same.
+            total_tokens: usize,
+        }
+    }
+}
+
+/// Reads a way of pooling.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn pooling(name: Option<&str>) -> ApiResult<Pooling> {
+    match name {
+        None | Some("mean") => Ok(Pooling::Mean),
+        Some("last") => Ok(Pooling::Last),
+        Some("cls") => Ok(Pooling::Cls),
+        Some(_) => Err(ApiError::field("pooling", "`pooling` must be mean, last or cls")),
+    }
+}
+
+/// The tokens of what is to be embedded.
+///
+/// # Errors
+/// Nothing, too much, or something empty.
+pub(crate) fn inputs(call: &Call, model: &Lease, inputs: TextOrTokens) -> ApiResult<Vec<Vec<u32>>> {
+    let inputs = inputs.into_inputs();
+    let most = call.state.settings().max_inputs;
+    if inputs.is_empty() || inputs.len() > most {
+        return Err(ApiError::field("input", format!("`input` must have between 1 and {most} texts")));
+    }
+    let tokens = inputs.into_iter().enumerate().map(|(index, input)| {
+        let empty = || Err(ApiError::field(format!("input[{index}]"), format!("input {index} is empty")));
+        match input {
+            TextOrIds::Text(text) if text.is_empty() => empty(),
+            TextOrIds::Ids(ids) if ids.is_empty() => empty(),
+            TextOrIds::Text(text) => Ok(encode_text(&model.tokenizer, &text, Specials::AsText)),
+            TextOrIds::Ids(ids) => Ok(ids),
+        }
+    });
+    tokens.collect()
+}
+
+/// Checks how many values of a vector are wanted.
+///
+/// # Errors
+/// None, or more than there are.
+pub(crate) fn dimensions(model: &Lease, wanted: Option<u32>) -> ApiResult<Option<usize>> {
+    let most = model.inference.embedding_length();
+    match wanted {
+        Some(wanted) if wanted == 0 || wanted as usize > most => {
+            let message = format!("`dimensions` is {wanted}: it must be between 1 and {most} for this model");
+            Err(ApiError::field("dimensions", message))
+        }
+        wanted => Ok(wanted.map(|wanted| wanted as usize)),
+    }
+}
+
+/// `POST /v1/embeddings`.
+pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
+    let (request, _): (EmbeddingRequest, _) = call.json(|_| false).await?;
+    let pooling = pooling(request.pooling.as_deref())?;
+    let base64 = match request.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(_) => {
+            return Err(ApiError::field("encoding_format", "`encoding_format` must be float or base64"));
+        }
+    };
+    let model = call.state.models().acquire(request.model.as_deref(), None).await?;
+    let dimensions = dimensions(&model, request.dimensions)?;
+    let texts = inputs(&call, &model, request.input)?;
+    let (vectors, usage) = embed(&call, &model, texts, pooling).await?;
+    let data = vectors.into_iter().enumerate().map(|(index, values)| {
+        let values = normalized(values, dimensions);
+        let embedding = match base64 {
+            false => json!(values),
+            true => {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+        };
+        Embedding { object: "embedding".into(), index, embedding }
+    });
+    Ok(respond::json(&EmbeddingList {
+        object: "list".into(),
+        data: data.collect(),
+        model: model.requested.clone(),
+        usage: EmbeddingUsage { prompt_tokens: usage.prompt_tokens, total_tokens: usage.prompt_tokens },
+    }))
+}

@@ -1,0 +1,118 @@
+//! Answers one line of a batch: by the handler of its route, as if it had come over HTTP.
+
+use crate::auth::{Accounts, Principal};
+use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::resources::ask;
+use crate::route::{Call, Errand, Receipts, Route};
+use crate::state::AppState;
+use crate::{accounts, ids};
+use alti_engine::serving::Priority;
+use alti_store::{Batch, BatchResult, PendingLine, UsageRecord};
+use axum::body::Body;
+use axum::http::Response;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+/// What all lines of a batch have in common.
+pub(super) struct Lines {
+    pub(super) state: AppState,
+    pub(super) route: &'static Route,
+    pub(super) principal: Principal,
+}
+
+/// Why a line has no outcome now.
+pub(super) enum Later {
+    /// Others are served now, or the day's quota is used up.
+    Busy(ApiError),
+}
+
+impl Lines {
+    /// For the lines of this batch.
+    ///
+    /// # Errors
+    /// When its key does not open anything any more.
+    pub(super) async fn new(state: &AppState, batch: &Batch) -> ApiResult<Lines> {
+        let table = crate::routes::table();
+        let route = table.iter().copied().find(|route| route.path == batch.endpoint);
+        let route = route.ok_or_else(|| ApiError::internal("the route of a batch is gone"))?;
+        let key = match batch.key.clone() {
+            id if id.is_empty() => None,
+            id => {
+                let key = ask(state, move |store| store.keys().get(&id)).await?;
+                let message = "the key that made this batch was revoked or has expired";
+                Some(accounts::usable(key).ok_or_else(|| ApiError::new(ErrorKind::Permission, message))?)
+            }
+        };
+        Ok(Lines { state: state.clone(), route, principal: Principal::acting_for(key) })
+    }
+
+    /// Answers a line.
+    ///
+    /// # Errors
+    /// When it has to be tried again later.
+    pub(super) async fn answer(&self, line: &PendingLine) -> Result<BatchResult, Later> {
+        if let (Some(accounts), Some(key)) = (self.state.accounts().cloned(), self.principal.key.clone()) {
+            let accounts: Arc<dyn Accounts> = accounts;
+            let admitted = crate::auth::off_the_runtime(move || accounts.admit(&key)).await;
+            admitted.map_err(Later::Busy)?;
+        }
+        let receipts = Receipts::default();
+        let errand = Errand { priority: Priority::Batch, receipts: Some(receipts.clone()) };
+        let body = line.request.to_string();
+        let call = Call::errand(self.state.clone(), self.route, self.principal.clone(), body, errand);
+        let id = call.id.clone();
+        let answer = AssertUnwindSafe((self.route.handler)(call)).catch_unwind().await;
+        let answer = answer.unwrap_or_else(|_| Err(ApiError::internal("a handler panicked")));
+        let response = match answer {
+            Err(error)
+                if matches!(error.kind, ErrorKind::RateLimit | ErrorKind::Quota | ErrorKind::Unavailable) =>
+            {
+                return Err(Later::Busy(error));
+            }
+            Err(error) => error.response(self.route.family),
+            Ok(response) => response,
+        };
+        let (status, body) = read(response).await;
+        let outcome = json!({ "status_code": status, "request_id": id, "body": body });
+        Ok(BatchResult {
+            line: line.line,
+            failed: status >= 400,
+            output: output(&line.custom_id, outcome, Value::Null),
+            usage: sum(&receipts),
+        })
+    }
+}
+
+/// A line of an output or error file.
+pub(super) fn output(custom_id: &str, response: Value, error: Value) -> Value {
+    json!({ "id": ids::new("batch_req_"), "custom_id": custom_id, "response": response, "error": error })
+}
+
+async fn read(response: Response<Body>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let bytes = match response.into_body().collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(_) => return (500, Value::Null),
+    };
+    (status, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+/// A line is one request, however many jobs it took.
+fn sum(receipts: &Receipts) -> Option<UsageRecord> {
+    let mut rows = receipts.take().into_iter().map(|row| accounts::record(&row));
+    let first = rows.next()?;
+    Some(rows.fold(first, |sum, row| UsageRecord {
+        prompt_tokens: sum.prompt_tokens + row.prompt_tokens,
+        cached_tokens: sum.cached_tokens + row.cached_tokens,
+        generated_tokens: sum.generated_tokens + row.generated_tokens,
+        queue_micros: sum.queue_micros + row.queue_micros,
+        prefill_micros: sum.prefill_micros + row.prefill_micros,
+        decode_micros: sum.decode_micros + row.decode_micros,
+        cpu_micros: sum.cpu_micros + row.cpu_micros,
+        cost: sum.cost + row.cost,
+        ..sum
+    }))
+}

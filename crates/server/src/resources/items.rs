@@ -1,0 +1,268 @@
+//! Items: what conversations are made of, and how they become the messages that templates read.
+
+use super::fields::check_depth;
+use crate::error::{ApiError, ApiResult, excerpt};
+use crate::ids;
+use alti_text::{Content, Message};
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
+
+/// Kinds of items, with the beginning of their ids.
+const KINDS: [(&str, &str); 6] = [
+    ("message", "msg_"),
+    ("function_call", "fc_"),
+    ("function_call_output", "fco_"),
+    ("reasoning", "rs_"),
+    ("file_search_call", "fs_"),
+    ("item_reference", ""),
+];
+
+/// Most items that one request may bring.
+const MOST_ITEMS: usize = 10_000;
+
+/// Reads `input` or `items`: a text, or a list of items, each brought into the shape in which it is stored: with its type,
+/// an id, and parts instead of plain text. References to other items are left as they are.
+///
+/// # Errors
+/// What is wrong with which item.
+pub(super) fn read_items(input: Value, field: &str) -> ApiResult<Vec<Value>> {
+    check_depth(&input, field)?;
+    let items = match input {
+        Value::String(text) => vec![json!({ "type": "message", "role": "user", "content": text })],
+        Value::Array(items) => items,
+        _ => return Err(ApiError::field(field, format!("`{field}` must be a string or a list of items"))),
+    };
+    if items.len() > MOST_ITEMS {
+        return Err(ApiError::field(field, format!("`{field}` has more than {MOST_ITEMS} items")));
+    }
+    let mut ids = HashSet::new();
+    let items = items.into_iter().enumerate().map(|(index, item)| {
+        let path = format!("{field}[{index}]");
+        let item = read_item(item, &path)?;
+        let id = item["id"].as_str().unwrap_or_default().to_owned();
+        if !ids.insert(id) {
+            return Err(ApiError::field(
+                format!("{path}.id"),
+                format!("`{path}.id` is that of an earlier item"),
+            ));
+        }
+        Ok(item)
+    });
+    items.collect()
+}
+
+fn read_item(item: Value, path: &str) -> ApiResult<Value> {
+    let Value::Object(mut item) = item else {
+        return Err(ApiError::field(path, format!("`{path}` must be an object")));
+    };
+    item.retain(|_, value| !value.is_null());
+    if !item.contains_key("type") {
+        let kind = if item.contains_key("role") { "message" } else { "item_reference" };
+        item.insert("type".into(), json!(kind));
+    }
+    let kind = item["type"].as_str().unwrap_or_default().to_owned();
+    let Some((_, prefix)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        let names = KINDS.map(|(name, _)| name).join(", ");
+        let message = format!("`{path}.type` is `{}`: it must be one of {names}", excerpt(&kind));
+        return Err(ApiError::field(format!("{path}.type"), message));
+    };
+    let own =
+        item.get("id").map(|id| id.as_str().filter(|id| (1..=128).contains(&id.len())).map(str::to_owned));
+    let id = match own {
+        Some(Some(id)) => id,
+        None if kind != "item_reference" => ids::new(prefix),
+        _ => {
+            let message = format!("`{path}.id` must be a string of 1 to 128 characters");
+            return Err(ApiError::field(format!("{path}.id"), message));
+        }
+    };
+    item.insert("id".into(), json!(id));
+    let text = |name: &str| match item.get(name) {
+        Some(Value::String(_)) => Ok(()),
+        _ => Err(ApiError::field(format!("{path}.{name}"), format!("`{path}.{name}` must be a string"))),
+    };
+    match kind.as_str() {
+        "message" => read_message(&mut item, path)?,
+        "function_call" => ["call_id", "name", "arguments"].into_iter().try_for_each(text)?,
+        "function_call_output" => {
+            text("call_id")?;
+            if !matches!(item.get("output"), Some(Value::String(_) | Value::Array(_))) {
+                let message = format!("`{path}.output` must be a string or a list of parts");
+                return Err(ApiError::field(format!("{path}.output"), message));
+            }
+        }
+        _ => {}
+    }
+    if matches!(kind.as_str(), "message" | "function_call" | "function_call_output") {
+        item.entry("status").or_insert(json!("completed"));
+    }
+    Ok(Value::Object(item))
+}
+
+/// Checks a message, and makes a part of a plain text.
+fn read_message(item: &mut Map<String, Value>, path: &str) -> ApiResult<()> {
+    let role = item.get("role").and_then(Value::as_str).unwrap_or_default();
+    if !["user", "system", "developer", "assistant"].contains(&role) {
+        let message = format!("`{path}.role` must be user, system, developer or assistant");
+        return Err(ApiError::field(format!("{path}.role"), message));
+    }
+    let assistant = role == "assistant";
+    match item.get("content") {
+        Some(Value::String(text)) => {
+            let part = match assistant {
+                true => json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }),
+                false => json!({ "type": "input_text", "text": text }),
+            };
+            item.insert("content".into(), json!([part]));
+        }
+        Some(Value::Array(parts)) => {
+            for (index, part) in parts.iter().enumerate() {
+                if !part.is_object() || !part["type"].is_string() {
+                    let place = format!("{path}.content[{index}]");
+                    return Err(ApiError::field(
+                        &place,
+                        format!("`{place}` must be an object with a `type`"),
+                    ));
+                }
+            }
+        }
+        _ => {
+            let message = format!("`{path}.content` must be a string or a list of parts");
+            return Err(ApiError::field(format!("{path}.content"), message));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the items that are referred to in the place of the references.
+///
+/// # Errors
+/// A reference to an item that `find` does not know.
+pub(super) fn resolve(
+    items: Vec<Value>,
+    mut find: impl FnMut(&str) -> Option<Value>,
+) -> ApiResult<Vec<Value>> {
+    let items = items.into_iter().map(|item| {
+        if item["type"] != "item_reference" {
+            return Ok(item);
+        }
+        let id = item["id"].as_str().unwrap_or_default();
+        find(id).ok_or_else(|| {
+            ApiError::not_found(format!("no item with the id `{}`", excerpt(id))).param("input")
+        })
+    });
+    items.collect()
+}
+
+/// The messages that templates read. Calls that follow one another are one turn of the assistant's; what cannot be said
+/// to a model (reasoning, searches) is left out.
+pub(super) fn messages(items: &[Value]) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::new();
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    for item in items {
+        let text = |name: &str| item[name].as_str().unwrap_or_default();
+        match text("type") {
+            "message" => messages.push(Message {
+                role: text("role").to_owned(),
+                content: Some(Content::Parts(item["content"].as_array().cloned().unwrap_or_default())),
+                ..Message::default()
+            }),
+            "function_call" => {
+                names.insert(text("call_id"), text("name"));
+                let call = json!({
+                    "id": text("call_id"),
+                    "type": "function",
+                    "function": { "name": text("name"), "arguments": text("arguments") },
+                });
+                match messages.last_mut().filter(|last| last.role == "assistant") {
+                    Some(last) => last.tool_calls.push(call),
+                    None => messages.push(Message {
+                        role: "assistant".into(),
+                        tool_calls: vec![call],
+                        ..Message::default()
+                    }),
+                }
+            }
+            "function_call_output" => {
+                let mut extra = Map::new();
+                extra.insert("tool_call_id".into(), item["call_id"].clone());
+                if let Some(name) = names.get(text("call_id")) {
+                    extra.insert("name".into(), json!(name));
+                }
+                let content = match &item["output"] {
+                    Value::Array(parts) => Content::Parts(parts.clone()),
+                    output => Content::Text(output.as_str().unwrap_or_default().to_owned()),
+                };
+                let role = "tool".to_owned();
+                messages.push(Message { role, content: Some(content), extra, ..Message::default() });
+            }
+            _ => {}
+        }
+    }
+    messages
+}
+
+/// The text of the last message of the user's: what is looked for in files.
+pub(super) fn last_question(items: &[Value]) -> Option<String> {
+    let message = items.iter().rev().find(|item| item["type"] == "message" && item["role"] == "user")?;
+    let parts = message["content"].as_array()?;
+    let text: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+    Some(text.join("\n")).filter(|text| !text.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_message_of_the_users() {
+        let items = read_items(json!("hello"), "input").unwrap();
+        assert_eq!(items[0]["content"], json!([{ "type": "input_text", "text": "hello" }]));
+        assert!(items[0]["id"].as_str().unwrap().starts_with("msg_"));
+        assert_eq!(last_question(&items).as_deref(), Some("hello"));
+    }
+
+    #[test]
+    fn what_is_no_item_is_refused_with_its_place() {
+        let place = |items: Value| read_items(items, "input").unwrap_err().param.unwrap_or_default();
+        assert_eq!(place(json!(3)), "input");
+        assert_eq!(place(json!(["x"])), "input[0]");
+        assert_eq!(place(json!([{ "type": "dance" }])), "input[0].type");
+        assert_eq!(place(json!([{ "role": "king", "content": "x" }])), "input[0].role");
+        assert_eq!(place(json!([{ "role": "user" }])), "input[0].content");
+        assert_eq!(place(json!([{ "role": "user", "content": [3] }])), "input[0].content[0]");
+        assert_eq!(
+            place(json!([{ "type": "function_call", "call_id": "a", "name": "b" }])),
+            "input[0].arguments"
+        );
+        assert_eq!(place(json!([{ "type": "function_call_output", "call_id": "a" }])), "input[0].output");
+        let twice = json!([{ "role": "user", "content": "", "id": "a" }, { "role": "user", "content": "", "id": "a" }]);
+        assert_eq!(place(twice), "input[1].id");
+        assert_eq!(place(json!([{ "type": "item_reference" }])), "input[0].id");
+    }
+
+    #[test]
+    fn calls_and_their_outputs_become_turns() {
+        let items = json!([
+            { "role": "user", "content": "weather?" },
+            { "type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}" },
+            { "type": "function_call", "call_id": "c2", "name": "time", "arguments": "{}" },
+            { "type": "function_call_output", "call_id": "c2", "output": "noon" },
+            { "type": "reasoning", "summary": [] },
+        ]);
+        let messages = messages(&read_items(items, "input").unwrap());
+        let roles: Vec<&str> = messages.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["user", "assistant", "tool"]);
+        assert_eq!(messages[1].tool_calls.len(), 2);
+        assert_eq!(messages[2].extra["name"], "time");
+    }
+
+    #[test]
+    fn references_are_replaced_by_what_they_refer_to() {
+        let items = read_items(json!([{ "id": "msg_1" }]), "input").unwrap();
+        let known = json!({ "type": "message", "id": "msg_1" });
+        let found = resolve(items.clone(), |id| (id == "msg_1").then(|| known.clone())).unwrap();
+        assert_eq!(found, [known]);
+        assert!(resolve(items, |_| None).is_err());
+    }
+}

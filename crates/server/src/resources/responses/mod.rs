@@ -1,0 +1,19 @@
+//! `/v1/responses`: answers that are kept, continued, written in the background, and told event by event.
+//!
+//! A response is written by a task of its own ([`write`]), which tells its events to a [`Live`]; whoever waits, streams or
+//! asks for it reads there. Who hangs up in the foreground ends it; in the background it goes on.
+
+mod body;
+mod live;
+mod plan;
+mod request;
+mod routes;
+mod search;
+mod write;
+mod writer;
+
+pub use request::CreateResponseRequest;
+pub use routes::ROUTES;
+
+pub(super) use live::Live;
+pub(super) use routes::recover;

@@ -1,0 +1,91 @@
+//! What goes on while no request waits for it: responses in the background, batches, files that are made searchable,
+//! things whose time is over. One task for each, which sleeps until there is something to do.
+
+use super::responses::Live;
+use super::{ask, batches, responses, vector_stores};
+use crate::state::AppState;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often is looked for things whose time is over, and for work that a failure left.
+const TICK: Duration = Duration::from_secs(60);
+
+/// The server's own work.
+#[derive(Default)]
+pub(crate) struct Work {
+    started: AtomicBool,
+    /// Something to do for the task that runs batches.
+    pub(super) batches: Notify,
+    /// Something to do for the task that makes files searchable.
+    pub(super) files: Notify,
+    /// Responses that are being written, by id.
+    responses: Mutex<HashMap<String, Arc<Live>>>,
+}
+
+impl Work {
+    fn responses(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
+        self.responses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn live(&self, id: &str) -> Option<Arc<Live>> {
+        self.responses().get(id).cloned()
+    }
+
+    pub(super) fn begin(&self, id: &str, live: Arc<Live>) {
+        self.responses().insert(id.to_owned(), live);
+    }
+
+    pub(super) fn end(&self, id: &str) {
+        self.responses().remove(id);
+    }
+}
+
+/// Starts the server's own work, once; without a database there is none. Wants to be called inside a tokio runtime.
+pub fn start(state: &AppState) {
+    if state.store().is_err() || state.work().started.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    tokio::spawn(run(state.clone()));
+}
+
+async fn run(state: AppState) {
+    if let Err(error) = responses::recover(&state).await {
+        tracing::error!(%error, "responses that were cut off could not be ended");
+    }
+    tokio::join!(
+        repeat(&state, |state| &state.work().batches, batches::run_all),
+        repeat(&state, |state| &state.work().files, vector_stores::ingest_all),
+        sweep(&state),
+    );
+}
+
+/// Does something now, whenever it is asked for, and once a tick, until the server goes down.
+async fn repeat<F: Future<Output = ()>>(
+    state: &AppState,
+    asked: fn(&AppState) -> &Notify,
+    work: impl Fn(AppState) -> F,
+) {
+    while !state.is_draining() {
+        work(state.clone()).await;
+        // Who waits may miss that the server goes down, but holds nothing then.
+        let _ = tokio::time::timeout(TICK, asked(state).notified()).await;
+    }
+}
+
+async fn sweep(state: &AppState) {
+    while !state.is_draining() {
+        let swept = ask(state, |store| {
+            let now = alti_store::now();
+            Ok((store.files().expire(now)?, store.vector_stores().expire(now)?))
+        });
+        match swept.await {
+            Ok((0, 0)) => {}
+            Ok((files, vector_stores)) => tracing::info!(files, vector_stores, "expired"),
+            Err(error) => tracing::warn!(%error, "what has expired was not removed"),
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}

@@ -1,0 +1,384 @@
+//! OpenAI's API.
+
+use crate::support::{App, CONTEXT, Script, app, user};
+use axum::http::StatusCode;
+use base64::Engine;
+use serde_json::{Value, json};
+
+fn chat(extra: Value) -> Value {
+    let mut request = json!({ "model": "tiny", "messages": user("Hi"), "max_tokens": 8 });
+    for (name, value) in extra.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+/// The text that a stream's chunks add up to, by choice.
+fn streamed(events: &[Value], choice: u64) -> String {
+    let choices =
+        events.iter().filter_map(|event| event["choices"].get(0)).filter(|it| it["index"] == choice);
+    choices.filter_map(|it| it["delta"]["content"].as_str().or(it["text"].as_str())).collect()
+}
+
+#[tokio::test]
+async fn models_are_listed_and_described() {
+    let app = app();
+    let list = app.get("/v1/models").await.ok();
+    assert_eq!(list["object"], "list");
+    assert_eq!(
+        list["data"][0],
+        json!({ "id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "tests" })
+    );
+    assert_eq!(app.get("/v1/models/owner/other:Q4_0").await.ok()["id"], "owner/other:Q4_0");
+    assert_eq!(app.get("/v1/models/owner%2Fother:Q4_0").await.ok()["id"], "owner/other:Q4_0");
+    let missing = app.get("/v1/models/none").await;
+    assert_eq!(
+        (missing.status, &missing.json()["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+}
+
+#[tokio::test]
+async fn a_chat_is_answered_as_openai_does() {
+    let answer = app().post("/v1/chat/completions", chat(json!({}))).await.ok();
+    assert_eq!((&answer["object"], &answer["model"]), (&json!("chat.completion"), &json!("tiny")));
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("length"), &Value::Null));
+    assert_eq!(choice["message"]["role"], "assistant");
+    assert!(choice["message"]["content"].is_string() && choice["message"]["refusal"].is_null());
+    let usage = &answer["usage"];
+    assert_eq!(usage["completion_tokens"], 8);
+    let sum = usage["prompt_tokens"].as_u64().unwrap() + 8;
+    assert_eq!(usage["total_tokens"], sum);
+}
+
+#[tokio::test]
+async fn a_stream_is_the_same_answer() {
+    let app = app();
+    for extra in [
+        json!({}),
+        json!({ "temperature": 1, "seed": 3, "n": 3 }),
+        json!({ "logprobs": true, "top_logprobs": 2 }),
+    ] {
+        let whole = app.post("/v1/chat/completions", chat(extra.clone())).await.ok();
+        let mut request = chat(extra);
+        request["stream"] = json!(true);
+        request["stream_options"] = json!({ "include_usage": true });
+        let answer = app.post("/v1/chat/completions", request).await;
+        let (events, last) = answer.events();
+        assert_eq!(last.as_deref(), Some("[DONE]"));
+        assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+        for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(choice["message"]["content"], streamed(&events, index as u64));
+            let logprobs = events.iter().filter(|it| it["choices"][0]["index"] == index);
+            let logprobs =
+                logprobs.filter_map(|it| it["choices"][0]["logprobs"]["content"].as_array()).flatten();
+            let expected = choice["logprobs"]["content"].as_array().cloned().unwrap_or_default();
+            assert_eq!(logprobs.cloned().collect::<Vec<_>>(), expected);
+            let finishes = events.iter().filter(|it| it["choices"][0]["index"] == index);
+            let finishes = finishes.filter(|it| it["choices"][0]["finish_reason"].is_string());
+            assert_eq!(finishes.count(), 1);
+        }
+        let usage = events.last().unwrap();
+        assert_eq!(
+            (&usage["choices"], &usage["usage"]["completion_tokens"]),
+            (&json!([]), &whole["usage"]["completion_tokens"])
+        );
+        assert!(events[..events.len() - 1].iter().all(|event| event["usage"].is_null()));
+        assert!(
+            events
+                .iter()
+                .all(|event| event["id"] == events[0]["id"] && event["object"] == "chat.completion.chunk")
+        );
+    }
+}
+
+#[tokio::test]
+async fn probabilities_are_those_of_the_model() {
+    let request = chat(json!({ "logprobs": true, "top_logprobs": 3 }));
+    let answer = app().post("/v1/chat/completions", request).await.ok();
+    let tokens = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 8);
+    for token in tokens {
+        // Greedy: the token is the likeliest.
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 3);
+        assert_eq!(token["logprob"], token["top_logprobs"][0]["logprob"]);
+        assert!(token["logprob"].as_f64().unwrap() <= 0.0 && token["bytes"].is_array());
+    }
+}
+
+#[tokio::test]
+async fn seeds_settings_and_stops_act() {
+    let app = app();
+    let text = |answer: Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let sampled =
+        |seed| chat(json!({ "temperature": 1.5, "seed": seed, "max_tokens": 30, "top_k": 0, "min_p": 0 }));
+    let first = text(app.post("/v1/chat/completions", sampled(1)).await.ok());
+    assert_eq!(first, text(app.post("/v1/chat/completions", sampled(1)).await.ok()));
+    assert_ne!(first, text(app.post("/v1/chat/completions", sampled(2)).await.ok()));
+    let app = app.says("one END two");
+    let request = |extra: Value| {
+        let mut request = chat(extra);
+        request["model"] = json!("scripted");
+        request
+    };
+    let extra = json!({ "stop": "END", "frequency_penalty": 0.5, "logit_bias": { "65": -100 }, "max_completion_tokens": 99, "temperature": null, "dry_multiplier": 0.25 });
+    app.post("/v1/chat/completions", request(extra)).await.ok();
+    let sampling = app.last_job().sampling;
+    assert_eq!(
+        (sampling.stop, sampling.max_tokens, sampling.frequency_penalty),
+        (vec!["END".to_owned()], 99, 0.5)
+    );
+    assert_eq!(
+        (sampling.logit_bias.0[&65], sampling.temperature, sampling.dry_multiplier),
+        (-100.0, 0.0, 0.25)
+    );
+}
+
+#[tokio::test]
+async fn what_openai_refuses_is_refused_with_its_error() {
+    let app = app();
+    for (extra, param) in [
+        (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": "hi" }), "messages"),
+        (json!({ "messages": [{ "role": "wizard", "content": "x" }] }), "messages[0].role"),
+        (json!({ "messages": [{ "role": "user", "content": 3 }] }), "messages[0].content"),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
+            "messages[0].content[0].type",
+        ),
+        (json!({ "messages": [{ "content": "x" }] }), "messages[0].role"),
+        (json!({ "temperature": 3 }), "temperature"),
+        (json!({ "temperature": "hot" }), "temperature"),
+        (json!({ "top_p": -0.5 }), "top_p"),
+        (json!({ "n": 0 }), "n"),
+        (json!({ "n": 1000 }), "n"),
+        (json!({ "n": -1 }), "n"),
+        (json!({ "max_tokens": 0 }), "max_tokens"),
+        (json!({ "max_tokens": 1.5 }), "max_tokens"),
+        (json!({ "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
+        (json!({ "top_logprobs": 2 }), "top_logprobs"),
+        (json!({ "logit_bias": { "x": 1 } }), "logit_bias"),
+        (json!({ "stop": [1] }), "stop"),
+        (json!({ "seed": 1.5 }), "seed"),
+        (json!({ "response_format": { "type": "xml" } }), "response_format"),
+        (json!({ "response_format": { "type": "json_schema" } }), "response_format.json_schema.schema"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools[0]"),
+        (json!({ "tools": [3] }), "tools[0]"),
+        (json!({ "tool_choice": "perhaps" }), "tool_choice"),
+        (json!({ "tool_choice": "required" }), "tool_choice"),
+        (json!({ "stream_options": { "include_usage": true } }), "stream_options"),
+        (json!({ "top_k": 1.5 }), "top_k"),
+        (json!({ "modalities": ["audio"] }), "modalities"),
+    ] {
+        let answer = app.post("/v1/chat/completions", chat(extra.clone())).await;
+        let error = answer.json()["error"].clone();
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{extra}: {error}");
+        assert_eq!(
+            (&error["type"], error["param"].as_str()),
+            (&json!("invalid_request_error"), Some(param)),
+            "{extra}: {error}"
+        );
+    }
+    let missing = app.post("/v1/chat/completions", chat(json!({ "model": "none" }))).await;
+    assert_eq!(
+        (missing.status, &missing.json()["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+    let long =
+        app.post("/v1/chat/completions", chat(json!({ "messages": user(&"long ".repeat(CONTEXT)) }))).await;
+    assert_eq!(
+        (long.status, &long.json()["error"]["code"]),
+        (StatusCode::BAD_REQUEST, &json!("context_length_exceeded"))
+    );
+    assert!(long.json()["error"]["message"].as_str().unwrap().contains(&CONTEXT.to_string()));
+}
+
+#[tokio::test]
+async fn a_full_queue_and_failures_are_told() {
+    let request = |stream: bool| json!({ "model": "scripted", "messages": user("Hi"), "stream": stream });
+    let full = app().script(Script::Full).post("/v1/chat/completions", request(true)).await;
+    assert_eq!(full.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        (&full.headers["retry-after"], &full.json()["error"]["type"]),
+        (&"7".parse().unwrap(), &json!("rate_limit_error"))
+    );
+    let (events, last) =
+        app().script(Script::Fail(3)).post("/v1/chat/completions", request(true)).await.events();
+    assert_eq!((streamed(&events, 0).as_str(), last), ("xxx", None));
+    assert!(events.last().unwrap()["error"]["message"].is_string());
+    let panicked = app().script(Script::Panic).post("/v1/chat/completions", request(false)).await;
+    assert_eq!(
+        (panicked.status, &panicked.json()["error"]["type"]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &json!("server_error"))
+    );
+}
+
+#[tokio::test]
+async fn answers_obey_their_schema() {
+    let schema = json!({
+        "type": "object",
+        "properties": { "colour": { "enum": ["red", "green"] }, "count": { "type": "integer", "minimum": 1, "maximum": 9 } },
+        "required": ["colour", "count"],
+        "additionalProperties": false,
+    });
+    let format =
+        json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema, "strict": true } });
+    let request = chat(json!({ "response_format": format, "temperature": 1, "seed": 5, "max_tokens": 300 }));
+    let answer = app().post("/v1/chat/completions", request).await.ok();
+    let value: Value =
+        serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+    assert!(["red", "green"].contains(&value["colour"].as_str().unwrap()) && value["count"].is_u64());
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let wrong =
+        json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "type": "colour" } } });
+    let refused = app().post("/v1/chat/completions", chat(json!({ "response_format": wrong }))).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn texts_are_gone_on_with() {
+    let app = app();
+    let request =
+        json!({ "model": "tiny", "prompt": "Once", "max_tokens": 5, "echo": true, "logprobs": 2, "n": 2 });
+    let answer = app.post("/v1/completions", request.clone()).await.ok();
+    assert_eq!(answer["object"], "text_completion");
+    for choice in answer["choices"].as_array().unwrap() {
+        assert!(choice["text"].as_str().unwrap().starts_with("Once"));
+        let lists = &choice["logprobs"];
+        assert_eq!(lists["tokens"].as_array().unwrap().len(), 4 + 5);
+        assert_eq!(
+            (&lists["tokens"][0], &lists["token_logprobs"][0], &lists["top_logprobs"][0]),
+            (&json!("O"), &Value::Null, &Value::Null)
+        );
+        assert!(
+            lists["token_logprobs"][1].is_f64() && lists["top_logprobs"][1].as_object().unwrap().len() >= 2
+        );
+        assert_eq!(
+            lists["text_offset"].as_array().unwrap()[..5],
+            [json!(0), json!(1), json!(2), json!(3), json!(4)]
+        );
+    }
+    // Only the prompt's probabilities, as evaluation harnesses ask for them.
+    let scored = app.post(
+        "/v1/completions",
+        json!({ "prompt": "Once", "model": "tiny", "max_tokens": 0, "echo": true, "logprobs": 0 }),
+    );
+    let scored = scored.await.ok();
+    assert_eq!(scored["choices"][0]["text"], "Once");
+    assert_eq!(scored["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        scored["choices"][0]["logprobs"]["token_logprobs"][3],
+        answer["choices"][0]["logprobs"]["token_logprobs"][3]
+    );
+    // Several prompts, as texts and as tokens; a stream is the same.
+    let several = json!({ "model": "tiny", "prompt": ["ab", "cd"], "max_tokens": 4, "n": 2 });
+    let answer = app.post("/v1/completions", several.clone()).await.ok();
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 4);
+    let tokens = json!({ "model": "tiny", "prompt": [[97, 98], [99, 100]], "max_tokens": 4, "n": 2 });
+    assert_eq!(app.post("/v1/completions", tokens).await.ok()["choices"], answer["choices"]);
+    let mut streaming = several;
+    streaming["stream"] = json!(true);
+    let (events, last) = app.post("/v1/completions", streaming).await.events();
+    assert_eq!(last.as_deref(), Some("[DONE]"));
+    for index in 0..4 {
+        assert_eq!(answer["choices"][index]["text"], streamed(&events, index as u64));
+    }
+    let (events, _) = {
+        let mut request = request;
+        request["stream"] = json!(true);
+        app.post("/v1/completions", request).await.events()
+    };
+    assert!(streamed(&events, 1).starts_with("Once"));
+}
+
+#[tokio::test]
+async fn what_completions_cannot_do_is_refused() {
+    for (request, param) in [
+        (json!({ "prompt": "x", "best_of": 3 }), "best_of"),
+        (json!({ "prompt": "x", "suffix": "y" }), "suffix"),
+        (json!({ "prompt": [] }), "prompt"),
+        (json!({ "prompt": { "a": 1 } }), "prompt"),
+        (json!({ "prompt": [[1.5]] }), "prompt"),
+        (json!({ "prompt": "x", "logprobs": 99 }), "logprobs"),
+        (json!({ "max_tokens": 3 }), "prompt"),
+    ] {
+        let answer = app().post("/v1/completions", request.clone()).await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["param"].as_str()),
+            (StatusCode::BAD_REQUEST, Some(param)),
+            "{request}"
+        );
+    }
+    // A token that the model does not have; an empty prompt.
+    for prompt in [json!([1_000_000]), json!("")] {
+        let answer = app().post("/v1/completions", json!({ "prompt": prompt })).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn vectors_are_of_length_one_in_every_form() {
+    let app = app();
+    let embed = async |extra: Value| {
+        let mut request = json!({ "model": "tiny", "input": "hello" });
+        for (name, value) in extra.as_object().unwrap() {
+            request[name] = value.clone();
+        }
+        app.post("/v1/embeddings", request).await.ok()
+    };
+    let floats = |value: &Value| -> Vec<f32> {
+        value.as_array().unwrap().iter().map(|it| it.as_f64().unwrap() as f32).collect()
+    };
+    let plain = embed(json!({})).await;
+    let values = floats(&plain["data"][0]["embedding"]);
+    let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+    assert!((length - 1.0).abs() < 1e-5);
+    assert_eq!(plain["usage"], json!({ "prompt_tokens": 5, "total_tokens": 5 }));
+    let base64 = embed(json!({ "encoding_format": "base64" })).await;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(base64["data"][0]["embedding"].as_str().unwrap())
+        .unwrap();
+    let decoded: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect();
+    assert_eq!(decoded, values);
+    let tokens = embed(json!({ "input": [[104, 101, 108, 108, 111], [104]] })).await;
+    assert_eq!(tokens["data"][0]["embedding"], plain["data"][0]["embedding"]);
+    assert_eq!(tokens["data"][1]["index"], 1);
+    let cut = floats(&embed(json!({ "dimensions": 4 })).await["data"][0]["embedding"]);
+    assert_eq!(cut.len(), 4);
+    assert!((cut[0] / cut[1] - values[0] / values[1]).abs() < 1e-4);
+    let many = embed(json!({ "input": vec!["text"; 100] })).await;
+    assert_eq!(many["data"].as_array().unwrap().len(), 100);
+    for (extra, param) in [
+        (json!({ "input": [] }), "input"),
+        (json!({ "input": "" }), "input[0]"),
+        (json!({ "input": ["a", ""] }), "input[1]"),
+        (json!({ "input": 3 }), "input"),
+        (json!({ "input": "x", "dimensions": 0 }), "dimensions"),
+        (json!({ "input": "x", "dimensions": 100_000 }), "dimensions"),
+        (json!({ "input": "x", "encoding_format": "int4" }), "encoding_format"),
+    ] {
+        let answer = app.post("/v1/embeddings", extra.clone()).await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["param"].as_str()),
+            (StatusCode::BAD_REQUEST, Some(param)),
+            "{extra}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unfinished_turn_of_the_assistant_is_gone_on_with() {
+    let app: App = app().says("four");
+    let messages = json!([
+        { "role": "developer", "content": [{ "type": "text", "text": "Be brief." }] },
+        { "role": "user", "content": "2 + 2?" },
+        { "role": "assistant", "content": "It is " },
+    ]);
+    app.post("/v1/chat/completions", json!({ "model": "scripted", "messages": messages })).await.ok();
+    let prompt = crate::support::tokenizer().decode_spelling_specials(&app.last_job().prompt);
+    assert!(
+        prompt.contains("<|im_start|>system\nBe brief.") && prompt.ends_with("<|im_start|>assistant\nIt is "),
+        "{prompt}"
+    );
+}

@@ -1,0 +1,86 @@
+//! Which models are in memory.
+
+use crate::support::{App, Script, user};
+use alti_server::models::KeepAlive;
+use alti_server::{ErrorKind, ServerSettings};
+use serde_json::json;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+fn slow(settings: ServerSettings) -> App {
+    App::with(settings, None, Duration::from_millis(50))
+}
+
+async fn loaded(app: &App) -> Vec<String> {
+    // Unloading is a task of its own.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    app.state.models().loaded().iter().map(|it| it.model.facts.name.clone()).collect()
+}
+
+#[tokio::test]
+async fn two_requests_share_one_load() {
+    let app = slow(ServerSettings::default());
+    let pool = app.state.models();
+    let (first, second) =
+        tokio::join!(pool.acquire(Some("scripted"), None), pool.acquire(Some("scripted"), None));
+    assert_eq!((first.unwrap().requested.as_str(), app.shelf.loads.load(Ordering::Relaxed)), ("scripted", 1));
+    drop(second);
+    // A caller that went away takes the load with it for nobody.
+    let gone = tokio::time::timeout(Duration::from_millis(5), pool.acquire(Some("tiny"), None)).await;
+    assert!(gone.is_err());
+    pool.acquire(Some("tiny"), None).await.unwrap();
+    assert_eq!(app.shelf.loads.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn idle_models_go_and_pinned_ones_stay() {
+    let settings = ServerSettings { pinned_models: vec!["tiny".into()], ..ServerSettings::default() };
+    let app = App::new(settings);
+    let pool = app.state.models();
+    assert!(!pool.is_ready());
+    pool.load_pinned().await.unwrap();
+    assert!(pool.is_ready());
+    let short = Some(KeepAlive::For(Duration::from_millis(60)));
+    let lease = pool.acquire(Some("scripted"), short).await.unwrap();
+    drop(pool.acquire(Some("tiny"), short).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    assert_eq!(loaded(&app).await, ["scripted", "tiny"], "what is used stays");
+    drop(lease);
+    assert_eq!(loaded(&app).await, ["scripted", "tiny"], "and for a while after that");
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    assert_eq!(loaded(&app).await, ["tiny"]);
+    // It comes back when it is asked for.
+    pool.acquire(Some("scripted"), None).await.unwrap();
+    assert_eq!(loaded(&app).await, ["scripted", "tiny"]);
+}
+
+#[tokio::test]
+async fn memory_goes_to_what_is_used() {
+    let settings = ServerSettings { memory_bytes: Some(1300), ..ServerSettings::default() };
+    let app = App::new(settings);
+    let pool = app.state.models();
+    drop(pool.acquire(Some("scripted"), None).await.unwrap());
+    let tiny = pool.acquire(Some("tiny"), None).await.unwrap();
+    // 600 bytes each: the third needs the place of the one that nobody uses.
+    let other = pool.acquire(Some("owner/other:Q4_0"), None).await.unwrap();
+    assert_eq!(loaded(&app).await, ["owner/other:Q4_0", "tiny"]);
+    let full = pool.acquire(Some("scripted"), None).await.unwrap_err();
+    assert_eq!((full.kind, full.retry_after), (ErrorKind::Unavailable, Some(5)));
+    drop((tiny, other));
+    pool.acquire(Some("scripted"), None).await.unwrap();
+    let small = ServerSettings { memory_bytes: Some(100), ..ServerSettings::default() };
+    let never = App::new(small).state.models().acquire(Some("tiny"), None).await.unwrap_err();
+    assert_eq!(never.kind, ErrorKind::InvalidRequest);
+    assert!(never.message.contains("600") && never.message.contains("100"));
+}
+
+#[tokio::test]
+async fn a_running_answer_keeps_its_model() {
+    let app = App::new(ServerSettings { idle_unload_seconds: Some(0), ..ServerSettings::default() });
+    let app = app.script(Script::Say("x".repeat(2000)));
+    let answer = app
+        .post("/v1/chat/completions", json!({ "model": "scripted", "messages": user("Hi"), "stream": true }))
+        .await;
+    assert!(answer.text().ends_with("data: [DONE]\n\n"));
+    assert_eq!(loaded(&app).await, [""; 0]);
+}

@@ -1,0 +1,131 @@
+//! Tool calls over OpenAI's API.
+
+use crate::support::{App, app, user};
+use alti_engine::grammar::GrammarSource;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+const CALLS: &str = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 2}}\n</tool_call>";
+
+fn add() -> Value {
+    let parameters = json!({
+        "type": "object",
+        "properties": { "a": { "enum": [1, 2] } },
+        "required": ["a"],
+        "additionalProperties": false,
+    });
+    json!([{ "type": "function", "function": { "name": "add", "parameters": parameters } }])
+}
+
+fn request(extra: Value) -> Value {
+    let mut request = json!({ "model": "scripted", "messages": user("Add."), "tools": add() });
+    for (name, value) in extra.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+#[tokio::test]
+async fn calls_are_told_apart_from_text() {
+    let app = app().says(&format!("Sure.\n{CALLS}"));
+    let answer = app.post("/v1/chat/completions", request(json!({}))).await.ok();
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &json!("Sure."))
+    );
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    let arguments = |call: &Value| {
+        serde_json::from_str::<Value>(call["function"]["arguments"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(calls.iter().map(arguments).collect::<Vec<_>>(), [json!({ "a": 1 }), json!({ "a": 2 })]);
+    assert!(calls[0]["id"] != calls[1]["id"] && calls[0]["type"] == "function");
+    let only = app.says(CALLS).post("/v1/chat/completions", request(json!({}))).await.ok();
+    assert_eq!(only["choices"][0]["message"]["content"], Value::Null);
+}
+
+#[tokio::test]
+async fn calls_stream_as_deltas() {
+    let app = app().says(CALLS);
+    let (events, _) = app.post("/v1/chat/completions", request(json!({ "stream": true }))).await.events();
+    let mut calls: Vec<(String, String)> = Vec::new();
+    for delta in events.iter().filter_map(|event| event["choices"][0]["delta"]["tool_calls"].get(0)) {
+        let index = delta["index"].as_u64().unwrap() as usize;
+        if delta["id"].is_string() {
+            assert_eq!(index, calls.len());
+            calls.push((delta["function"]["name"].as_str().unwrap().to_owned(), String::new()));
+        }
+        calls[index].1.push_str(delta["function"]["arguments"].as_str().unwrap());
+    }
+    let arguments: Vec<Value> = calls.iter().map(|(_, json)| serde_json::from_str(json).unwrap()).collect();
+    assert_eq!(arguments, [json!({ "a": 1 }), json!({ "a": 2 })]);
+    let text: String =
+        events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text.trim(), "");
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn a_choice_of_tools_is_made_sure_of() {
+    let lark = |app: &App| match app.last_job().grammar {
+        Some(GrammarSource::Lark(source)) => source,
+        other => panic!("{other:?}"),
+    };
+    let app = app();
+    app.post("/v1/chat/completions", request(json!({ "tool_choice": "required" }))).await.ok();
+    assert!(lark(&app).contains("add"));
+    app.post("/v1/chat/completions", request(json!({ "tool_choice": "none" }))).await.ok();
+    assert_eq!(app.last_job().grammar, None);
+    let named = json!({ "type": "function", "function": { "name": "add" } });
+    app.post("/v1/chat/completions", request(json!({ "tool_choice": named }))).await.ok();
+    assert!(lark(&app).contains("add"));
+    let format = json!({ "type": "json_object" });
+    app.post("/v1/chat/completions", request(json!({ "response_format": format }))).await.ok();
+    assert!(lark(&app).contains("%json"));
+    for wrong in [
+        json!({ "tool_choice": { "type": "function", "function": { "name": "fly" } } }),
+        json!({ "tools": [], "tool_choice": "required" }),
+    ] {
+        let answer = app.post("/v1/chat/completions", request(wrong)).await;
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("tool_choice"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_real_model_that_must_call_calls() {
+    for (extra, several) in [(json!({}), false), (json!({ "n": 2, "parallel_tool_calls": false }), true)] {
+        let mut request = request(extra);
+        request["model"] = json!("tiny");
+        request["tool_choice"] = json!("required");
+        request["temperature"] = json!(1);
+        request["seed"] = json!(11);
+        request["max_tokens"] = json!(400);
+        let answer = app().post("/v1/chat/completions", request).await.ok();
+        let choices = answer["choices"].as_array().unwrap();
+        assert_eq!(choices.len(), 1 + usize::from(several));
+        for choice in choices {
+            let call = &choice["message"]["tool_calls"][0];
+            assert_eq!(call["function"]["name"], "add", "{choice}");
+            let arguments: Value =
+                serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+            assert!([json!(1), json!(2)].contains(&arguments["a"]), "{choice}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_format_beside_tools_is_obeyed_or_a_tool_is_called() {
+    let format =
+        json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "enum": ["yes", "no"] } } });
+    for seed in 0..4 {
+        let extra = json!({ "response_format": format, "model": "tiny", "temperature": 1, "seed": seed, "max_tokens": 400 });
+        let answer = app().post("/v1/chat/completions", request(extra)).await.ok();
+        let message = &answer["choices"][0]["message"];
+        let said = message["content"].as_str().unwrap_or_default();
+        let called = message["tool_calls"].is_array();
+        assert!(called || ["\"yes\"", "\"no\""].contains(&said), "{message}");
+    }
+}

@@ -1,0 +1,200 @@
+use super::{Fixture, ids, scripted::Scripted};
+use alti_store::{Group, UsageFilter};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn line(id: &str, url: &str, body: Value) -> String {
+    json!({ "custom_id": id, "method": "POST", "url": url, "body": body }).to_string() + "\n"
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn chat(id: &str, text: &str) -> String {
+    line(
+        id,
+        CHAT,
+        json!({ "model": "tiny", "messages": [{ "role": "user", "content": text }], "max_tokens": 200 }),
+    )
+}
+
+async fn make(fixture: &Fixture, endpoint: &str, lines: &str) -> String {
+    let file = fixture.upload("in.jsonl", "batch", lines).await;
+    let request = json!({ "input_file_id": file, "endpoint": endpoint, "completion_window": "24h", "metadata": { "job": "x" } });
+    let made = fixture.post("/v1/batches", request).await;
+    assert_eq!((&made["object"], &made["metadata"]["job"]), (&json!("batch"), &json!("x")));
+    format!("/v1/batches/{}", made["id"].as_str().expect("an id"))
+}
+
+/// The lines of a file that a batch wrote.
+fn lines(fixture: &Fixture, id: &Value) -> Vec<Value> {
+    let id = id.as_str().expect("a file");
+    let content = fixture.store.files().content("", id, 1 << 20).expect("its content");
+    let text = String::from_utf8(content).expect("text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn every_line_is_answered_and_every_answer_is_counted() {
+    let fixture = Fixture::scripted();
+    let wrong = line("wrong", CHAT, json!({ "model": "tiny", "messages": 3 }));
+    let path = make(&fixture, CHAT, &(chat("a", "say one") + &wrong + &chat("b", "say two"))).await;
+    let done = fixture.until(&path, |batch| batch["status"] == "completed").await;
+    assert_eq!(done["request_counts"], json!({ "total": 3, "completed": 2, "failed": 1 }));
+    assert!(done["completed_at"].is_i64() && done["in_progress_at"].is_i64());
+    let answers = lines(&fixture, &done["output_file_id"]);
+    let said: Vec<(&str, &str)> = answers
+        .iter()
+        .map(|line| {
+            assert_eq!((&line["response"]["status_code"], &line["error"]), (&json!(200), &Value::Null));
+            let body = &line["response"]["body"];
+            let text = body["choices"][0]["message"]["content"].as_str().expect("a text");
+            (line["custom_id"].as_str().expect("an id"), text)
+        })
+        .collect();
+    assert_eq!(said, [("a", "one"), ("b", "two")]);
+    let errors = lines(&fixture, &done["error_file_id"]);
+    assert_eq!(
+        (&errors[0]["custom_id"], &errors[0]["response"]["status_code"]),
+        (&json!("wrong"), &json!(400))
+    );
+    let usage = fixture.store.usage().summary(&UsageFilter::default(), Group::default()).expect("usage");
+    assert_eq!(done["usage"]["input_tokens"], usage[0].totals.prompt_tokens);
+    assert_eq!(done["usage"]["output_tokens"], 6);
+    assert_eq!(usage[0].totals.requests, 2);
+    assert_eq!(ids(&fixture.get("/v1/batches").await).len(), 1);
+}
+
+#[tokio::test]
+async fn responses_and_embeddings_can_be_lines_too() {
+    let fixture = Fixture::tiny();
+    let embeddings = line("e", "/v1/embeddings", json!({ "model": "tiny", "input": "salt" }));
+    let path = make(&fixture, "/v1/embeddings", &embeddings).await;
+    let done = fixture.until(&path, |batch| batch["status"] == "completed").await;
+    assert_eq!(done["request_counts"]["completed"], 1, "{:?}", lines(&fixture, &done["error_file_id"]));
+    let responses = line(
+        "r",
+        "/v1/responses",
+        json!({ "model": "tiny", "input": "hi", "max_output_tokens": 4, "stream": true, "background": true }),
+    );
+    let path = make(&fixture, "/v1/responses", &responses).await;
+    let done = fixture.until(&path, |batch| batch["status"] == "completed").await;
+    let answer = lines(&fixture, &done["output_file_id"]).remove(0);
+    assert_eq!(answer["response"]["body"]["object"], "response");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_batch_fails_with_all_that_is_wrong() {
+    let fixture = Fixture::scripted();
+    let path = make(&fixture, CHAT, &(chat("a", "x") + "nonsense\n" + &chat("a", "x"))).await;
+    let failed = fixture.until(&path, |batch| batch["status"] == "failed").await;
+    let errors = failed["errors"]["data"].as_array().expect("errors");
+    let told: Vec<(&Value, &Value)> = errors.iter().map(|error| (&error["line"], &error["code"])).collect();
+    assert_eq!(told, [(&json!(2), &json!("invalid_json_line")), (&json!(3), &json!("duplicate_custom_id"))]);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cancelled_keeps_what_it_has() {
+    let fixture = Fixture::scripted();
+    // The first lines never end by themselves within a test: the rest waits behind them.
+    let text: String = (0..40).map(|number| chat(&number.to_string(), "forever")).collect();
+    let path = make(&fixture, CHAT, &(chat("first", "say one") + &text)).await;
+    fixture.until(&path, |batch| batch["request_counts"]["completed"] == 1).await;
+    let cancelling = fixture.post(&format!("{path}/cancel"), Value::Null).await;
+    assert_eq!(cancelling["status"], "cancelling");
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused() {
+    let fixture = Fixture::scripted();
+    let file = fixture.upload("in.jsonl", "batch", "{}").await;
+    for (request, param) in [
+        (json!({ "endpoint": CHAT, "completion_window": "24h" }), "input_file_id"),
+        (
+            json!({ "input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24h" }),
+            "input_file_id",
+        ),
+        (json!({ "input_file_id": file, "endpoint": "/v1/files", "completion_window": "24h" }), "endpoint"),
+        (
+            json!({ "input_file_id": file, "endpoint": CHAT, "completion_window": "soon" }),
+            "completion_window",
+        ),
+    ] {
+        let (status, error) = fixture.call("POST", "/v1/batches", request.clone()).await;
+        assert!((400..500).contains(&status), "{request}");
+        assert_eq!(error["error"]["param"], param, "{request}: {error}");
+    }
+    assert_eq!(fixture.call("GET", "/v1/batches/batch_none", Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_batch_goes_on_where_it_was_when_the_next_server_starts() {
+    let fixture = Fixture::scripted();
+    let text: String = (0..20).map(|number| chat(&number.to_string(), "forever")).collect();
+    let path = make(&fixture, CHAT, &(chat("first", "say one") + &text)).await;
+    fixture.until(&path, |batch| batch["request_counts"]["completed"] == 1).await;
+    // What a kill would leave: a line with its answer, and others that wait. The next server's model answers them.
+    fixture.state.start_draining();
+    let Fixture { folder, .. } = fixture;
+    let next = Fixture::with(Arc::new(Obedient), folder, None);
+    let done = next.until(&path, |batch| batch["status"] == "completed").await;
+    assert_eq!(done["request_counts"], json!({ "total": 21, "completed": 21, "failed": 0 }));
+    let usage = next.store.usage().summary(&UsageFilter::default(), Group::default()).expect("usage");
+    assert_eq!(usage[0].totals.requests, 21, "no line is answered or billed twice");
+}
+
+/// As [`Scripted`], but it does not speak forever.
+struct Obedient;
+
+impl alti_server::models::Inference for Obedient {
+    fn submit(
+        &self,
+        job: alti_engine::serving::Job,
+        sink: alti_engine::serving::Sink,
+    ) -> Result<alti_server::models::Cancel, alti_engine::serving::Rejected> {
+        let prompt: Vec<u32> = "user: say two\nassistant:".bytes().map(u32::from).collect();
+        Scripted.submit(alti_engine::serving::Job { prompt, ..job }, sink)
+    }
+
+    fn embed(
+        &self,
+        job: alti_engine::serving::EmbeddingJob,
+        sink: alti_engine::serving::Sink,
+    ) -> Result<alti_server::models::Cancel, alti_engine::serving::Rejected> {
+        Scripted.embed(job, sink)
+    }
+
+    fn check_grammar(
+        &self,
+        source: &alti_engine::grammar::GrammarSource,
+    ) -> Result<(), alti_engine::EngineError> {
+        Scripted.check_grammar(source)
+    }
+
+    fn status(&self) -> alti_engine::serving::Status {
+        Scripted.status()
+    }
+
+    fn context(&self) -> usize {
+        Scripted.context()
+    }
+
+    fn max_running(&self) -> usize {
+        Scripted.max_running()
+    }
+
+    fn embedding_length(&self) -> usize {
+        Scripted.embedding_length()
+    }
+
+    fn load_adapter(&self, name: &str, path: &std::path::Path) -> Result<(), alti_engine::EngineError> {
+        Scripted.load_adapter(name, path)
+    }
+
+    fn drop_adapter(&self, name: &str) -> bool {
+        Scripted.drop_adapter(name)
+    }
+
+    fn shutdown(&self, deadline: std::time::Duration) {
+        Scripted.shutdown(deadline);
+    }
+}

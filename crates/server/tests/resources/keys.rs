@@ -1,0 +1,97 @@
+use super::Fixture;
+use alti_store::{NewKey, Quotas, UsageRecord, now, now_micros};
+use axum::http::Request;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+fn key(fixture: &Fixture, name: &str, tenant: &str, quotas: Quotas) -> (String, String) {
+    let scopes = ["models", "inference", "data"].map(str::to_owned).to_vec();
+    let new = NewKey { name: name.to_owned(), tenant: tenant.to_owned(), scopes, quotas, expires_at: None };
+    let (key, secret) = fixture.store.keys().create(new).expect("a key");
+    (key.id, secret)
+}
+
+async fn call(fixture: &Fixture, secret: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let mut request =
+        Fixture::request(method, path, if body.is_null() { String::new() } else { body.to_string() });
+    let header = format!("Bearer {secret}").parse().expect("a header");
+    request.headers_mut().insert("authorization", header);
+    let response = fixture.send(request).await;
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn one_tenant_finds_nothing_of_anothers() {
+    let fixture = Fixture::scripted();
+    let (_, ours) = key(&fixture, "a", "shop", Quotas::default());
+    let (_, also_ours) = key(&fixture, "b", "shop", Quotas::default());
+    let (_, theirs) = key(&fixture, "c", "other", Quotas::default());
+    let (_, made) = call(&fixture, &ours, "POST", "/v1/conversations", json!({})).await;
+    let (_, response) = call(&fixture, &ours, "POST", "/v1/responses", json!({ "input": "say x" })).await;
+    for path in [
+        format!("/v1/conversations/{}", made["id"].as_str().expect("an id")),
+        format!("/v1/responses/{}", response["id"].as_str().expect("an id")),
+    ] {
+        assert_eq!(call(&fixture, &also_ours, "GET", &path, Value::Null).await.0, 200, "{path}");
+        assert_eq!(call(&fixture, &theirs, "GET", &path, Value::Null).await.0, 404, "{path}");
+        assert_eq!(call(&fixture, &theirs, "DELETE", &path, Value::Null).await.0, 404, "{path}");
+    }
+    let continued = json!({ "input": "x", "previous_response_id": response["id"] });
+    assert_eq!(call(&fixture, &theirs, "POST", "/v1/responses", continued).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_key_opens_until_it_is_revoked() {
+    let fixture = Fixture::scripted();
+    let (id, secret) = key(&fixture, "a", "shop", Quotas::default());
+    assert_eq!(call(&fixture, &secret, "GET", "/v1/files", Value::Null).await.0, 200);
+    assert_eq!(call(&fixture, "sk-alti-wrong", "GET", "/v1/files", Value::Null).await.0, 401);
+    let (status, error) = call(&fixture, &secret, "GET", "/v1/usage", Value::Null).await;
+    assert_eq!((status, error["error"]["code"].as_str()), (403, Some("insufficient_permissions")));
+    fixture.store.keys().revoke(&id).expect("revoked");
+    assert_eq!(call(&fixture, &secret, "GET", "/v1/files", Value::Null).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_told_with_when_there_is_more() {
+    let fixture = Fixture::scripted();
+    let (id, secret) = key(&fixture, "a", "shop", Quotas { tokens_per_day: Some(100), ..Quotas::default() });
+    let request = json!({ "input": "say x" });
+    assert_eq!(call(&fixture, &secret, "POST", "/v1/responses", request.clone()).await.0, 200);
+    let used = UsageRecord { at_micros: now_micros(), key: id, prompt_tokens: 100, ..UsageRecord::default() };
+    fixture.store.usage().record(&[used]).expect("recorded");
+    let mut asked: Request<_> = Fixture::request("POST", "/v1/responses", request.to_string());
+    asked.headers_mut().insert("authorization", format!("Bearer {secret}").parse().expect("a header"));
+    let response = fixture.send(asked).await;
+    assert_eq!(response.status(), 429);
+    let seconds: i64 = response.headers()["retry-after"].to_str().expect("text").parse().expect("a number");
+    assert!((1..=86_400).contains(&seconds) && (now() + seconds) % 86_400 <= 1, "tomorrow, by UTC");
+}
+
+#[tokio::test]
+async fn the_owner_sees_what_requests_took_and_what_closed_apis_would_have_charged() {
+    let fixture = Fixture::scripted();
+    let money = |text| alti_store::Money::parse(text).expect("an amount");
+    let price = alti_store::ClosedPrice {
+        name: "closed".to_owned(),
+        input: money("1000"),
+        cached_input: money("500"),
+        output: money("3000"),
+        updated_at: 0,
+    };
+    fixture.store.closed_prices().set(price).expect("set");
+    fixture.post("/v1/responses", json!({ "input": "say three" })).await;
+    let prompt = "user: say three\nassistant:".len();
+    let usage = fixture.until("/v1/usage?group=model", |usage| usage["data"] != json!([])).await;
+    let row = &usage["data"][0];
+    assert_eq!(
+        (&row["model"], &row["requests"], &row["generated_tokens"]),
+        (&json!("tiny"), &json!(1), &json!(5))
+    );
+    let cost = alti_store::Money::from_nanos(prompt as i64 * 1_000_000 + 5 * 3_000_000);
+    assert_eq!(row["closed_apis"], json!([{ "name": "closed", "cost": cost.to_string() }]));
+    assert_eq!(fixture.call("GET", "/v1/usage?from=yesterday", Value::Null).await.0, 400);
+    assert_eq!(fixture.call("GET", "/v1/usage?group=mood", Value::Null).await.0, 400);
+}

@@ -1,0 +1,132 @@
+//! The official clients of the APIs that `alti serve` speaks, run against it: what they cannot do is not implemented,
+//! whatever our own tests say.
+//!
+//! Their packages are pinned beside the scripts and installed into `target/clients/`, where the scripts are copied to.
+
+use crate::{default_model, process, workspace};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Where the scripts and the lists of packages are.
+const SCRIPTS: &str = "crates/server/tests/clients";
+/// OpenAI's own description, to count covered paths in.
+const DESCRIPTION: &str = "crates/server/tests/fixtures/openai-paths.txt";
+
+/// Builds the server, brings the clients, and lets them talk.
+///
+/// # Errors
+/// When a package cannot be installed, the server does not start, or a check fails.
+pub fn run() -> Result<()> {
+    let folder = workspace::target().join("clients");
+    copy_scripts(&folder)?;
+    let python = python_packages(&folder)?;
+    node_packages(&folder)?;
+    process::run(process::cargo().current_dir(workspace::root()).args(["build", "--package", "alti-cli"]))?;
+    default_model::bring()?;
+    let server = Server::start(&folder)?;
+    let mut scripts = Command::new(python);
+    scripts.arg(folder.join("run.py")).arg(&server.address).arg(alti_hub::catalogue::DEFAULT_MODEL);
+    let description = workspace::root().join(DESCRIPTION);
+    if description.is_file() {
+        scripts.arg(description);
+    }
+    process::run(&mut scripts)
+}
+
+fn copy_scripts(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for entry in fs::read_dir(workspace::root().join(SCRIPTS))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), folder.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The Python packages, in an environment of their own; its interpreter.
+fn python_packages(folder: &Path) -> Result<PathBuf> {
+    let (environment, list) = (folder.join("python"), folder.join("requirements.txt"));
+    let python = environment.join("bin/python");
+    if is_installed(&environment, &list)? {
+        return Ok(python);
+    }
+    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    process::run(install.arg(&list))?;
+    note_installed(&environment, &list)?;
+    Ok(python)
+}
+
+/// The npm packages.
+fn node_packages(folder: &Path) -> Result<()> {
+    let (modules, list) = (folder.join("node_modules"), folder.join("package.json"));
+    if is_installed(&modules, &list)? {
+        return Ok(());
+    }
+    let mut install = Command::new("npm");
+    install.current_dir(folder).args([
+        "install",
+        "--no-package-lock",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel",
+        "error",
+    ]);
+    process::run(&mut install)?;
+    note_installed(&modules, &list)
+}
+
+/// Whether the packages of this very list are in `place`.
+fn is_installed(place: &Path, list: &Path) -> Result<bool> {
+    let wanted = fs::read(list).with_context(|| format!("cannot read {}", list.display()))?;
+    Ok(fs::read(place.join("installed")).is_ok_and(|found| found == wanted))
+}
+
+fn note_installed(place: &Path, list: &Path) -> Result<()> {
+    fs::copy(list, place.join("installed"))
+        .map(drop)
+        .with_context(|| format!("cannot write in {}", place.display()))
+}
+
+/// A running `alti serve`; ended when it is dropped.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Result<Server> {
+        let program = workspace::target().join("debug").join(format!("alti{}", std::env::consts::EXE_SUFFIX));
+        let database = folder.join("alti.db");
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(folder.join(format!("alti.db{suffix}")));
+        }
+        let mut command = Command::new(program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--database"]).arg(database);
+        command.env("ALTI_HOME", default_model::home()).stdout(Stdio::piped());
+        let mut process = command.spawn().context("cannot start alti serve")?;
+        let printed = process.stdout.take().context("its output is piped")?;
+        let mut server = Server { process, address: String::new() };
+        let mut line = String::new();
+        BufReader::new(printed).read_line(&mut line)?;
+        let Some(address) = line.trim().strip_prefix("listening on ") else {
+            bail!("alti serve did not say where it listens: {line:?}");
+        };
+        ensure!(server.process.try_wait()?.is_none(), "alti serve ended at once");
+        server.address = address.to_owned();
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the checks have told.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
