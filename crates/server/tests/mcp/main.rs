@@ -117,8 +117,8 @@ fn settings_that_make_no_sense_are_refused() {
 async fn requests_choose_among_the_owners_servers() {
     let servers = McpServers::new(vec![tiny("a"), tiny("b")]).unwrap();
     let both = [
-        json!({"type": "mcp", "server_label": "a", "allowed_tools": ["greet"]}),
-        json!({"type": "mcp", "server_label": "b", "allowed_tools": {"tool_names": ["greet", "fail"]}}),
+        json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": ["greet"]}),
+        json!({"type": "mcp", "server_label": "b", "require_approval": "never", "allowed_tools": {"tool_names": ["greet", "fail"]}}),
         json!({"type": "function", "name": "mine"}),
     ];
     let offered = servers.offer(&both, &["mine".into()]).await.unwrap();
@@ -127,9 +127,10 @@ async fn requests_choose_among_the_owners_servers() {
     assert_eq!(offered[0].to_value()["function"]["parameters"]["type"], "object");
     for tool in [
         json!({"type": "mcp"}),
-        json!({"type": "mcp", "server_label": "c"}),
+        json!({"type": "mcp", "server_label": "c", "require_approval": "never"}),
+        json!({"type": "mcp", "server_label": "a"}),
         json!({"type": "mcp", "server_label": "a", "server_url": "http://169.254.169.254/"}),
-        json!({"type": "mcp", "server_label": "a", "allowed_tools": 3}),
+        json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": 3}),
     ] {
         let error = servers.offer(&[tool.clone()], &[]).await.unwrap_err();
         assert_eq!(error.param.as_deref(), Some("tools"), "{tool}");
@@ -139,7 +140,10 @@ async fn requests_choose_among_the_owners_servers() {
 #[tokio::test]
 async fn rounds_go_on_until_the_model_answers_or_there_were_enough() {
     let servers = servers(tiny("tiny"));
-    let offered = servers.offer(&[json!({"type": "mcp", "server_label": "tiny"})], &[]).await.unwrap();
+    let offered = servers
+        .offer(&[json!({"type": "mcp", "server_label": "tiny", "require_approval": "never"})], &[])
+        .await
+        .unwrap();
     let mut rounds = ToolRounds::new(servers, offered, 2);
     let calls = [call("1", "greet", &json!({"who": "x"})), call("2", "greet", &json!({"who": "y"}))];
     let Round::Results(results) = rounds.next(&calls).await else { panic!("no results") };

@@ -6,6 +6,7 @@ mod clients;
 mod conversations;
 mod files;
 mod keys;
+mod mcp;
 mod moderations;
 mod responses;
 mod scripted;
@@ -146,11 +147,20 @@ impl Fixture {
         folder: tempfile::TempDir,
         classifier: Option<Arc<dyn Classifier>>,
     ) -> Fixture {
+        Fixture::with_settings(inference, folder, classifier, ServerSettings::default())
+    }
+
+    fn with_settings(
+        inference: Arc<dyn Inference>,
+        folder: tempfile::TempDir,
+        classifier: Option<Arc<dyn Classifier>>,
+        server: ServerSettings,
+    ) -> Fixture {
         let settings = StoreSettings { survive_power_failure: false, ..StoreSettings::default() };
         let store = Store::open(&folder.path().join("alti.db"), settings).expect("the database opens");
         let loader = Arc::new(Loader { model: served(inference) });
         let services = Services { store: Some(store.clone()), classifier, ..Services::default() };
-        let state = AppState::with_services(ServerSettings::default(), loader, services);
+        let state = AppState::with_services(server, loader, services);
         alti_server::resources::start(&state);
         Fixture { router: alti_server::router(state.clone()), state, store, folder }
     }
