@@ -11,8 +11,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let first = words.next().ok_or("an address or a command is missing")?;
     let is_url = first.starts_with("http://") || first.starts_with("https://");
     let (url, command) = if is_url { (Some(first), None) } else { (None, Some(first)) };
-    let settings =
-        McpServerSettings { name: "server".into(), command, args: words.collect(), url, ..Default::default() };
+    let settings = McpServerSettings {
+        name: "server".into(),
+        command,
+        args: words.collect(),
+        url,
+        ..Default::default()
+    };
     let servers = McpServers::new(vec![settings])?;
     for tool in servers.tools("server").await? {
         println!("{}: {}\n  {}", tool.name, tool.description, tool.parameters);

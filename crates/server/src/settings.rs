@@ -1,5 +1,6 @@
 //! What an owner can set about the server: the command line reads flags, environment and file into this.
 
+use crate::mcp::{McpServerSettings, McpServers};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct ServerSettings {
     pub price_per_hour: f64,
     /// Cores of the machine that the price is for.
     pub price_cores: f64,
+    /// MCP servers whose tools requests may use.
+    pub mcp_servers: Vec<McpServerSettings>,
 }
 
 impl Default for ServerSettings {
@@ -90,6 +93,7 @@ impl Default for ServerSettings {
             aliases_file: None,
             price_per_hour: 0.0,
             price_cores: 1.0,
+            mcp_servers: Vec::new(),
         }
     }
 }
@@ -124,6 +128,7 @@ impl ServerSettings {
         if self.max_header_bytes < 8 << 10 {
             return Err(format!("max_header_bytes is {}: it must be at least 8192", self.max_header_bytes));
         }
+        McpServers::new(self.mcp_servers.clone())?;
         let price = |value: f64| value.is_finite() && value >= 0.0;
         if !price(self.price_per_hour) || !price(self.price_cores) || self.price_cores == 0.0 {
             return Err("price_per_hour and price_cores must be finite and not negative".into());

@@ -3,6 +3,7 @@
 use crate::accounts::StoreAccounts;
 use crate::auth::{Accounts, Running};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::mcp::McpServers;
 use crate::metrics::Metrics;
 use crate::models::{ModelLoader, ModelPool};
 use crate::resources::{Classifier, Work};
@@ -26,6 +27,7 @@ struct Inner {
     store: Option<Store>,
     classifier: Option<Arc<dyn Classifier>>,
     work: Work,
+    mcp: McpServers,
     running: Arc<Running>,
     metrics: Metrics,
     unknown_fields: UnknownFields,
@@ -83,6 +85,8 @@ impl AppState {
                 store,
                 classifier,
                 work: Work::default(),
+                // Settings that are wrong were refused before.
+                mcp: McpServers::new(settings.mcp_servers.clone()).unwrap_or_default(),
                 running: Arc::default(),
                 metrics: Metrics::default(),
                 unknown_fields: UnknownFields::default(),
@@ -102,6 +106,11 @@ impl AppState {
             let message = "this server keeps nothing: it was started without a database";
             ApiError::new(ErrorKind::NotFound, message).code("no_database")
         })
+    }
+
+    /// The MCP servers of the settings.
+    pub fn mcp(&self) -> &McpServers {
+        &self.inner.mcp
     }
 
     /// What judges texts, if anything does.

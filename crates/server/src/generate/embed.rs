@@ -32,7 +32,8 @@ pub async fn embed(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
 ) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
-    let mut meter = Meter::new(call, &model.facts.name);
+    let meter = Meter::new(call, &model.facts.name);
+    meter.ended("failed");
     let vectors = texts.into_iter().map(|tokens| embed_one(call, model, tokens, pooling));
     // As many at once as the engine takes in a step: the queue stays free for others.
     let at_once = model.inference.max_running().max(1);
@@ -87,7 +88,9 @@ pub async fn likelihoods(
     prompts: Vec<(Vec<u32>, usize)>,
 ) -> ApiResult<(Vec<f64>, Usage)> {
     let at_once = model.inference.max_running().max(1);
-    let scores = prompts.into_iter().map(|(prompt, scored)| likelihood(call, model.clone(), prompt, scored));
+    let meter = &Meter::new(call, &model.facts.name);
+    let scores =
+        prompts.into_iter().map(|(prompt, scored)| likelihood(call, model.clone(), meter, prompt, scored));
     let mut results = futures_util::stream::iter(scores).buffered(at_once);
     let (mut scores, mut sum) = (Vec::new(), Usage::default());
     while let Some((score, usage)) = results.try_next().await? {
@@ -100,12 +103,13 @@ pub async fn likelihoods(
 async fn likelihood(
     call: &Call,
     model: Arc<Lease>,
+    meter: &Meter,
     prompt: Vec<u32>,
     scored: usize,
 ) -> ApiResult<(f64, Usage)> {
     let sampling = SamplerSettings { max_tokens: 0, ..SamplerSettings::greedy() };
     let options = Options { prompt_logprobs: true, logprobs: Some(0), ..Options::new(sampling) };
-    let generation: Generation = start(call, model, prompt, options).await?;
+    let generation: Generation = start(call, model, meter, prompt, options).await?;
     let answer = super::collect(generation).await?;
     let tokens = &answer.prompt[answer.prompt.len().saturating_sub(scored)..];
     let sum: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();

@@ -4,10 +4,21 @@ use crate::auth::{Principal, UsageRow};
 use crate::route::{Call, Receipts};
 use crate::state::AppState;
 use alti_engine::serving::Usage;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Sums up what a request takes. What it has is kept when it is dropped.
+/// How a request ended that was never submitted.
+const REFUSED: &str = "refused";
+
+/// Sums up what a request takes, whichever of its jobs takes it. What it has is kept when the last clone is dropped:
+/// one row for a request.
+#[derive(Clone)]
 pub struct Meter {
+    open: Arc<Mutex<Open>>,
+}
+
+/// What has been summed up so far.
+struct Open {
     state: AppState,
     /// Holds the key's place among the requests it may have at once.
     _principal: Principal,
@@ -17,7 +28,7 @@ pub struct Meter {
 
 impl std::fmt::Debug for Meter {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Meter").field("row", &self.row).finish_non_exhaustive()
+        formatter.debug_struct("Meter").field("row", &self.open().row).finish_non_exhaustive()
     }
 }
 
@@ -26,7 +37,7 @@ impl Meter {
     pub fn new(call: &Call, model: &str) -> Meter {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = now.saturating_sub(call.began.elapsed());
-        Meter {
+        let open = Open {
             state: call.state.clone(),
             _principal: call.principal.clone(),
             receipts: call.errand.receipts.clone(),
@@ -36,15 +47,20 @@ impl Meter {
                 model: model.to_owned(),
                 route: call.route.path,
                 began_unix_millis: i64::try_from(began.as_millis()).unwrap_or(i64::MAX),
-                outcome: "failed",
+                outcome: REFUSED,
                 ..UsageRow::default()
             },
-        }
+        };
+        Meter { open: Arc::new(Mutex::new(open)) }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds what one answer took.
-    pub fn add(&mut self, usage: &Usage) {
-        let row = &mut self.row;
+    pub fn add(&self, usage: &Usage) {
+        let row = &mut self.open().row;
         row.prompt_tokens += usage.prompt_tokens as u64;
         row.cached_tokens += usage.cached_tokens as u64;
         row.generated_tokens += usage.generated_tokens as u64;
@@ -56,18 +72,22 @@ impl Meter {
     }
 
     /// Says how it ended.
-    pub fn ended(&mut self, outcome: &'static str) {
-        self.row.outcome = outcome;
+    pub fn ended(&self, outcome: &'static str) {
+        self.open().row.outcome = outcome;
     }
 }
 
-impl Drop for Meter {
+impl Drop for Open {
     fn drop(&mut self) {
         let settings = self.state.settings();
         let core_seconds = settings.price_cores * 3600.0;
         let mut row = std::mem::take(&mut self.row);
         row.cost = row.cpu_seconds * settings.price_per_hour / core_seconds;
         self.state.metrics().count_answer(&row);
+        // Nothing was done, and it does not count against a quota.
+        if row.outcome == REFUSED {
+            return;
+        }
         if let Some(receipts) = &self.receipts {
             return receipts.put(row);
         }

@@ -170,7 +170,8 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     // How many there may be is checked where the job is submitted.
     let choices = options.choices.clamp(1, call.state.settings().max_choices);
     let readers = (0..choices).map(|_| plan.reader()).collect();
-    submit(call, model, prompt, options, readers, plan.spells_specials()).await
+    let meter = Meter::new(call, &model.facts.name);
+    submit(call, model, meter, prompt, options, readers, plan.spells_specials()).await
 }
 
 /// The prompt that a chat becomes, as text and tokens would have it.
@@ -188,24 +189,26 @@ fn content_bytes(content: &alti_text::Content) -> usize {
     }
 }
 
-/// Has a prompt gone on with.
+/// Has a prompt gone on with; `meter` is the request's.
 ///
 /// # Errors
 /// Options that make no sense, a prompt that is too long, a full queue.
 pub async fn start(
     call: &Call,
     model: Arc<Lease>,
+    meter: &Meter,
     prompt: Vec<u32>,
     options: Options,
 ) -> ApiResult<Generation> {
     let choices = options.choices.clamp(1, call.state.settings().max_choices);
     let readers = (0..choices).map(|_| ToolReader::text_only()).collect();
-    submit(call, model, prompt, options, readers, false).await
+    submit(call, model, meter.clone(), prompt, options, readers, false).await
 }
 
 async fn submit(
     call: &Call,
     model: Arc<Lease>,
+    meter: Meter,
     prompt: Vec<u32>,
     options: Options,
     readers: Vec<ToolReader>,
@@ -220,8 +223,6 @@ async fn submit(
     }
     let deadline = settings.request_timeout_seconds.map(Duration::from_secs);
     let open = readers.len();
-    let mut meter = Meter::new(call, &model.facts.name);
-    meter.ended("refused");
     let mut sampling = options.sampling;
     let silent = sampling.max_tokens == 0;
     sampling.max_tokens = if silent { 1 } else { sampling.max_tokens };
@@ -335,7 +336,7 @@ impl Generation {
                     called = reader.finish(choice, &mut self.ready);
                 }
                 let ended = Ended::of(reason, called);
-                if let Some(meter) = &mut self.meter {
+                if let Some(meter) = &self.meter {
                     meter.add(&usage);
                     meter.ended(ended.outcome());
                 }
@@ -349,7 +350,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        let (Some(cancel), Some(mut meter)) = (self.cancel.take(), self.meter.take()) else { return };
+        let (Some(cancel), Some(meter)) = (self.cancel.take(), self.meter.take()) else { return };
         if self.open == 0 {
             return;
         }

@@ -2,8 +2,8 @@
 
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Ended, Event, Generation, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting, sampling,
-    start, stream,
+    Ended, Event, Generation, Meter, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting,
+    sampling, start, stream,
 };
 use crate::models::Lease;
 use crate::openai::shared::finite;
@@ -212,9 +212,10 @@ async fn answer(
     };
     settings.insert("n_predict".into(), json!(options.sampling.max_tokens));
     let with_probabilities = options.logprobs.is_some();
+    let meter = Meter::new(call, &model.facts.name);
     let mut generations = Vec::new();
     for prompt in prompts {
-        generations.push(start(call, model.clone(), prompt, options.clone()).await?);
+        generations.push(start(call, model.clone(), &meter, prompt, options.clone()).await?);
     }
     let predicted = vec![0; generations.len()];
     let writer = Writer { model, settings, with_tokens, with_probabilities, predicted };

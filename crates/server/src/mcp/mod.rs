@@ -11,6 +11,7 @@ mod rounds;
 
 pub use connection::{McpResult, McpTool};
 pub use offer::OfferedTool;
+pub(crate) use rounds::told;
 pub use rounds::{CallResult, Round, ToolRounds};
 
 use crate::error::{ApiError, ApiResult};

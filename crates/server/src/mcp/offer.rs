@@ -47,6 +47,11 @@ impl McpServers {
                     format!("`server_url` is not that of the MCP server `{label}` that is set up here");
                 return Err(ApiError::field("tools", text));
             }
+            // Nobody would be asked: whoever sends the request says that nobody need be.
+            if tool["require_approval"] != "never" {
+                let text = "calls are not asked about here: set `require_approval` to \"never\"";
+                return Err(ApiError::field("tools", text));
+            }
             let wanted = wanted(&tool["allowed_tools"])?;
             for found in self.tools(label).await? {
                 if wanted.as_ref().is_none_or(|wanted| wanted.contains(&found.name)) {

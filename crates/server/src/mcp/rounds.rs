@@ -36,12 +36,16 @@ pub struct CallResult {
 impl CallResult {
     /// The message that tells the model.
     pub fn to_message(&self) -> Message {
-        let mut message = Message::text("tool", "");
-        message.content = Some(Content::Text(self.result.text.clone()));
-        message.extra.insert("tool_call_id".into(), json!(self.call.id));
-        message.extra.insert("name".into(), json!(self.call.name));
-        message
+        told(&self.call, &self.result.text)
     }
+}
+
+/// The message that tells a model what came of its call.
+pub(crate) fn told(call: &ToolCall, outcome: &str) -> Message {
+    let mut message = Message::text("tool", outcome);
+    message.extra.insert("tool_call_id".into(), json!(call.id));
+    message.extra.insert("name".into(), json!(call.name));
+    message
 }
 
 /// The rounds of one request.
@@ -61,6 +65,16 @@ impl ToolRounds {
     /// What the model is offered.
     pub fn offered(&self) -> &[OfferedTool] {
         &self.offered
+    }
+
+    /// The tool of this name, if it is one of them.
+    pub fn tool(&self, name: &str) -> Option<&OfferedTool> {
+        self.offered.iter().find(|tool| tool.name == name)
+    }
+
+    /// Whether there are rounds left.
+    pub fn is_open(&self) -> bool {
+        self.left > 0
     }
 
     /// The assistant's turn with its calls, as the conversation remembers it.

@@ -465,6 +465,12 @@ impl ModelPool {
                 models.push(ModelFacts { name, created: alias.created, ..base });
             }
         }
+        // Files that were named by their path are in no list, and can be asked for.
+        for loaded in self.loaded() {
+            if models.iter().all(|model| model.name != loaded.model.facts.name) {
+                models.push(loaded.model.facts.clone());
+            }
+        }
         Ok(models)
     }
 

@@ -4,8 +4,8 @@ use super::chat::fingerprint;
 use super::shared::{CompletionUsage, finite, usage, within};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, Event, Generation, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting, sampling,
-    start, stream,
+    Answer, Event, Generation, Meter, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting,
+    sampling, start, stream,
 };
 use crate::ids;
 use crate::models::Lease;
@@ -208,6 +208,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     if inputs.is_empty() || inputs.len() > most {
         return Err(ApiError::field("prompt", format!("`prompt` must have between 1 and {most} texts")));
     }
+    let meter = Meter::new(&call, &model.facts.name);
     let mut generations = Vec::new();
     let mut echoes = Vec::new();
     for input in inputs {
@@ -223,7 +224,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
             }
         };
         echoes.push(if request.echo == Some(true) { text } else { String::new() });
-        generations.push(start(&call, model.clone(), prompt, options.clone()).await?);
+        generations.push(start(&call, model.clone(), &meter, prompt, options.clone()).await?);
     }
     let id = ids::new("cmpl-");
     let with_logprobs = options.logprobs.is_some();

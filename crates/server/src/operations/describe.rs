@@ -226,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_is_that_of_this_table() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api.md");
+        let written = std::fs::read_to_string(path).unwrap();
+        let command = "cargo run -p alti-server --example api_docs > docs/api.md";
+        assert!(written == documentation(), "docs/api.md is not current: {command}");
+    }
+
+    #[test]
     fn references_lead_somewhere_and_names_are_of_one_object() {
         let description = openapi();
         let text = description.to_string();

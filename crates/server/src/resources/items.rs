@@ -3,17 +3,21 @@
 use super::fields::check_depth;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::ids;
+use crate::mcp::{ToolRounds, told};
+use alti_text::tools::ToolCall;
 use alti_text::{Content, Message};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 
 /// Kinds of items, with the beginning of their ids.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 8] = [
     ("message", "msg_"),
     ("function_call", "fc_"),
     ("function_call_output", "fco_"),
     ("reasoning", "rs_"),
     ("file_search_call", "fs_"),
+    ("mcp_call", "mcp_"),
+    ("mcp_list_tools", "mcpl_"),
     ("item_reference", ""),
 ];
 
@@ -182,6 +186,17 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
                         ..Message::default()
                     }),
                 }
+            }
+            // A call that was made here: what the model said and what it was told.
+            "mcp_call" => {
+                let call = ToolCall {
+                    id: text("id").to_owned(),
+                    name: text("name").to_owned(),
+                    arguments: text("arguments").to_owned(),
+                };
+                messages.push(ToolRounds::turn("", std::slice::from_ref(&call)));
+                let outcome = item["output"].as_str().or(item["error"].as_str()).unwrap_or_default();
+                messages.push(told(&call, outcome));
             }
             "function_call_output" => {
                 let mut extra = Map::new();

@@ -31,7 +31,7 @@ def check_messages():
 
 
 def check_tools():
-    answer = client.messages.create(model=model, max_tokens=200, messages=messages, tools=[TOOL], tool_choice={"type": "any"})
+    answer = client.messages.create(model=model, max_tokens=200, messages=messages, tools=[TOOL], tool_choice={"type": "any", "disable_parallel_tool_use": True})
     call = next(block for block in answer.content if block.type == "tool_use")
     assert call.name == "set_light" and call.input["state"] in ("on", "off") and answer.stop_reason == "tool_use"
     with client.messages.stream(

@@ -23,6 +23,10 @@ def answered():
 
 scripts = [
     (["check_openai.py", f"{address}/v1", model], sys.executable),
+    *(
+        ([f"{script}.py", f"{address}/v1", model], sys.executable)
+        for script in ("files", "conversations", "responses", "batches", "vector_stores", "moderations")
+    ),
     (["check_anthropic.py", address, model], sys.executable),
     (["check_ollama.py", address, model], sys.executable),
     (["check_langchain.py", f"{address}/v1", model], sys.executable),

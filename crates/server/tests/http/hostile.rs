@@ -7,6 +7,7 @@ use alti_server::wire::{Object, Support};
 use alti_server::{ServerSettings, routes};
 use axum::body::Body;
 use axum::http::Request;
+use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -150,14 +151,26 @@ async fn every_field_with_every_kind_of_nonsense() {
         let Some(object) = route.request else { continue };
         let path = path(route, "x");
         check(&app, route, &path, Value::Object(valid(object)).to_string().into_bytes()).await;
-        let settings = alti_engine::sampling::SETTINGS.iter().map(|setting| setting.name);
-        let settings: Vec<&str> = if object.has("model") { settings.collect() } else { Vec::new() };
-        for name in object.fields.iter().map(|field| field.name()).chain(settings) {
-            for value in nonsense() {
-                let mut request = valid(object);
+        // The settings are read in one place: two ways to it are enough.
+        let with_settings = ["/v1/completions", "/api/generate"].contains(&route.path);
+        let settings =
+            alti_engine::sampling::SETTINGS.iter().filter(|_| with_settings).map(|setting| setting.name);
+        let names: Vec<&str> = object.fields.iter().map(|field| field.name()).chain(settings).collect();
+        let mut bodies = Vec::new();
+        for (name, value) in
+            names.iter().flat_map(|name| nonsense().into_iter().map(move |value| (*name, value)))
+        {
+            let mut request = valid(object);
+            if route.path == "/api/generate" && !object.has(name) {
+                request.insert("options".into(), json!({ name: value, "num_predict": 2 }));
+            } else {
                 request.insert(name.to_owned(), value);
-                check(&app, route, &path, Value::Object(request).to_string().into_bytes()).await;
             }
+            bodies.push(Value::Object(request).to_string().into_bytes());
+        }
+        // Several at once, as they come in life.
+        for bodies in bodies.chunks(12) {
+            join_all(bodies.iter().map(|body| check(&app, route, &path, body.clone()))).await;
         }
     }
     app.get("/health").await.ok();

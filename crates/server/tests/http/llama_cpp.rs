@@ -95,7 +95,7 @@ async fn documents_are_ordered_by_how_likely_they_make_the_query() {
 async fn vectors_state_and_what_the_model_cannot() {
     let app = app();
     let vectors = app.post("/embedding", json!({ "content": ["a", "b"], "model": "tiny" })).await.ok();
-    assert_eq!((&vectors[1]["index"], vectors[0]["embedding"][0].as_array().unwrap().len()), (&json!(1), 64));
+    assert_eq!((&vectors[1]["index"], vectors[0]["embedding"][0].as_array().unwrap().len()), (&json!(1), 96));
     let props = app.get("/props?model=tiny").await.ok();
     assert_eq!((&props["eos_token"], &props["total_slots"]), (&json!("<|im_end|>"), &json!(16)));
     assert!(app.get("/slots").await.ok().is_array());

@@ -195,7 +195,7 @@ async fn vectors_and_errors() {
         .await;
     assert_eq!(long.status, StatusCode::BAD_REQUEST);
     let one = app.post("/api/embeddings", json!({ "model": "tiny", "prompt": "a" })).await.ok();
-    assert_eq!(one["embedding"].as_array().unwrap().len(), 64);
+    assert_eq!(one["embedding"].as_array().unwrap().len(), 96);
     assert!(app.get("/api/version").await.ok()["version"].is_string());
     for (path, request) in [
         (

@@ -13,8 +13,9 @@ use alti_models::Llama;
 use alti_server::models::{Cancel, Inference};
 use alti_server::{
     Accounts, AppState, LoadError, ModelFacts, ModelLoader, Peer, PullProgress, ServedModel, ServerSettings,
-    router,
+    Services, router,
 };
+use alti_store::{Store, StoreSettings};
 use alti_tensor::{KvDType, Reference};
 use alti_testkit::golden;
 use alti_text::{BuiltinTemplate, Tokenizer};
@@ -322,13 +323,24 @@ impl App {
     }
 
     pub fn with(settings: ServerSettings, accounts: Option<Arc<dyn Accounts>>, load_time: Duration) -> App {
+        App::with_services(settings, Services { accounts, ..Services::default() }, load_time)
+    }
+
+    /// A server with a database in `folder`.
+    pub fn with_store(settings: ServerSettings, folder: &Path) -> App {
+        let store = Store::open(&folder.join("alti.db"), StoreSettings::default()).expect("a new database");
+        let services = Services { store: Some(store), ..Services::default() };
+        App::with_services(settings, services, Duration::ZERO)
+    }
+
+    fn with_services(settings: ServerSettings, services: Services, load_time: Duration) -> App {
         let scripted = Arc::new(Scripted {
             script: Mutex::new(Script::Say("Hello.".into())),
             jobs: Mutex::default(),
             cancelled: Arc::default(),
         });
         let shelf = Arc::new(Shelf { scripted, loads: AtomicUsize::new(0), load_time });
-        let state = AppState::new(settings, shelf.clone(), accounts);
+        let state = AppState::with_services(settings, shelf.clone(), services);
         App { router: router(state.clone()), state, shelf }
     }
 

@@ -13,7 +13,10 @@ const TOKEN: &str = "secret";
 /// Answers one message of the protocol.
 fn answer(headers: &HeaderMap, message: &Value, events: bool) -> Response<Body> {
     let status = |status: StatusCode| Response::builder().status(status).body(Body::empty()).unwrap();
-    if headers.get("authorization").is_none_or(|value| value.as_bytes() != format!("Bearer {TOKEN}").as_bytes()) {
+    if headers
+        .get("authorization")
+        .is_none_or(|value| value.as_bytes() != format!("Bearer {TOKEN}").as_bytes())
+    {
         return status(StatusCode::UNAUTHORIZED);
     }
     let result = match message["method"].as_str().unwrap() {

@@ -76,7 +76,12 @@ async fn servers_that_are_not_there_say_so() {
     let missing = McpServerSettings { command: Some("/nonexistent/program".into()), ..tiny("gone") };
     let error = servers(missing).tools("gone").await.unwrap_err().to_string();
     assert!(error.contains("MCP server `gone`") && error.contains("cannot be started"), "{error}");
-    let ends = McpServerSettings { command: Some("true".into()), args: Vec::new(), timeout_seconds: 5, ..tiny("ends") };
+    let ends = McpServerSettings {
+        command: Some("true".into()),
+        args: Vec::new(),
+        timeout_seconds: 5,
+        ..tiny("ends")
+    };
     assert!(servers(ends).tools("ends").await.is_err());
     let silent = McpServerSettings {
         command: Some("sleep".into()),
@@ -88,7 +93,8 @@ async fn servers_that_are_not_there_say_so() {
     assert!(error.contains("within 1 s"), "{error}");
     let error = servers(tiny("tiny")).tools("other").await.unwrap_err().to_string();
     assert!(error.contains("`other`") && error.contains("tiny"), "{error}");
-    let refused = McpServerSettings { command: None, url: Some("http://127.0.0.1:9/mcp".into()), ..tiny("refused") };
+    let refused =
+        McpServerSettings { command: None, url: Some("http://127.0.0.1:9/mcp".into()), ..tiny("refused") };
     assert!(servers(refused).tools("refused").await.is_err());
 }
 
@@ -110,18 +116,21 @@ fn settings_that_make_no_sense_are_refused() {
 #[tokio::test]
 async fn requests_choose_among_the_owners_servers() {
     let servers = McpServers::new(vec![tiny("a"), tiny("b")]).unwrap();
-    let both = [json!({"type": "mcp", "server_label": "a", "allowed_tools": ["greet"]}),
-        json!({"type": "mcp", "server_label": "b", "allowed_tools": {"tool_names": ["greet", "fail"]}}),
-        json!({"type": "function", "name": "mine"})];
+    let both = [
+        json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": ["greet"]}),
+        json!({"type": "mcp", "server_label": "b", "require_approval": "never", "allowed_tools": {"tool_names": ["greet", "fail"]}}),
+        json!({"type": "function", "name": "mine"}),
+    ];
     let offered = servers.offer(&both, &["mine".into()]).await.unwrap();
     let names: Vec<&str> = offered.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["a_greet", "b_greet", "fail"]);
     assert_eq!(offered[0].to_value()["function"]["parameters"]["type"], "object");
     for tool in [
         json!({"type": "mcp"}),
-        json!({"type": "mcp", "server_label": "c"}),
+        json!({"type": "mcp", "server_label": "c", "require_approval": "never"}),
+        json!({"type": "mcp", "server_label": "a"}),
         json!({"type": "mcp", "server_label": "a", "server_url": "http://169.254.169.254/"}),
-        json!({"type": "mcp", "server_label": "a", "allowed_tools": 3}),
+        json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": 3}),
     ] {
         let error = servers.offer(&[tool.clone()], &[]).await.unwrap_err();
         assert_eq!(error.param.as_deref(), Some("tools"), "{tool}");
@@ -131,12 +140,18 @@ async fn requests_choose_among_the_owners_servers() {
 #[tokio::test]
 async fn rounds_go_on_until_the_model_answers_or_there_were_enough() {
     let servers = servers(tiny("tiny"));
-    let offered = servers.offer(&[json!({"type": "mcp", "server_label": "tiny"})], &[]).await.unwrap();
+    let offered = servers
+        .offer(&[json!({"type": "mcp", "server_label": "tiny", "require_approval": "never"})], &[])
+        .await
+        .unwrap();
     let mut rounds = ToolRounds::new(servers, offered, 2);
     let calls = [call("1", "greet", &json!({"who": "x"})), call("2", "greet", &json!({"who": "y"}))];
     let Round::Results(results) = rounds.next(&calls).await else { panic!("no results") };
     let messages: Vec<Value> = results.iter().map(|result| json!(result.to_message())).collect();
-    assert_eq!(messages[0], json!({"role": "tool", "content": "hello, x (hi)", "tool_call_id": "1", "name": "greet"}));
+    assert_eq!(
+        messages[0],
+        json!({"role": "tool", "content": "hello, x (hi)", "tool_call_id": "1", "name": "greet"})
+    );
     assert_eq!(messages[1]["content"], "hello, y (hi)");
     let turn = json!(ToolRounds::turn("", &calls));
     assert_eq!(turn["tool_calls"][1]["function"], json!({"name": "greet", "arguments": "{\"who\":\"y\"}"}));

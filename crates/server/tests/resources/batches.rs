@@ -1,4 +1,9 @@
-use super::{Fixture, ids, scripted::Scripted};
+use super::scripted::Scripted;
+use super::{Fixture, ids};
+use alti_engine::EngineError;
+use alti_engine::grammar::GrammarSource;
+use alti_engine::serving::{EmbeddingJob, Job, Rejected, Sink, Status};
+use alti_server::models::{Cancel, Inference};
 use alti_store::{Group, UsageFilter};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -145,32 +150,21 @@ async fn a_batch_goes_on_where_it_was_when_the_next_server_starts() {
 /// As [`Scripted`], but it does not speak forever.
 struct Obedient;
 
-impl alti_server::models::Inference for Obedient {
-    fn submit(
-        &self,
-        job: alti_engine::serving::Job,
-        sink: alti_engine::serving::Sink,
-    ) -> Result<alti_server::models::Cancel, alti_engine::serving::Rejected> {
+impl Inference for Obedient {
+    fn submit(&self, job: Job, sink: Sink) -> Result<Cancel, Rejected> {
         let prompt: Vec<u32> = "user: say two\nassistant:".bytes().map(u32::from).collect();
-        Scripted.submit(alti_engine::serving::Job { prompt, ..job }, sink)
+        Scripted.submit(Job { prompt, ..job }, sink)
     }
 
-    fn embed(
-        &self,
-        job: alti_engine::serving::EmbeddingJob,
-        sink: alti_engine::serving::Sink,
-    ) -> Result<alti_server::models::Cancel, alti_engine::serving::Rejected> {
+    fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Cancel, Rejected> {
         Scripted.embed(job, sink)
     }
 
-    fn check_grammar(
-        &self,
-        source: &alti_engine::grammar::GrammarSource,
-    ) -> Result<(), alti_engine::EngineError> {
+    fn check_grammar(&self, source: &GrammarSource) -> Result<(), EngineError> {
         Scripted.check_grammar(source)
     }
 
-    fn status(&self) -> alti_engine::serving::Status {
+    fn status(&self) -> Status {
         Scripted.status()
     }
 
@@ -186,7 +180,7 @@ impl alti_server::models::Inference for Obedient {
         Scripted.embedding_length()
     }
 
-    fn load_adapter(&self, name: &str, path: &std::path::Path) -> Result<(), alti_engine::EngineError> {
+    fn load_adapter(&self, name: &str, path: &std::path::Path) -> Result<(), EngineError> {
         Scripted.load_adapter(name, path)
     }
 

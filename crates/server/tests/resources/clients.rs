@@ -2,6 +2,7 @@
 
 use super::Fixture;
 use alti_server::{AppState, Server, ServerSettings, Services};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ fn the_official_client_is_served() {
         let Fixture { folder, store, state, .. } = Fixture::tiny();
         // One server works at a time.
         state.start_draining();
-        let settings =
-            ServerSettings { listen: vec![([127, 0, 0, 1], 0).into()], ..ServerSettings::default() };
+        let settings = ServerSettings {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            ..ServerSettings::default()
+        };
         let loader = Arc::new(super::Loader { model: super::served(super::tiny_engine()) });
         let services = Services { store: Some(store), ..Services::default() };
         let server =
@@ -30,7 +33,10 @@ fn the_official_client_is_served() {
         let address = server.addresses()[0];
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(async move {
-            server.run(async { drop(stopped.await) }).await;
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            server.run(stopped).await;
             drop(folder);
         });
         (address, stop)

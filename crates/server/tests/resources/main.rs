@@ -6,6 +6,7 @@ mod clients;
 mod conversations;
 mod files;
 mod keys;
+mod mcp;
 mod moderations;
 mod responses;
 mod scripted;
@@ -29,6 +30,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceExt;
@@ -112,6 +114,7 @@ fn tiny_engine() -> Arc<dyn Inference> {
         prefix_cache: true,
         draft_tokens: 0,
         ..EngineSettings::default()
+        ..EngineSettings::default()
     };
     let engine = Engine::start(settings, tokenizer(), || {
         let backend = Reference::<f32>::new();
@@ -144,11 +147,20 @@ impl Fixture {
         folder: tempfile::TempDir,
         classifier: Option<Arc<dyn Classifier>>,
     ) -> Fixture {
+        Fixture::with_settings(inference, folder, classifier, ServerSettings::default())
+    }
+
+    fn with_settings(
+        inference: Arc<dyn Inference>,
+        folder: tempfile::TempDir,
+        classifier: Option<Arc<dyn Classifier>>,
+        server: ServerSettings,
+    ) -> Fixture {
         let settings = StoreSettings { survive_power_failure: false, ..StoreSettings::default() };
         let store = Store::open(&folder.path().join("alti.db"), settings).expect("the database opens");
         let loader = Arc::new(Loader { model: served(inference) });
         let services = Services { store: Some(store.clone()), classifier, ..Services::default() };
-        let state = AppState::with_services(ServerSettings::default(), loader, services);
+        let state = AppState::with_services(server, loader, services);
         alti_server::resources::start(&state);
         Fixture { router: alti_server::router(state.clone()), state, store, folder }
     }
@@ -159,7 +171,7 @@ impl Fixture {
 
     fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
         let mut request = Request::builder().method(method).uri(path).body(body.into()).expect("a request");
-        request.extensions_mut().insert(Peer(([127, 0, 0, 1], 9).into()));
+        request.extensions_mut().insert(Peer(SocketAddr::from(([127, 0, 0, 1], 9))));
         request
     }
 

@@ -24,7 +24,8 @@ impl Inference for Scripted {
             let question = question.split("\nassistant:").next().unwrap_or_default();
             if question == "break" {
                 let error = EngineError::Stopped { what: "it was told to break".into() };
-                return drop(sink(Output::Failed(error)));
+                sink(Output::Failed(error));
+                return;
             }
             let forever = question == "forever";
             let answer = question.strip_prefix("say ").unwrap_or(question).to_owned();

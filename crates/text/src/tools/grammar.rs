@@ -13,7 +13,9 @@ use std::fmt::Write;
 /// White space between the parts of arguments, as a regular expression.
 const WHITESPACE: &str = r"(\x20|\r?\n[\x20\t]{0,40})";
 /// White space between the parts of a call. Without a bound, a model may write nothing else.
-const GAP: &str = r"\s{0,9}";
+const GAP: &str = r"[\x20\t\r\n]{0,9}";
+/// As much white space as there is.
+const SPACE: &str = r"[\x20\t\r\n]*";
 /// Any text at all.
 const ANY: &str = "/(?s:.*)/";
 
@@ -150,8 +152,11 @@ impl Writer<'_> {
         let names = self.tools.iter().map(|tool| pattern(&tool.name)).collect::<Vec<_>>().join("|");
         let quoted = self.tools.iter().map(|tool| quoted_pattern(tool)).collect::<Vec<_>>().join("|");
         let (begins, end) = match self.form.notation {
-            Notation::Python => (format!(r"\s*\[\s*({names})\("), format!(r"/{GAP}\]{GAP}/")),
-            _ => (format!(r#"\s*\{{\s*"name"\s*:\s*({quoted})"#), r"/\s+/?".to_owned()),
+            Notation::Python => (format!(r"{SPACE}\[{SPACE}({names})\("), format!(r"/{GAP}\]{GAP}/")),
+            _ => (
+                format!(r#"{SPACE}\{{{SPACE}"name"{SPACE}:{SPACE}({quoted})"#),
+                r"/[\x20\t\r\n]+/?".to_owned(),
+            ),
         };
         self.line(format!("TEXT: {ANY} & ~/{begins}(?s:.*)/"));
         self.line(format!("calls: lead{} {end}", self.more("next")));
@@ -189,7 +194,7 @@ impl Writer<'_> {
             self.line(format!("head[lazy]: /(?s:.*){}/", pattern(open)));
         }
         let close = if self.is_token(close) {
-            format!("/\\s+/? {close}")
+            format!(r"/[\x20\t\r\n]+/? {close}")
         } else {
             format!("/{GAP}{}/", pattern(close))
         };

@@ -34,10 +34,10 @@ fn check(dialect: ToolDialect, text: &str, content: &str, expected: &[(&str, Val
 fn json_as_llama_3_writes_it() {
     let weather = ("get_weather", json!({"city": "Paris"}));
     let call = r#"{"name": "get_weather", "parameters": {"city": "Paris"}}"#;
-    check(Llama3Json, call, "", &[weather.clone()]);
-    check(Llama3Json, &format!("\n {call}\n"), "", &[weather.clone()]);
-    check(Llama3Json, &format!("<|python_tag|>{call}"), "", &[weather.clone()]);
-    check(Llama3Json, &format!("Let me see. <|python_tag|>{call}"), "Let me see.", &[weather.clone()]);
+    check(Llama3Json, call, "", std::slice::from_ref(&weather));
+    check(Llama3Json, &format!("\n {call}\n"), "", std::slice::from_ref(&weather));
+    check(Llama3Json, &format!("<|python_tag|>{call}"), "", std::slice::from_ref(&weather));
+    check(Llama3Json, &format!("Let me see. <|python_tag|>{call}"), "Let me see.", std::slice::from_ref(&weather));
     let sum = ("add", json!({"a": 1, "b": 2.5}));
     let other = r#"{"type": "function", "name": "add", "arguments": {"a": 1, "b": 2.5}}"#;
     let both = [weather.clone(), sum.clone()];

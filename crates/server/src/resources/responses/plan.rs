@@ -4,6 +4,7 @@ use super::request::CreateResponseRequest;
 use super::search::FileSearch;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::generate::{self, ChatRequest, Format, Options, ToolChoice, check_messages};
+use crate::mcp::OfferedTool;
 use crate::models::Lease;
 use crate::resources::{ask, fields, items, tenant};
 use crate::route::Call;
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     /// Whether results of searches are told.
     pub(super) tells_results: bool,
     pub(super) options: Options,
+    /// Tools of MCP servers: their calls are made here.
+    pub(super) mcp: Vec<OfferedTool>,
     functions: Vec<Value>,
     tool_choice: ToolChoice,
     format: Format,
@@ -75,7 +78,14 @@ pub(super) async fn plan(
     }
     let tools = request.tools.clone().unwrap_or_default();
     fields::check_depth(&Value::Array(tools.clone()), "tools")?;
-    let (functions, search) = tools_of(&tools)?;
+    let (mut functions, search) = tools_of(&tools)?;
+    let mut mcp = Vec::new();
+    if request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0) {
+        let name = |function: &Value| function["function"]["name"].as_str().map(str::to_owned);
+        let taken: Vec<String> = functions.iter().filter_map(name).collect();
+        mcp = call.state.mcp().offer(&tools, &taken).await?;
+        functions.extend(mcp.iter().map(OfferedTool::to_value));
+    }
     let tool_choice = tool_choice(request.tool_choice.as_ref(), &functions, search.is_some())?;
     let search = search.filter(
         |_| !matches!(request.tool_choice.as_ref().map(|it| &it["type"]), Some(kind) if kind == "function"),
@@ -108,6 +118,7 @@ pub(super) async fn plan(
         search,
         tells_results: include.iter().any(|it| it == RESULTS),
         options,
+        mcp,
         functions,
         tool_choice,
         format,
@@ -240,6 +251,8 @@ fn tools_of(tools: &[Value]) -> ApiResult<(Vec<Value>, Option<FileSearch>)> {
                 functions.push(json!({ "type": "function", "function": function }));
             }
             Some("file_search") if search.is_none() => search = Some(FileSearch::read(tool, &path)?),
+            // What they offer is asked for later.
+            Some("mcp") => {}
             Some("file_search") => {
                 return Err(ApiError::field(
                     path,
@@ -249,7 +262,7 @@ fn tools_of(tools: &[Value]) -> ApiResult<(Vec<Value>, Option<FileSearch>)> {
             kind => {
                 let kind = excerpt(kind.unwrap_or_default());
                 let message =
-                    format!("`{path}.type` is `{kind}`: this server has `function` and `file_search`");
+                    format!("`{path}.type` is `{kind}`: this server has `function`, `file_search` and `mcp`");
                 return Err(ApiError::field(format!("{path}.type"), message));
             }
         }

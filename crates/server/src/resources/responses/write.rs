@@ -5,7 +5,8 @@ use super::live::Live;
 use super::plan::Plan;
 use super::writer::Writer;
 use crate::error::{ApiError, ApiResult, ErrorKind};
-use crate::generate::{self, ChatRequest, Ended, Event, Generation};
+use crate::generate::{self, ChatRequest, Ended, Event, Generation, ToolCall, ToolChoice, add_usage};
+use crate::mcp::{CallResult, Round, ToolRounds};
 use crate::models::Lease;
 use crate::resources::ask;
 use crate::route::Call;
@@ -18,12 +19,16 @@ use std::time::{Duration, Instant};
 
 /// How often events of a response in the background are stored while it is written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Most answers of the model whose calls to MCP servers are made; behind them it has to answer without.
+const MAX_ROUNDS: usize = 8;
 
 /// An answer that has been asked for.
 pub(super) struct Asked {
     queries: Vec<String>,
     hits: Vec<Hit>,
     generation: Generation,
+    /// What was asked.
+    chat: ChatRequest,
 }
 
 /// Where the writing of a response begins.
@@ -47,8 +52,18 @@ pub(super) async fn begin(call: &Call, model: Lease, plan: &Plan) -> ApiResult<A
         None => (Vec::new(), Vec::new()),
     };
     let mut chat = plan.chat(&hits)?;
-    let mut model = Some(model);
-    let generation = loop {
+    let generation = ask_model(call, plan, Some(model), &mut chat).await?;
+    Ok(Asked { queries, hits, generation, chat })
+}
+
+/// Has an answer begun; of a chat that is too long, what may be left out is.
+async fn ask_model(
+    call: &Call,
+    plan: &Plan,
+    mut model: Option<Lease>,
+    chat: &mut ChatRequest,
+) -> ApiResult<Generation> {
+    loop {
         let lease = match model.take() {
             Some(model) => model,
             None => call.state.models().acquire(Some(&plan.model), None).await?,
@@ -57,12 +72,11 @@ pub(super) async fn begin(call: &Call, model: Lease, plan: &Plan) -> ApiResult<A
             Err(error)
                 if error.code == Some("context_length_exceeded")
                     && plan.request.truncation.as_deref() == Some("auto")
-                    && leave_out_oldest(&mut chat) => {}
+                    && leave_out_oldest(chat) => {}
             Err(error) => return Err(renamed(error)),
-            Ok(generation) => break generation,
+            Ok(generation) => return Ok(generation),
         }
-    };
-    Ok(Asked { queries, hits, generation })
+    }
 }
 
 /// Leaves the oldest quarter of the turns out, but not the system's and not the last one. Whether there was anything to
@@ -136,36 +150,127 @@ async fn answer(
     live: &Live,
 ) -> ApiResult<(Ended, Usage)> {
     writer.in_progress();
-    let Asked { queries, hits, mut generation } = match start {
+    let Asked { queries, hits, mut generation, mut chat } = match start {
         Start::Asked(asked) => *asked,
         Start::Model(model) => begin(call, model, plan).await?,
     };
     if !queries.is_empty() {
         writer.searched(&queries, hits, plan.tells_results);
     }
-    let (mut saved, mut saved_at) = (0, Instant::now());
+    for server in call.state.mcp().names() {
+        let tools: Vec<_> = plan.mcp.iter().filter(|tool| tool.server == server).collect();
+        if !tools.is_empty() {
+            writer.listed(server, &tools);
+        }
+    }
+    let mut saved = Saved { events: 0, at: Instant::now() };
+    let rounds = plan.request.max_tool_calls.map_or(MAX_ROUNDS, |most| MAX_ROUNDS.min(most as usize));
+    let mut rounds = ToolRounds::new(call.state.mcp().clone(), plan.mcp.clone(), rounds);
+    let mut usage = Usage::default();
+    loop {
+        let turn = one_answer(call, plan, &mut generation, &rounds, writer, live, &mut saved).await?;
+        add_usage(&mut usage, &turn.usage);
+        let made = turn.calls.iter().any(|call| rounds.tool(&call.name).is_some());
+        if !made {
+            return Ok((turn.ended, usage));
+        }
+        match rounds.next(&turn.calls).await {
+            Round::Results(results) => {
+                tell_results(writer, &rounds, &results);
+                chat.messages.push(ToolRounds::turn(&turn.text, &turn.calls));
+                chat.messages.extend(results.iter().map(CallResult::to_message));
+            }
+            // The client goes on from here.
+            Round::Client | Round::Exhausted => {
+                for call in &turn.calls {
+                    if let Some(tool) = rounds.tool(&call.name) {
+                        writer.called(tool, &call.arguments, Err("not made: the answer ends here"));
+                    }
+                }
+                return Ok((turn.ended, usage));
+            }
+        }
+        // What had to be called has been.
+        chat.tool_choice = if rounds.is_open() { ToolChoice::Auto } else { ToolChoice::None };
+        generation = ask_model(call, plan, None, &mut chat).await?;
+    }
+}
+
+fn tell_results(writer: &mut Writer, rounds: &ToolRounds, results: &[CallResult]) {
+    for made in results {
+        if let Some(tool) = rounds.tool(&made.call.name) {
+            let text = made.result.text.as_str();
+            writer.called(
+                tool,
+                &made.call.arguments,
+                if made.result.is_error { Err(text) } else { Ok(text) },
+            );
+        }
+    }
+}
+
+/// How far the events of a response in the background are stored.
+struct Saved {
+    events: usize,
+    at: Instant,
+}
+
+/// One answer of the model.
+struct Turn {
+    text: String,
+    calls: Vec<ToolCall>,
+    ended: Ended,
+    usage: Usage,
+}
+
+/// Tells one answer of the model, but for calls that are made here.
+async fn one_answer(
+    call: &Call,
+    plan: &Plan,
+    generation: &mut Generation,
+    rounds: &ToolRounds,
+    writer: &mut Writer,
+    live: &Live,
+    saved: &mut Saved,
+) -> ApiResult<Turn> {
     let tells_logprobs = plan.options.logprobs.is_some();
-    let mut end = (Ended::Cancelled, Usage::default());
+    let mut turn =
+        Turn { text: String::new(), calls: Vec::new(), ended: Ended::Cancelled, usage: Usage::default() };
+    let mut is_ours = false;
     while let Some(event) = generation.next().await? {
         match event {
             Event::Text { text, tokens, .. } => {
                 let tokens =
                     if tells_logprobs { logprobs(&generation.model.tokenizer, &tokens) } else { Vec::new() };
+                turn.text.push_str(&text);
                 writer.text(&text, tokens);
             }
-            Event::CallBegin { id, name, .. } => writer.call(&id, &name),
-            Event::CallArguments { arguments, .. } => writer.arguments(&arguments),
-            Event::Finished { ended, usage, .. } => end = (ended, usage),
+            Event::CallBegin { id, name, .. } => {
+                is_ours = rounds.tool(&name).is_some();
+                if !is_ours {
+                    writer.call(&id, &name);
+                }
+                turn.calls.push(ToolCall { id, name, arguments: String::new() });
+            }
+            Event::CallArguments { arguments, .. } => {
+                if !is_ours {
+                    writer.arguments(&arguments);
+                }
+                if let Some(last) = turn.calls.last_mut() {
+                    last.arguments.push_str(&arguments);
+                }
+            }
+            Event::Finished { ended, usage, .. } => (turn.ended, turn.usage) = (ended, usage),
             Event::Prompt(_) => {}
         }
-        if plan.background && saved_at.elapsed() > SAVE_EVERY {
-            let (id, events) = (plan.id.clone(), numbered(live, saved));
-            saved += events.len();
-            saved_at = Instant::now();
+        if plan.background && saved.at.elapsed() > SAVE_EVERY {
+            let (id, events) = (plan.id.clone(), numbered(live, saved.events));
+            saved.events += events.len();
+            saved.at = Instant::now();
             ask(&call.state, move |store| store.responses().add_events(&id, &events)).await?;
         }
     }
-    Ok(end)
+    Ok(turn)
 }
 
 /// The events from number `from` on, with their numbers.

@@ -5,6 +5,7 @@ use super::body;
 use super::live::Live;
 use super::search::results;
 use crate::ids;
+use crate::mcp::OfferedTool;
 use crate::resources::citations::citations;
 use alti_engine::serving::Usage;
 use alti_store::Hit;
@@ -124,6 +125,51 @@ impl Writer {
         self.hits = hits;
     }
 
+    /// What an MCP server offers.
+    pub(super) fn listed(&mut self, server: &str, tools: &[&OfferedTool]) {
+        let id = ids::new("mcpl_");
+        let described = tools.iter().map(|tool| {
+            json!({"name": tool.tool, "description": tool.description, "input_schema": tool.parameters,
+                "annotations": null})
+        });
+        let described: Value = described.collect();
+        let item = |tools: Value| json!({"id": id, "type": "mcp_list_tools", "server_label": server, "tools": tools, "error": null});
+        self.add_item(item(json!([])));
+        let place = json!({ "output_index": self.index(), "item_id": id });
+        for step in ["in_progress", "completed"] {
+            self.tell(&format!("response.mcp_list_tools.{step}"), place.clone());
+        }
+        self.end_item(item(described));
+    }
+
+    /// A call to an MCP server was made, or could not be.
+    pub(super) fn called(&mut self, tool: &OfferedTool, arguments: &str, outcome: Result<&str, &str>) {
+        self.close("completed");
+        let id = ids::new("mcp_");
+        let item = |status: &str, arguments: &str| {
+            json!({"id": id, "type": "mcp_call", "status": status, "approval_request_id": null,
+                "server_label": tool.server, "name": tool.tool, "arguments": arguments,
+                "output": outcome.ok().filter(|_| status != "in_progress"),
+                "error": outcome.err().filter(|_| status != "in_progress")})
+        };
+        self.add_item(item("in_progress", ""));
+        let index = self.index();
+        let status = if outcome.is_ok() { "completed" } else { "failed" };
+        for (step, name) in [
+            ("mcp_call.in_progress", None),
+            ("mcp_call_arguments.delta", Some("delta")),
+            ("mcp_call_arguments.done", Some("arguments")),
+            (if outcome.is_ok() { "mcp_call.completed" } else { "mcp_call.failed" }, None),
+        ] {
+            let mut fields = json!({ "output_index": index, "item_id": id });
+            if let Some(name) = name {
+                fields[name] = json!(arguments);
+            }
+            self.tell(&format!("response.{step}"), fields);
+        }
+        self.end_item(item(status, arguments));
+    }
+
     /// Text follows.
     pub(super) fn text(&mut self, delta: &str, logprobs: Vec<Value>) {
         if !matches!(self.open, Some(Open::Message { .. })) {
@@ -233,8 +279,7 @@ impl Writer {
     /// when it is stored.
     pub(super) fn end(&mut self, status: &str, reason: Option<&str>, usage: Option<&Usage>) -> Value {
         let whole = status == "completed";
-        if whole && self.open.is_none() && self.output().iter().all(|item| item["type"] == "file_search_call")
-        {
+        if whole && self.open.is_none() && self.output().last().is_none_or(|item| !is_said(item)) {
             self.open_message();
         }
         self.close(if whole { "completed" } else { "incomplete" });
@@ -271,6 +316,11 @@ impl Writer {
         self.live.tell(event);
         self.live.finish();
     }
+}
+
+/// Whether an item is the model's answer, not what was done for it.
+fn is_said(item: &Value) -> bool {
+    !matches!(item["type"].as_str(), Some("file_search_call" | "mcp_call" | "mcp_list_tools"))
 }
 
 /// A message of the assistant's.

@@ -1,0 +1,108 @@
+//! Responses whose calls to MCP servers are made here: the model is told what came of them and goes on.
+
+use crate::{Fixture, scripted::Scripted};
+use alti_server::ServerSettings;
+use alti_server::mcp::McpServerSettings;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn fixture() -> Fixture {
+    let tiny = McpServerSettings {
+        name: "tiny".into(),
+        command: Some("sh".into()),
+        args: vec![concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/server.sh").into()],
+        env: [("GREETING".to_owned(), "hi".to_owned())].into(),
+        ..McpServerSettings::default()
+    };
+    let settings = ServerSettings { mcp_servers: vec![tiny], ..ServerSettings::default() };
+    settings.check().expect("settings that make sense");
+    Fixture::with_settings(Arc::new(Scripted), tempfile::tempdir().expect("a folder"), None, settings)
+}
+
+fn tools() -> Value {
+    json!([{ "type": "mcp", "server_label": "tiny", "require_approval": "never", "allowed_tools": ["greet", "fail"] }])
+}
+
+fn call(name: &str) -> String {
+    format!("say <tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"who\": \"Ada\"}}}}</tool_call>")
+}
+
+fn of_kind<'a>(response: &'a Value, kind: &str) -> Vec<&'a Value> {
+    response["output"].as_array().expect("output").iter().filter(|item| item["type"] == kind).collect()
+}
+
+#[tokio::test]
+async fn a_call_is_made_and_the_model_goes_on() {
+    let fixture = fixture();
+    let request = json!({ "input": call("greet"), "tools": tools(), "max_output_tokens": 500 });
+    let response = fixture.post("/v1/responses", request).await;
+    assert_eq!(response["status"], "completed", "{response}");
+    let listed = of_kind(&response, "mcp_list_tools");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["tools"][0]["name"], "greet");
+    let calls = of_kind(&response, "mcp_call");
+    assert!((1..=8).contains(&calls.len()), "{response}");
+    for made in &calls {
+        assert_eq!(made["output"], "hello, Ada (hi)");
+        assert_eq!((&made["error"], &made["status"]), (&Value::Null, &json!("completed")));
+        assert_eq!((&made["server_label"], &made["name"]), (&json!("tiny"), &json!("greet")));
+        assert_eq!(
+            serde_json::from_str::<Value>(made["arguments"].as_str().unwrap()).unwrap(),
+            json!({"who": "Ada"})
+        );
+    }
+    assert!(of_kind(&response, "function_call").is_empty());
+    assert_eq!(response["output"].as_array().unwrap().last().unwrap()["type"], "message");
+    // The next response knows what was called.
+    let next = json!({ "input": "say next", "previous_response_id": response["id"] });
+    let next = fixture.post("/v1/responses", next).await;
+    assert!(next["usage"]["input_tokens"].as_u64() > Some("hello, Ada (hi)".len() as u64));
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told_to_the_model() {
+    let request =
+        json!({ "input": call("fail"), "tools": tools(), "max_output_tokens": 500, "max_tool_calls": 1 });
+    let response = fixture().post("/v1/responses", request).await;
+    let calls = of_kind(&response, "mcp_call");
+    assert_eq!(calls.len(), 1, "{response}");
+    assert_eq!((&calls[0]["error"], &calls[0]["status"]), (&json!("no luck"), &json!("failed")));
+    assert_eq!(response["status"], "completed");
+}
+
+#[tokio::test]
+async fn calls_are_told_as_the_api_tells_them() {
+    let request = json!({ "input": call("greet"), "tools": tools(), "max_output_tokens": 500, "max_tool_calls": 1, "stream": true });
+    let events = fixture().events("POST", "/v1/responses", request).await;
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+    let at = kinds.iter().position(|kind| *kind == "response.mcp_call.in_progress").expect("a call");
+    assert_eq!(
+        kinds[at - 1..at + 5],
+        [
+            "response.output_item.added",
+            "response.mcp_call.in_progress",
+            "response.mcp_call_arguments.delta",
+            "response.mcp_call_arguments.done",
+            "response.mcp_call.completed",
+            "response.output_item.done"
+        ]
+    );
+    assert!(kinds.contains(&"response.mcp_list_tools.completed"));
+    assert_eq!(kinds.last(), Some(&"response.completed"));
+    let numbers: Vec<u64> = events.iter().filter_map(|event| event["sequence_number"].as_u64()).collect();
+    assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn servers_that_are_not_set_up_and_approvals_are_refused() {
+    let fixture = fixture();
+    for tool in [
+        json!({ "type": "mcp", "server_label": "other", "require_approval": "never" }),
+        json!({ "type": "mcp", "server_label": "tiny" }),
+        json!({ "type": "mcp", "server_label": "tiny", "require_approval": "never", "server_url": "http://127.0.0.1:9/" }),
+    ] {
+        let request = json!({ "input": "say x", "tools": [tool] });
+        let (status, answer) = fixture.call("POST", "/v1/responses", request).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("tools")), "{answer}");
+    }
+}
