@@ -34,12 +34,13 @@ const fn ik(flags: &'static str) -> Setting {
     Setting { peer: &IK_LLAMA_CPP, flags }
 }
 
-/// Every setting that is tried. All have one slot for each client, continuous batching and flash attention; one cache
-/// for all slots or one for each, guesses from the text so far (which `alti` makes by default), the size of a step, and
-/// repacking of the weights differ.
+/// Every setting that is tried. All have one slot for each client, continuous batching and flash attention. What differs:
+/// one cache for all slots or one for each, whether prompts are kept beside the slots, guesses from the text so far (which
+/// `alti` makes by default), the size of a step, and repacking of the weights.
 pub const SETTINGS: &[Setting] = &[
     llama("-fa on"),
     llama("-fa on --kv-unified"),
+    llama("-fa on --cache-ram 0"),
     llama("-fa on --spec-type ngram-simple"),
     ik("-fa on"),
     ik("-fa on -rtr"),
