@@ -30,8 +30,9 @@ use clap::Subcommand;
   alti plan fit --model SmolLM2-135M
   alti plan check
 
-Prices, failure rates, traffic and the network are in a TOML file for --settings; `alti plan settings`
-prints one with every default. Accelerators and models of your own go into --hardware and --models.")]
+Prices, failure rates, traffic and the network are in a TOML file for --settings; `alti plan
+settings` prints one with every default. Accelerators and models of your own go into --hardware
+and --models.")]
 pub struct PlanCommand {
     #[command(subcommand)]
     question: Question,
