@@ -266,7 +266,7 @@ fn keyless(settings: &ServerSettings, parts: &Parts) -> ApiResult<()> {
     if let Some(origin) = parts.headers.get(ORIGIN) {
         let origin = origin.to_str().unwrap_or_default();
         let name = origin.split_once("://").map_or("", |(_, host)| host_name(host));
-        if !is_local_name(name, settings) && !origin_allowed(settings, origin) {
+        if !is_local_page(name) && !origin_allowed(settings, origin) {
             let message = "web pages of other origins may not use this server without a key: set allowed_origins to \
                            allow one";
             return Err(ApiError::new(ErrorKind::Permission, message));
@@ -286,6 +286,13 @@ fn host_name(host: &str) -> &str {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     }
+}
+
+/// Whether a page of this host is of this machine: another machine's address is a host, too.
+fn is_local_page(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let address = name.parse::<IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn is_local_name(name: &str, settings: &ServerSettings) -> bool {

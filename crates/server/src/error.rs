@@ -221,6 +221,9 @@ impl From<EngineError> for ApiError {
             EngineError::Backend(_) | EngineError::LogitCount { .. } | EngineError::BadLogit { .. } => {
                 Self::internal(error)
             }
+            EngineError::Ended { .. } | EngineError::Stopped { .. } => {
+                Self::new(ErrorKind::Unavailable, error.to_string()).retry_after(5)
+            }
             EngineError::InvalidSetting { name, .. } => Self::field(*name, error.to_string()),
             _ => Self::invalid(error.to_string()),
         }

@@ -1,14 +1,13 @@
 //! Money as whole numbers, so that a sum is exactly the sum of its parts.
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
 /// An amount of the owner's currency in billionths. (A millionth would be too coarse: one token at 0.10 a million costs a
 /// tenth of it.) The largest amount is about 9.2 billion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Money {
     /// Billionths of the currency.
     pub nanos: i64,
@@ -80,6 +79,13 @@ impl fmt::Display for Money {
         // Never fewer than two places, as money is written.
         let places = part.trim_end_matches('0').len().max(2);
         write!(formatter, "{sign}{whole}.{}", &part[..places])
+    }
+}
+
+/// As it is shown: a number would not keep all places in every language that reads JSON.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -15,6 +15,7 @@ use alti_models::{Llama, memory};
 use alti_server::models::{Cancel, Inference};
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
 use alti_text::{ChatTemplate, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,7 @@ fn load_error(name: &str, error: &anyhow::Error) -> LoadError {
         Some(
             HubError::BadSpec { .. } | HubError::AmbiguousName { .. } | HubError::LicenseNotAccepted { .. },
         ) => LoadError::Refused(crate::exit::message_of(error)),
+        _ if error.is::<crate::exit::Exit>() => LoadError::Refused(crate::exit::message_of(error)),
         _ => LoadError::Failed(crate::exit::message_of(error)),
     }
 }
@@ -58,7 +60,10 @@ fn facts(manifest: &Manifest) -> ModelFacts {
     };
     ModelFacts {
         name: manifest.name.clone(),
-        digest: entry.map_or_else(|| manifest.revision.clone(), |file| file.sha256.as_str().to_owned()),
+        digest: match entry {
+            Some(file) => file.sha256.as_str().to_owned(),
+            None => digest(&format!("{:?}", manifest.files)),
+        },
         size: manifest.size(),
         memory_bytes: manifest.size(),
         created: created.max(0) as u64,
@@ -74,16 +79,46 @@ fn facts(manifest: &Manifest) -> ModelFacts {
 
 /// What can be said of a file that is not in the store.
 fn facts_of_file(name: &str, path: &Path) -> ModelFacts {
-    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let files = files_of(path);
+    let size = files.iter().map(|file| file.size).sum();
     let is_folder = path.is_dir();
     ModelFacts {
         name: name.to_owned(),
+        digest: digest(&format!("{files:?}")),
         size,
         memory_bytes: size,
         owner: "local".to_owned(),
         format: if is_folder { "safetensors" } else { "gguf" }.to_owned(),
         ..ModelFacts::default()
     }
+}
+
+/// A file of a model that is not in the store. Its last change tells it from another in its place, without reading it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ModelFile {
+    path: PathBuf,
+    size: u64,
+    changed: std::time::SystemTime,
+}
+
+/// The files of a model that is not in the store, by name.
+fn files_of(path: &Path) -> Vec<ModelFile> {
+    let paths = match std::fs::read_dir(path) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(_) => vec![path.to_owned()],
+    };
+    let file = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+        Some(ModelFile { size: metadata.len(), changed: metadata.modified().ok()?, path })
+    };
+    let mut files: Vec<ModelFile> = paths.into_iter().filter_map(file).collect();
+    files.sort();
+    files
+}
+
+/// sha256, in hexadecimal digits.
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Loader {
@@ -180,10 +215,7 @@ impl Loader {
 
 /// The file that keeps a model's prefixes, and what names the model in it.
 fn kept_prefixes(folder: &Path, facts: &ModelFacts) -> (PathBuf, String) {
-    let identity =
-        if facts.digest.is_empty() { format!("{} {}", facts.name, facts.size) } else { facts.digest.clone() };
-    let name: String = identity.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    (folder.join(format!("{name}.prefixes")), identity)
+    (folder.join(format!("{}.prefixes", facts.digest)), facts.digest.clone())
 }
 
 impl ModelLoader for Loader {
@@ -218,7 +250,15 @@ impl ModelLoader for Loader {
         let listening = AtomicBool::new(false);
         let told = Told { tell: Mutex::new(progress), cancel: &listening, file: Mutex::default() };
         let pull = || {
-            let request = PullRequest::new(ModelSpec::parse(name)?);
+            // Ollama's clients write the Hub's address in front.
+            let plain = name.strip_prefix("hf.co/").or_else(|| name.strip_prefix("huggingface.co/"));
+            let spec = plain
+                .map_or_else(|| ModelSpec::parse(name), |plain| ModelSpec::parse(&format!("hf:{plain}")))?;
+            if matches!(spec, ModelSpec::Local { .. }) {
+                let refused = "a request can fetch no file of this machine: `alti pull` can";
+                return Err(crate::exit::Exit::new(crate::exit::Failure::Usage, refused).into());
+            }
+            let request = PullRequest::new(spec);
             let store = pulling::store(&self.environment)?;
             let settings = pulling::settings(&self.environment);
             store.pull(&request, &settings, Observer::new(&told, &listening))?;
@@ -291,6 +331,10 @@ impl Inference for Served {
 
     fn status(&self) -> Status {
         self.engine.status()
+    }
+
+    fn is_running(&self) -> bool {
+        self.engine.is_running()
     }
 
     fn context(&self) -> usize {

@@ -91,6 +91,14 @@ impl EngineOptions {
             ("max_waiting", self.max_waiting),
             ("threads", self.threads.unwrap_or(1)),
         ];
+        if self.max_running > self.step_tokens {
+            let message = format!(
+                "engine.max_running is {}: it must be at most engine.step_tokens ({}), or some answers would get no \
+                 token in a step",
+                self.max_running, self.step_tokens
+            );
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => {
                 Err(Exit::new(Failure::Usage, format!("engine.{name} is 0: it must be at least 1")).into())

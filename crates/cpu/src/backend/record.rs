@@ -403,8 +403,7 @@ impl Backend for Cpu {
     }
 
     fn for_each(&mut self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), BackendError> {
-        if count == 1 {
-            task(0);
+        if count == 0 {
             return Ok(());
         }
         let next = AtomicUsize::new(0);

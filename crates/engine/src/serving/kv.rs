@@ -48,12 +48,22 @@ impl<B: Backend> KvMemory<B> {
         self.pages.take()
     }
 
-    /// Lets a sequence use what the prefix tree holds of its next tokens. The last token is always computed: what is
-    /// asked of it is not in the cache.
+    /// Lets a sequence use what the prefix tree holds of its next tokens: whole pages shared, the beginning of one copied.
     pub(super) fn adopt(&mut self, backend: &mut B, sequence: &mut Sequence) {
+        let Some((page, tokens)) = self.adopt_pages(sequence) else { return };
+        let before = sequence.computed;
+        self.copy_beginning(backend, sequence, page, tokens);
+        if sequence.generated() == 0 {
+            sequence.usage.cached_tokens += sequence.computed - before;
+        }
+    }
+
+    /// The same with whole pages alone; returns a page that begins with the next tokens, and how many of them. The last
+    /// token is always computed: what is asked of it is not in the cache.
+    pub(super) fn adopt_pages(&mut self, sequence: &mut Sequence) -> Option<(u32, usize)> {
         let job = &sequence.request.job;
         if !self.shares || !job.cache_prompt || matches!(sequence.task, Task::Embed(..)) {
-            return;
+            return None;
         }
         let (mut node, mut full) = match sequence.place {
             Some(place) => place,
@@ -61,10 +71,10 @@ impl<B: Backend> KvMemory<B> {
         };
         sequence.place = Some((node, full));
         if sequence.wants_prompt() {
-            return;
+            return None;
         }
-        let before = sequence.computed;
-        let last = sequence.tokens.len() - 1;
+        let (before, last) = (sequence.computed, sequence.tokens.len() - 1);
+        let mut beginning = None;
         while sequence.computed == full * PAGE_TOKENS && sequence.computed < last {
             match self.tree.find(node, &sequence.tokens[sequence.computed..]) {
                 Found::Page { node: next, page } if sequence.computed + PAGE_TOKENS <= last => {
@@ -76,38 +86,28 @@ impl<B: Backend> KvMemory<B> {
                     }
                     (node, full) = (next, full + 1);
                     sequence.computed += PAGE_TOKENS;
+                    continue;
                 }
-                Found::Page { page, .. } => {
-                    self.copy_beginning(backend, sequence, full, page, PAGE_TOKENS);
-                    break;
-                }
-                Found::Beginning { page, tokens } => {
-                    self.copy_beginning(backend, sequence, full, page, tokens);
-                    break;
-                }
-                Found::Nothing => break,
+                Found::Page { page, .. } => beginning = Some((page, PAGE_TOKENS)),
+                Found::Beginning { page, tokens } => beginning = Some((page, tokens)),
+                Found::Nothing => (),
             }
+            break;
         }
         sequence.place = Some((node, full));
-        let adopted = sequence.computed - before;
         if sequence.generated() == 0 {
-            sequence.usage.cached_tokens += adopted;
+            sequence.usage.cached_tokens += sequence.computed - before;
         }
+        beginning
     }
 
     /// Copies a page of which the first `tokens` tokens are the sequence's next, for it to write on.
-    fn copy_beginning(
-        &mut self,
-        backend: &mut B,
-        sequence: &mut Sequence,
-        full: usize,
-        page: u32,
-        tokens: usize,
-    ) {
+    fn copy_beginning(&mut self, backend: &mut B, sequence: &mut Sequence, page: u32, tokens: usize) {
         let tokens = tokens.min(sequence.tokens.len() - 1 - sequence.computed);
         if tokens < LEAST_COPIED {
             return;
         }
+        let full = sequence.computed / PAGE_TOKENS;
         // Held while another is looked for, which may be by eviction.
         self.pages.hold(page);
         let own = sequence.pages.get(full).copied().or_else(|| self.free_page());

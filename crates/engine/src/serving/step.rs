@@ -13,6 +13,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+/// Rows that the draft model computes at once for an answer of which it has not seen all.
+const MOST_CAUGHT_UP: usize = 64;
+
 /// What a step computes, and which rows of it are wanted.
 #[derive(Debug, Default)]
 struct Rows {
@@ -49,11 +52,12 @@ impl Rows {
 
 impl<B: Backend<Element = f32>> Worker<B> {
     /// Computes so many rows of each of the first running sequences, and delivers what comes of it.
-    pub(super) fn step(&mut self, parts: &[usize]) {
+    pub(super) fn step(&mut self, mut parts: Vec<usize>) {
         let shared = self.shared.clone();
         let turn = shared.settings.turns.take();
         let started = Instant::now();
-        let guessed = self.guess(parts);
+        let guessed = self.guess(&mut parts);
+        let parts = &parts[..];
         let rows = self.rows_of(parts);
         if let Err(error) = guessed.and_then(|()| self.compute(&rows)).and_then(|()| self.draw(&rows)) {
             return self.fail(parts.len(), &error);
@@ -76,21 +80,31 @@ impl<B: Backend<Element = f32>> Worker<B> {
         self.running.extend(rest);
     }
 
-    /// Lets the draft model compute the prompts of the step, and guess what follows where that was left to it.
-    fn guess(&mut self, parts: &[usize]) -> Result<(), EngineError> {
+    /// Lets the draft model compute the prompts of the step, and guess what follows where that was left to it. An answer
+    /// of which it has not seen enough goes without a guess, and its part of the step is smaller.
+    fn guess(&mut self, parts: &mut [usize]) -> Result<(), EngineError> {
         let Some(draft_model) = &mut self.draft_model else { return Ok(()) };
         let (mut prompts, mut guesses) = (Vec::new(), Vec::new());
-        for (sequence, &part) in self.running.iter_mut().zip(parts) {
+        for (sequence, part) in self.running.iter_mut().zip(parts) {
             let Task::Generate(generation) = &mut sequence.task else { continue };
-            let (tokens, computed) = (&sequence.tokens, sequence.computed);
-            let pending = part - generation.draft.len();
-            let pages = &sequence.pages[..];
+            let (tokens, computed, pages) = (&sequence.tokens, sequence.computed, &sequence.pages[..]);
+            // Pages that came from others have its keys and values, too.
+            let shared = sequence.place.map_or(0, |(_, full)| full * PAGE_TOKENS);
+            generation.followed = generation.followed.max(shared).min(tokens.len() - 1);
+            let pending = *part - generation.draft.len();
+            let lag = tokens.len() - generation.followed;
             if pending > 1 {
                 prompts.push((&tokens[computed..computed + pending], computed, pages));
                 generation.followed = computed + pending;
+            } else if generation.is_guess && lag > MOST_CAUGHT_UP {
+                let from = generation.followed;
+                prompts.push((&tokens[from..from + MOST_CAUGHT_UP], from, pages));
+                generation.followed = from + MOST_CAUGHT_UP;
+                *part = pending;
+                generation.draft.clear();
+                generation.is_guess = false;
             } else if generation.is_guess {
-                let (computed, draft) =
-                    (generation.followed.min(tokens.len() - 1), &mut generation.draft[..]);
+                let (computed, draft) = (generation.followed, &mut generation.draft[..]);
                 guesses.push(Guess { tokens, computed, pages, draft });
             }
         }
@@ -295,6 +309,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
         sibling.pages.iter().for_each(|&page| self.kv.pages.hold(page));
         sibling.computed = full * PAGE_TOKENS;
         sibling.place = first.place;
+        if let (Task::Generate(own), Task::Generate(its)) = (&mut sibling.task, &first.task) {
+            // Of the page that is copied, the draft model's part is not: it computes it again.
+            own.followed = its.followed.min(full * PAGE_TOKENS);
+        }
         if first.computed > sibling.computed
             && let Some(page) = self.kv.free_page()
         {

@@ -96,7 +96,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             self.admit();
             let parts = self.plan();
             if !parts.is_empty() {
-                self.step(&parts);
+                self.step(parts);
             }
             self.release_adapters();
             self.publish();
@@ -252,7 +252,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
             let is_room = self.running.len() < self.settings().max_running.max(1);
             let mut sequence = self.waiting.remove(0);
             if is_room {
-                self.kv.adopt(&mut self.backend, &mut sequence);
+                // Whole pages cost nothing to give back; what is copied is copied when the sequence is in the works.
+                self.kv.adopt_pages(&mut sequence);
             }
             let promised: usize = self.running.iter().map(missing_pages).sum();
             let needed = promised + missing_pages(&sequence);

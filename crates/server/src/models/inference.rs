@@ -29,6 +29,10 @@ pub trait Inference: Send + Sync + 'static {
     fn check_grammar(&self, source: &GrammarSource) -> Result<(), EngineError>;
     /// See [`Engine::status`].
     fn status(&self) -> Status;
+    /// See [`Engine::is_running`].
+    fn is_running(&self) -> bool {
+        true
+    }
     /// Tokens of the longest sequence.
     fn context(&self) -> usize;
     /// Answers in the works at once, at most.
@@ -63,6 +67,10 @@ impl Inference for Engine {
 
     fn status(&self) -> Status {
         Engine::status(self)
+    }
+
+    fn is_running(&self) -> bool {
+        Engine::is_running(self)
     }
 
     fn context(&self) -> usize {

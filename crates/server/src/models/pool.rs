@@ -74,6 +74,11 @@ impl Use {
 }
 
 impl Entry {
+    /// Whether its engine ended though nobody asked it to.
+    fn is_broken(&self) -> bool {
+        self.model().is_some_and(|model| !model.inference.is_running())
+    }
+
     fn use_of(&self) -> MutexGuard<'_, Use> {
         self.use_of.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,7 +204,7 @@ impl ModelPool {
         let entries = self.entries();
         self.inner.pinned.iter().all(|name| {
             let entry = entries.names.get(name).and_then(|name| entries.loaded.get(name));
-            entry.is_some_and(|entry| entry.model().is_some())
+            entry.is_some_and(|entry| entry.model().is_some_and(|model| model.inference.is_running()))
         })
     }
 
@@ -240,7 +245,12 @@ impl ModelPool {
         let facts = self.find(name).await?;
         let mut entries = self.entries();
         if entries.names.len() >= MOST_NAMES {
-            entries.names.clear();
+            let pinned = &self.inner.pinned;
+            entries.names.retain(|name, _| pinned.contains(name));
+        }
+        // An engine that broke is of no use to anybody: the model is loaded anew.
+        if entries.loaded.get(&facts.name).is_some_and(|entry| entry.is_broken()) {
+            entries.loaded.remove(&facts.name);
         }
         entries.names.insert(name.to_owned(), facts.name.clone());
         let entry = match entries.loaded.get(&facts.name) {
@@ -270,6 +280,9 @@ impl ModelPool {
     fn claim_known(&self, name: &str, keep_alive: Option<KeepAlive>) -> Option<Claim> {
         let entries = self.entries();
         let entry = entries.names.get(name).and_then(|name| entries.loaded.get(name))?;
+        if entry.is_broken() {
+            return None;
+        }
         // Under the lock: nobody takes the entry away in between.
         Some(claim(entry, keep_alive))
     }

@@ -4,7 +4,7 @@
 use super::responses::Live;
 use super::{ask, batches, responses, vector_stores};
 use crate::state::AppState;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,11 +23,32 @@ pub(crate) struct Work {
     pub(super) files: Notify,
     /// Responses that are being written, by id.
     responses: Mutex<HashMap<String, Arc<Live>>>,
+    /// Keys that a batch runs for.
+    batch_keys: Arc<Mutex<HashSet<String>>>,
+}
+
+/// A batch of a key runs; it is over when this is dropped.
+pub(super) struct RunningBatch {
+    keys: Arc<Mutex<HashSet<String>>>,
+    key: String,
+}
+
+impl Drop for RunningBatch {
+    fn drop(&mut self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
 }
 
 impl Work {
     fn responses(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
         self.responses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note that a batch of this key runs; nothing if one does already.
+    pub(super) fn run_batch_of(&self, key: &str) -> Option<RunningBatch> {
+        let mut keys = self.batch_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(key.to_owned())
+            .then(|| RunningBatch { keys: self.batch_keys.clone(), key: key.to_owned() })
     }
 
     pub(super) fn live(&self, id: &str) -> Option<Arc<Live>> {

@@ -114,7 +114,6 @@ fn tiny_engine() -> Arc<dyn Inference> {
         prefix_cache: true,
         draft_tokens: 0,
         ..EngineSettings::default()
-        ..EngineSettings::default()
     };
     let engine = Engine::start(settings, tokenizer(), || {
         let backend = Reference::<f32>::new();

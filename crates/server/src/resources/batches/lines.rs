@@ -1,6 +1,6 @@
 //! Answers one line of a batch: by the handler of its route, as if it had come over HTTP.
 
-use crate::auth::{Accounts, Principal};
+use crate::auth::{Accounts, Key, Principal};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::resources::ask;
 use crate::route::{Call, Errand, Receipts, Route};
@@ -38,14 +38,7 @@ impl Lines {
         let table = crate::routes::table();
         let route = table.iter().copied().find(|route| route.path == batch.endpoint);
         let route = route.ok_or_else(|| ApiError::internal("the route of a batch is gone"))?;
-        let key = match batch.key.clone() {
-            id if id.is_empty() => None,
-            id => {
-                let key = ask(state, move |store| store.keys().get(&id)).await?;
-                let message = "the key that made this batch was revoked or has expired";
-                Some(accounts::usable(key).ok_or_else(|| ApiError::new(ErrorKind::Permission, message))?)
-            }
-        };
+        let key = key_of(state, &batch.key, route).await?;
         Ok(Lines { state: state.clone(), route, principal: Principal::acting_for(key) })
     }
 
@@ -54,6 +47,18 @@ impl Lines {
     /// # Errors
     /// When it has to be tried again later.
     pub(super) async fn answer(&self, line: &PendingLine) -> Result<BatchResult, Later> {
+        // A key may have been revoked since the last line.
+        if let Some(key) = &self.principal.key
+            && let Err(error) = key_of(&self.state, &key.id, self.route).await
+        {
+            return match error.kind {
+                ErrorKind::Permission => {
+                    let refusal = error.response(self.route.family);
+                    Ok(outcome(line, &ids::new("req_"), refusal, &Receipts::default()).await)
+                }
+                _ => Err(Later::Busy(error)),
+            };
+        }
         if let (Some(accounts), Some(key)) = (self.state.accounts().cloned(), self.principal.key.clone()) {
             let accounts: Arc<dyn Accounts> = accounts;
             let admitted = crate::auth::off_the_runtime(move || accounts.admit(&key)).await;
@@ -75,15 +80,41 @@ impl Lines {
             Err(error) => error.response(self.route.family),
             Ok(response) => response,
         };
-        let (status, body) = read(response).await;
-        let outcome = json!({ "status_code": status, "request_id": id, "body": body });
-        Ok(BatchResult {
-            line: line.line,
-            failed: status >= 400,
-            output: output(&line.custom_id, outcome, Value::Null),
-            usage: sum(&receipts),
-        })
+        let result = outcome(line, &id, response, &receipts).await;
+        if self.state.is_draining() {
+            // It may have been cut off: it is answered again after the restart.
+            return Err(Later::Busy(ApiError::new(ErrorKind::Unavailable, "the server is going down")));
+        }
+        Ok(result)
     }
+}
+
+/// What a batch keeps of a line's answer.
+async fn outcome(line: &PendingLine, id: &str, response: Response<Body>, receipts: &Receipts) -> BatchResult {
+    let (status, body) = read(response).await;
+    let outcome = json!({ "status_code": status, "request_id": id, "body": body });
+    BatchResult {
+        line: line.line,
+        failed: status >= 400,
+        output: output(&line.custom_id, outcome, Value::Null),
+        usage: sum(receipts),
+    }
+}
+
+/// The key that a batch was made with, if it may still do what the batch asks; none where none was needed.
+async fn key_of(state: &AppState, id: &str, route: &'static Route) -> ApiResult<Option<Key>> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    let owned = id.to_owned();
+    let key = ask(state, move |store| store.keys().get(&owned)).await?;
+    let message = "the key that made this batch was revoked or has expired";
+    let key = accounts::usable(key).ok_or_else(|| ApiError::new(ErrorKind::Permission, message))?;
+    if !key.scopes.iter().any(|scope| scope == route.scope.name()) {
+        let message = format!("the key that made this batch lacks the scope `{}`", route.scope.name());
+        return Err(ApiError::new(ErrorKind::Permission, message));
+    }
+    Ok(Some(key))
 }
 
 /// A line of an output or error file.

@@ -1,4 +1,4 @@
-//! Runs batches, one after the other, several lines at once. All that is known of a batch is in the store: whoever runs it
+//! Runs batches, those of a key one after the other, several lines at once. All that is known of a batch is in the store: whoever runs it
 //! after a kill goes on with the lines that still wait.
 
 use super::input;
@@ -22,7 +22,8 @@ const MOST_BYTES: u64 = 200 << 20;
 /// How long a batch rests when others need everything.
 const REST: Duration = Duration::from_secs(1);
 
-/// Runs all batches that are not at their end.
+/// Starts all batches that are not at their end and not running: one of each key, beside those of others, so that who
+/// waits (for quota, for a model that does not load) makes nobody else wait.
 pub(in crate::resources) async fn run_all(state: AppState) {
     let unfinished = match ask(&state, |store| store.batches().unfinished()).await {
         Ok(unfinished) => unfinished,
@@ -32,10 +33,17 @@ pub(in crate::resources) async fn run_all(state: AppState) {
         if state.is_draining() {
             return;
         }
-        let id = batch.id.clone();
-        if let Err(error) = run(&state, batch).await {
-            tracing::error!(batch = id, %error, "a batch is gone on with later");
-        }
+        let Some(running) = state.work().run_batch_of(&batch.key) else { continue };
+        let state = state.clone();
+        tokio::spawn(async move {
+            let id = batch.id.clone();
+            if let Err(error) = run(&state, batch).await {
+                tracing::error!(batch = id, %error, "a batch is gone on with later");
+            }
+            drop(running);
+            // The same key's next batch may be waiting.
+            state.work().batches.notify_one();
+        });
     }
 }
 

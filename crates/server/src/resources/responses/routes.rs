@@ -71,7 +71,7 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let plan = plan(&call, &model, request, others).await?;
     let start = match plan.background {
-        true => Start::Model(model),
+        true => Start::Model(Box::new(model)),
         false => Start::Asked(Box::new(begin(&call, model, &plan).await?)),
     };
     let live = Arc::new(Live::new(tenant(&call), plan.background, body(&plan)));

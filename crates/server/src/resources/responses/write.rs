@@ -34,7 +34,7 @@ pub(super) struct Asked {
 /// Where the writing of a response begins.
 pub(super) enum Start {
     /// Everything still has to be done.
-    Model(Lease),
+    Model(Box<Lease>),
     /// The answer has been asked for: what could be wrong with the request has been told.
     Asked(Box<Asked>),
 }
@@ -152,7 +152,7 @@ async fn answer(
     writer.in_progress();
     let Asked { queries, hits, mut generation, mut chat } = match start {
         Start::Asked(asked) => *asked,
-        Start::Model(model) => begin(call, model, plan).await?,
+        Start::Model(model) => begin(call, *model, plan).await?,
     };
     if !queries.is_empty() {
         writer.searched(&queries, hits, plan.tells_results);
@@ -174,7 +174,12 @@ async fn answer(
         if !made {
             return Ok((turn.ended, usage));
         }
-        match rounds.next(&turn.calls).await {
+        // An answer that was cut may have been cut in the middle of a call.
+        let next = match turn.ended {
+            Ended::ToolCalls => rounds.next(&turn.calls).await,
+            _ => Round::Exhausted,
+        };
+        match next {
             Round::Results(results) => {
                 tell_results(writer, &rounds, &results);
                 chat.messages.push(ToolRounds::turn(&turn.text, &turn.calls));

@@ -29,6 +29,7 @@ pub(in crate::resources) async fn ingest_all(state: AppState) {
             Ok(waiting) => waiting,
             Err(error) => return tracing::error!(%error, "files to be made searchable cannot be listed"),
         };
+        let mut is_later = false;
         for file in waiting {
             if state.is_draining() {
                 return;
@@ -39,7 +40,7 @@ pub(in crate::resources) async fn ingest_all(state: AppState) {
                 // Others need the model now, or the disk is full: the file waits for the next round.
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(file = name, %error, "a file is made searchable later");
-                    return;
+                    is_later = true;
                 }
                 Err(error) => {
                     let code = error.code.filter(|code| CODES.contains(code)).unwrap_or("server_error");
@@ -50,6 +51,9 @@ pub(in crate::resources) async fn ingest_all(state: AppState) {
                     }
                 }
             }
+        }
+        if is_later {
+            return;
         }
     }
 }
