@@ -1,6 +1,6 @@
 //! Filling in the middle of a text, for models that were trained with tokens for it.
 
-use super::run::encode_text;
+use super::run::{encode_plain, encode_text};
 use crate::error::{ApiError, ApiResult};
 use alti_text::{Specials, Tokenizer};
 
@@ -31,9 +31,9 @@ pub fn fill_in_prompt(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> ApiR
     };
     let mut tokens = encode_text(tokenizer, "", Specials::AsText);
     tokens.push(before_prefix);
-    tokens.extend(tokenizer.encode(prefix, Specials::AsText));
+    tokens.extend(encode_plain(tokenizer, prefix, Specials::AsText));
     tokens.push(before_suffix);
-    tokens.extend(tokenizer.encode(suffix, Specials::AsText));
+    tokens.extend(encode_plain(tokenizer, suffix, Specials::AsText));
     tokens.push(before_middle);
     Ok(tokens)
 }

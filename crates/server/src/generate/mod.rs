@@ -20,6 +20,7 @@ pub use grammar::{Format, response_format};
 pub use meter::Meter;
 pub use options::{Options, is_setting, sampling};
 pub use prompt::{ChatRequest, check_messages};
+pub(crate) use run::encode_plain;
 pub use run::{Ended, Event, Generation, encode_text, render_chat, start, start_chat};
 pub use stream::{Renderer, stream};
 pub(crate) use tools::arguments_object;

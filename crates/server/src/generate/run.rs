@@ -134,9 +134,21 @@ impl std::fmt::Debug for Generation {
     }
 }
 
+/// The tokens of a text, and nothing in front. A long text does not keep the thread from others' requests.
+pub(crate) fn encode_plain(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec<u32> {
+    let is_shared = || {
+        tokio::runtime::Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread)
+    };
+    match text.len() > LONG_TEXT_BYTES && is_shared() {
+        true => tokio::task::block_in_place(|| tokenizer.encode(text, specials)),
+        false => tokenizer.encode(text, specials),
+    }
+}
+
 /// The tokens of a text that is not a chat: with the token in front that the model wants there.
 pub fn encode_text(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec<u32> {
-    let mut tokens = tokenizer.encode(text, specials);
+    let mut tokens = encode_plain(tokenizer, text, specials);
     if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.adds_bos() && tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }

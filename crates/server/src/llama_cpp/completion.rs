@@ -2,8 +2,8 @@
 
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Ended, Event, Generation, Meter, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting,
-    sampling, start, stream,
+    Ended, Event, Generation, Meter, Options, Renderer, collect, encode_plain, encode_text, fill_in_prompt,
+    is_setting, sampling, start, stream,
 };
 use crate::models::Lease;
 use crate::openai::shared::finite;
@@ -148,7 +148,7 @@ fn one_prompt(tokenizer: &Tokenizer, prompt: &Value) -> ApiResult<Vec<u32>> {
                     Value::String(text) if tokens.is_empty() => {
                         tokens.extend(encode_text(tokenizer, text, Specials::Parse));
                     }
-                    Value::String(text) => tokens.extend(tokenizer.encode(text, Specials::Parse)),
+                    Value::String(text) => tokens.extend(encode_plain(tokenizer, text, Specials::Parse)),
                     item => {
                         let token = item.as_u64().and_then(|token| u32::try_from(token).ok());
                         tokens.push(token.ok_or_else(|| wrong(item))?);
@@ -190,7 +190,8 @@ pub(super) async fn infill(mut call: Call) -> ApiResult<Response<Body>> {
     let extra = request.input_extra.iter().flatten().filter_map(|file| file["text"].as_str());
     let prefix: String = extra.chain([request.input_prefix.as_str()]).collect::<Vec<_>>().join("\n");
     let mut prompt = fill_in_prompt(&model.tokenizer, &prefix, &request.input_suffix)?;
-    prompt.extend(model.tokenizer.encode(request.prompt.as_deref().unwrap_or_default(), Specials::AsText));
+    let text = request.prompt.as_deref().unwrap_or_default();
+    prompt.extend(encode_plain(&model.tokenizer, text, Specials::AsText));
     answer(&call, model, vec![prompt], options, false, request.stream == Some(true)).await
 }
 

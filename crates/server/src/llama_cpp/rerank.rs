@@ -5,7 +5,7 @@
 //! 2022). It needs no model that was trained for ranking. Scores are negative; nearer to 0 is better.
 
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{encode_text, likelihoods};
+use crate::generate::{encode_plain, encode_text, likelihoods};
 use crate::respond;
 use crate::route::Call;
 use alti_text::{Specials, Tokenizer};
@@ -74,7 +74,7 @@ fn prompt(tokenizer: &Tokenizer, document: &str, query: &str) -> (Vec<u32>, usiz
     // The paper's words.
     let before = format!("Passage: {document}\nPlease write a question based on this passage.\nQuestion:");
     let mut tokens = encode_text(tokenizer, &before, Specials::AsText);
-    let query = tokenizer.encode(&format!(" {query}"), Specials::AsText);
+    let query = encode_plain(tokenizer, &format!(" {query}"), Specials::AsText);
     tokens.extend(&query);
     (tokens, query.len())
 }

@@ -5,6 +5,7 @@ use super::chunks::Chunking;
 use crate::accounts;
 use crate::auth::{Principal, off_the_runtime};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::generate::encode_plain;
 use crate::models::Lease;
 use crate::resources::ask;
 use crate::resources::embedding::embed;
@@ -81,7 +82,7 @@ async fn ingest(state: &AppState, file: &VectorStoreFile) -> ApiResult<()> {
     let call = errand(state, file).await?;
     let mut chunks = Vec::with_capacity(texts.len());
     for text in texts {
-        let tokens = model.tokenizer.encode(&text, Specials::AsText);
+        let tokens = encode_plain(&model.tokenizer, &text, Specials::AsText);
         let vector = embed_patiently(&call, &model, tokens).await?;
         chunks.push(NewChunk { text, vector });
     }

@@ -2,6 +2,7 @@
 
 use super::{Ranking, named};
 use crate::error::{ApiError, ApiResult};
+use crate::generate::encode_plain;
 use crate::resources::embedding::embed;
 use crate::resources::{ask, fields, tenant};
 use crate::respond;
@@ -55,7 +56,7 @@ pub(in crate::resources) async fn search(
     let vector = match &found.model {
         Some(model) if ranking.vector_weight > 0.0 => {
             let model = call.state.models().acquire(Some(model), None).await?;
-            let tokens = model.tokenizer.encode(text, Specials::AsText);
+            let tokens = encode_plain(&model.tokenizer, text, Specials::AsText);
             if tokens.is_empty() { None } else { Some(embed(call, &model, tokens).await?) }
         }
         _ => None,
