@@ -1,7 +1,7 @@
 """Runs the official clients against a server and prints which of OpenAI's paths they passed on:
 `run.py ADDRESS MODEL [PATHS]`, with ADDRESS without `/v1` and PATHS a copy of OpenAI's description (YAML) to count in.
 
-Python packages: `pip install -r requirements.txt`; npm's: `npm ci` in this folder. A path counts as covered if a script
+Python packages: `pip install -r requirements.txt`; npm's: `npm install` in this folder. A path counts as covered if a script
 here asked for it and was answered with status 200: the server's own numbers say so."""
 
 import pathlib
