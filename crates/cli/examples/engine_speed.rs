@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_waiting: 1000,
         prefix_cache: true,
         draft_tokens: 0,
+        ..EngineSettings::default()
     };
     let engine = Engine::start(settings, tokenizer, move || {
         let failed = |what: String| EngineError::Stopped { what };

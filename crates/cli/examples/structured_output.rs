@@ -77,6 +77,7 @@ fn engine(file: &str, threads: usize) -> Result<Engine, Box<dyn Error>> {
         max_waiting: 1_000_000,
         prefix_cache: true,
         draft_tokens: 4,
+        ..EngineSettings::default()
     };
     Ok(Engine::start(settings, tokenizer, move || {
         let failed = |what: String| EngineError::Stopped { what };

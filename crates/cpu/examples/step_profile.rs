@@ -94,7 +94,7 @@ fn step(
 ) -> Outcome<()> {
     let tokens: Vec<u32> =
         (0..plan.len()).map(|row| (row * 7919 % model.config.vocabulary_size) as u32).collect();
-    let step = Step { tokens: &tokens, rows: &plan, cache: Some(cache) };
+    let step = Step { tokens: &tokens, rows: &plan, cache: Some(cache), adapters: &[] };
     let logits = model.logits(backend, &step, wanted);
     let mut values = Vec::new();
     Ok(backend.fetch(&logits, &mut values)?)

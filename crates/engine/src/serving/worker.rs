@@ -248,7 +248,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
 
     /// Moves who waits into the works, as far as there is room.
     fn admit(&mut self) {
-        while self.waiting.first().is_some() {
+        while !self.waiting.is_empty() {
             let is_room = self.running.len() < self.settings().max_running.max(1);
             let mut sequence = self.waiting.remove(0);
             if is_room {

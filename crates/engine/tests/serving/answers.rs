@@ -93,7 +93,7 @@ fn a_draft_model_changes_nothing_and_saves_steps() {
     let job = Job::new(prompt(3, 40), SamplerSettings { max_tokens: 61, ..SamplerSettings::greedy() });
     let engine = engine_with_draft(MODEL, roomy()).unwrap();
     let heard = together(&engine, std::slice::from_ref(&job)).remove(0);
-    same(&[heard.clone()], &alone(&[job]));
+    same(std::slice::from_ref(&heard), &alone(&[job]));
     assert_eq!(heard.usage.accepted_tokens, heard.usage.drafted_tokens, "it guesses what it says itself");
     // The prompt's step gives one token; two, then four at a time are guessed, and one comes with each step.
     assert!(at_the_end(&engine).steps <= 2 + 61_u64.div_ceil(5) + 2);

@@ -98,6 +98,9 @@ fn random(seed: i64, tokens: i64) -> SamplerSettings {
     }
 }
 
+/// Tokens with the bits of their log-probabilities, text, and end.
+type Told<'a> = (Vec<(u32, Option<u32>)>, &'a str, &'a Option<FinishReason>);
+
 /// One choice, as heard.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Heard {
@@ -113,7 +116,7 @@ impl Heard {
     }
 
     /// What must not depend on company: tokens with the bits of their log-probabilities, text, end.
-    fn answer(&self) -> (Vec<(u32, Option<u32>)>, &str, &Option<FinishReason>) {
+    fn answer(&self) -> Told<'_> {
         let tokens = self.tokens.iter().map(|token| (token.token, token.logprob.map(f32::to_bits)));
         (tokens.collect(), &self.text, &self.reason)
     }

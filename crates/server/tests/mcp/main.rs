@@ -132,7 +132,7 @@ async fn requests_choose_among_the_owners_servers() {
         json!({"type": "mcp", "server_label": "a", "server_url": "http://169.254.169.254/"}),
         json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": 3}),
     ] {
-        let error = servers.offer(&[tool.clone()], &[]).await.unwrap_err();
+        let error = servers.offer(std::slice::from_ref(&tool), &[]).await.unwrap_err();
         assert_eq!(error.param.as_deref(), Some("tools"), "{tool}");
     }
 }

@@ -32,7 +32,7 @@ fn summed(rows: &[UsageRecord], group: Group) -> Vec<Summary> {
     let mut sums: BTreeMap<_, Totals> = BTreeMap::new();
     for row in rows {
         let name = (
-            group.day.then(|| row.at_micros / DAY),
+            group.day.then_some(row.at_micros / DAY),
             group.key.then(|| row.key.clone()),
             group.model.then(|| row.model.clone()),
         );

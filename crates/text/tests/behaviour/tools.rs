@@ -37,7 +37,12 @@ fn json_as_llama_3_writes_it() {
     check(Llama3Json, call, "", std::slice::from_ref(&weather));
     check(Llama3Json, &format!("\n {call}\n"), "", std::slice::from_ref(&weather));
     check(Llama3Json, &format!("<|python_tag|>{call}"), "", std::slice::from_ref(&weather));
-    check(Llama3Json, &format!("Let me see. <|python_tag|>{call}"), "Let me see.", std::slice::from_ref(&weather));
+    check(
+        Llama3Json,
+        &format!("Let me see. <|python_tag|>{call}"),
+        "Let me see.",
+        std::slice::from_ref(&weather),
+    );
     let sum = ("add", json!({"a": 1, "b": 2.5}));
     let other = r#"{"type": "function", "name": "add", "arguments": {"a": 1, "b": 2.5}}"#;
     let both = [weather.clone(), sum.clone()];
