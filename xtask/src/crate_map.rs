@@ -103,8 +103,14 @@ pub const CRATES: &[Crate] = &[
 /// What the test helpers may reach: everything that is not a program.
 const TESTKIT: &[&str] = &["tensor", "formats", "text", "models"];
 
-/// Crates that nothing may depend on: the programs.
-pub const PROGRAMS: [&str; 2] = ["cli", "server"];
+/// Crates at the top, each with the only one that may depend on it: the binary wires the server up, nothing the binary.
+pub const TOP: [(&str, Option<&str>); 2] = [("server", Some("cli")), ("cli", None)];
+
+/// Whether an arrow to a crate at the top is one that must not be.
+#[must_use]
+pub fn is_forbidden(from: &str, to: &str) -> bool {
+    TOP.iter().any(|&(top, user)| top == to && user != Some(from))
+}
 
 /// The crate that is only ever a dev-dependency.
 pub const DEV_ONLY: &str = "testkit";

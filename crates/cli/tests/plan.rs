@@ -41,7 +41,8 @@ fn answers_fit_a_screen_and_say_what_was_asked() {
         for part in says {
             assert!(done.stdout.contains(part), "{arguments:?} does not say {part}:\n{}", done.stdout);
         }
-        assert!(user.json(arguments).is_object() || arguments[1] == "scale", "{arguments:?}");
+        let answer = user.json(&[arguments, &["--json"]].concat());
+        assert!(answer.is_object() || arguments[1] == "scale", "{arguments:?}");
     }
 }
 

@@ -130,8 +130,15 @@ fn written(
         Ok(vec![0u8; dtype.bytes_for(shape.iter().product()).expect("whole blocks")].into())
     };
     let path = folder.join("adapter.gguf");
-    write_gguf(&path, &metadata, &plans, bytes, WriteOptions::default(), &mut |_| ())
-        .unwrap_or_else(|e| panic!("{e}"));
+    write_gguf(
+        &path,
+        &metadata,
+        &plans,
+        bytes,
+        WriteOptions { replace: true, ..WriteOptions::default() },
+        &mut |_| (),
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
     path
 }
 

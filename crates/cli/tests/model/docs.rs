@@ -89,6 +89,8 @@ fn documents() -> Vec<PathBuf> {
 
 /// What is run in place of a command.
 fn shortened(command: &str) -> String {
+    // What is behind a comment sign is for readers.
+    let command = command.split(" #").next().unwrap_or(command).trim_end();
     if NOT_RUN.iter().any(|(word, _)| command.contains(word)) {
         return format!("{command} --help");
     }

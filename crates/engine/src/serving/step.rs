@@ -6,6 +6,7 @@ use super::sequence::{Drawing, Sequence, Task, token_output};
 use super::worker::Worker;
 use crate::EngineError;
 use crate::adapters::Lease;
+use crate::grammar::Grammar;
 use crate::stop::FinishReason;
 use alti_models::Step;
 use alti_tensor::{Backend, BackendError, PAGE_TOKENS, RowPlan, Span};
@@ -354,9 +355,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
         self.totals.accepted_tokens += accepted as u64;
         generation.draft.clear();
         let mut reason = None;
-        for token in drawn {
+        let last = drawn.len() - 1;
+        for (index, token) in drawn.into_iter().enumerate() {
             self.totals.generated_tokens += 1;
-            reason = self.deliver_token(&mut sequence, token);
+            reason = self.deliver_token(&mut sequence, token, index == last);
             if reason.is_some() {
                 break;
             }
@@ -379,8 +381,13 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
     }
 
-    /// Tells one token; returns why the answer ends with it, if it does.
-    fn deliver_token(&self, sequence: &mut Sequence, token: TokenOutput) -> Option<FinishReason> {
+    /// Tells one token; returns why the answer ends with it, if it does. The grammar stands behind the last that was drawn.
+    fn deliver_token(
+        &self,
+        sequence: &mut Sequence,
+        token: TokenOutput,
+        is_last: bool,
+    ) -> Option<FinishReason> {
         let id = token.token;
         sequence.usage.generated_tokens += 1;
         let Task::Generate(generation) = &mut sequence.task else { return None };
@@ -389,13 +396,13 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
         sequence.tokens.push(id);
         let released = generation.writer.push(id);
-        let has_more = generation.drawing.grammar.as_ref().is_none_or(|grammar| !grammar.is_finished());
+        let is_over = is_last && generation.drawing.grammar.as_ref().is_some_and(Grammar::is_finished);
         let choice = sequence.choice;
         sequence.request.tell(Output::Token { choice, token, text: released.text });
         if let Some(stop) = released.stop {
             return Some(FinishReason::StopString(stop));
         }
-        if !has_more {
+        if is_over {
             return Some(FinishReason::GrammarEnd);
         }
         let most = sequence.request.job.sampling.max_tokens;

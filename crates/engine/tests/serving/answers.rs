@@ -1,9 +1,10 @@
 //! The same request gives the same answer.
 
 use crate::{
-    Heard, MODEL, alone, at_the_end, engine, engine_of, engine_with_draft, hear, prompt, random, roomy, same,
-    submit, together,
+    Heard, MODEL, alone, at_the_end, engine, engine_of, engine_of_bytes, engine_with_draft, hear, prompt,
+    random, roomy, same, submit, together,
 };
+use alti_engine::grammar::GrammarSource;
 use alti_engine::sampling::{LogitBias, SamplerSettings};
 use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Output, Pooling, Priority};
 use alti_engine::stop::FinishReason;
@@ -97,6 +98,27 @@ fn a_draft_model_changes_nothing_and_saves_steps() {
     assert_eq!(heard.usage.accepted_tokens, heard.usage.drafted_tokens, "it guesses what it says itself");
     // The prompt's step gives one token; two, then four at a time are guessed, and one comes with each step.
     assert!(at_the_end(&engine).steps <= 2 + 61_u64.div_ceil(5) + 2);
+}
+
+#[test]
+fn forced_text_is_drafted_and_changes_nothing() {
+    let schema = r#"{"type": "object", "properties": {"first": {"enum": ["yes", "no"]}}, "required": ["first"],
+        "additionalProperties": false}"#;
+    let bytes = |tokens: i64| Job {
+        grammar: Some(GrammarSource::JsonSchema(schema.to_owned())),
+        ..Job::new(prompt(4, 20), random(5, tokens))
+    };
+    let with = |draft_tokens| {
+        let settings = EngineSettings { draft_tokens, ..roomy() };
+        let engine = engine_of_bytes(settings);
+        let heard = together(&engine, &[bytes(400)]).remove(0);
+        (heard, at_the_end(&engine).steps)
+    };
+    let ((plain, plain_steps), (drafted, steps)) = (with(0), with(8));
+    same(&[drafted], std::slice::from_ref(&plain));
+    let value: serde_json::Value = serde_json::from_str(&plain.text).expect("an object");
+    assert!(["yes", "no"].contains(&value["first"].as_str().expect("a text")));
+    assert!(steps < plain_steps, "{steps} steps, without drafts {plain_steps}");
 }
 
 #[test]

@@ -61,6 +61,35 @@ fn engine_of(name: &'static str, settings: EngineSettings, end: Option<u32>) -> 
     .expect("the engine starts")
 }
 
+/// An engine whose tokens are the 256 bytes, and the last of them the end of an answer.
+fn engine_of_bytes(settings: EngineSettings) -> Engine {
+    let spelled = |byte: u8| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+        // GPT-2's letters for bytes that do not print are those from U+0100 on, in order.
+        _ => {
+            let before =
+                (0..byte).filter(|other| !matches!(other, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff)).count();
+            char::from_u32(256 + before as u32).expect("a letter")
+        }
+    };
+    let bytes = (0..255u8).map(|byte| (spelled(byte).to_string(), serde_json::Value::from(byte)));
+    let file = serde_json::json!({
+        "model": { "type": "BPE", "vocab": bytes.collect::<serde_json::Map<_, _>>(), "merges": [] },
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "use_regex": true },
+        "added_tokens": [{ "id": 255, "content": "<end>", "special": true }],
+    });
+    let config = serde_json::json!({ "eos_token": "<end>" });
+    let tokenizer = Tokenizer::from_hugging_face(&file.to_string(), Some(&config.to_string()))
+        .expect("a small tokenizer");
+    Engine::start(settings, tokenizer, || {
+        let backend = Reference::<f32>::new();
+        let checkpoint = Checkpoint::open(&golden(MODEL)).expect("the golden model opens");
+        let model = Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads");
+        Ok((backend, Arc::new(model)))
+    })
+    .expect("the engine starts")
+}
+
 /// An engine whose model is guessed for by `draft`.
 fn engine_with_draft(draft: &'static str, settings: EngineSettings) -> Result<Engine, EngineError> {
     Engine::start_with_draft(settings, tokenizer(None), move || {

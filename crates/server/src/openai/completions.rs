@@ -111,7 +111,7 @@ crate::wire! {
             /// The tokens.
             tokens: Vec<String>,
             /// Their log-probabilities; null for the first of a prompt.
-            token_logprobs: Vec<Nullable<f32>>,
+            token_logprobs: Vec<Nullable<f64>>,
             /// The most likely tokens in their place; null where there are none.
             top_logprobs: Vec<Nullable<Map<String, Value>>>,
             /// Where they begin, in characters of the text.

@@ -100,7 +100,7 @@ crate::wire! {
             /// The token's text; what is not UTF-8 on its own is U+FFFD.
             token: String,
             /// Natural logarithm of its probability, before any sampler.
-            logprob: f32,
+            logprob: f64,
             /// The token's bytes.
             bytes: Vec<u32>,
             /// The most likely tokens in its place.
@@ -113,7 +113,7 @@ crate::wire! {
             /// The token's text.
             token: String,
             /// Natural logarithm of its probability.
-            logprob: f32,
+            logprob: f64,
             /// The token's bytes.
             bytes: Vec<u32>,
         }
@@ -130,11 +130,13 @@ crate::wire! {
 }
 
 /// A probability of zero, as OpenAI writes it: JSON has no infinity.
-const NO_LOGPROB: f32 = -9999.0;
+const NO_LOGPROB: f64 = -9999.0;
 
-/// A log-probability that JSON can carry.
-pub(crate) fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { NO_LOGPROB }
+/// A log-probability that JSON can carry: the shortest decimal fraction that is this number, so that it reads the same
+/// in a stream and in one piece.
+pub(crate) fn finite(logprob: f32) -> f64 {
+    let shortest = logprob.to_string().parse().unwrap_or(NO_LOGPROB);
+    if logprob.is_finite() { shortest } else { NO_LOGPROB }
 }
 
 fn bytes(tokenizer: &Tokenizer, token: u32) -> Vec<u32> {
@@ -150,7 +152,7 @@ pub(crate) fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput]) -> ChoiceL
     };
     let one = |token: &TokenOutput| TokenLogprob {
         token: tokenizer.token_text(token.token).into_owned(),
-        logprob: finite(token.logprob.unwrap_or(NO_LOGPROB)),
+        logprob: token.logprob.map_or(NO_LOGPROB, finite),
         bytes: bytes(tokenizer, token.token),
         top_logprobs: token.top.iter().map(top).collect(),
     };

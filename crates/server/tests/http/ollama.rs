@@ -58,7 +58,7 @@ async fn a_chat_is_answered() {
     let obeyed = app
         .post(
             "/api/chat",
-            json!({ "model": "tiny", "messages": user("Hi"), "format": schema, "stream": false }),
+            json!({ "model": "tiny", "messages": user("Hi"), "format": schema, "stream": false, "options": { "num_predict": 400 } }),
         )
         .await
         .ok();

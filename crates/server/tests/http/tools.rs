@@ -126,6 +126,6 @@ async fn a_format_beside_tools_is_obeyed_or_a_tool_is_called() {
         let message = &answer["choices"][0]["message"];
         let said = message["content"].as_str().unwrap_or_default();
         let called = message["tool_calls"].is_array();
-        assert!(called || ["\"yes\"", "\"no\""].contains(&said), "{message}");
+        assert!(called || ["\"yes\"", "\"no\""].contains(&said), "{answer}");
     }
 }
