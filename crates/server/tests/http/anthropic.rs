@@ -58,7 +58,8 @@ async fn a_stream_has_anthropics_events_in_order() {
 
 #[tokio::test]
 async fn stop_sequences_are_told() {
-    let settings = json!({ "model": "tiny", "stop_sequences": ["\u{1}x"], "temperature": 0, "top_k": 3, "top_p": 0.9 });
+    let settings =
+        json!({ "model": "tiny", "stop_sequences": ["\u{1}x"], "temperature": 0, "top_k": 3, "top_p": 0.9 });
     let answer = app().post("/v1/messages", request(settings)).await.ok();
     assert_eq!(answer["stop_reason"], "max_tokens");
 }

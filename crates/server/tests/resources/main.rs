@@ -2,7 +2,6 @@
 //! its answers do not matter, and over a scripted one where they do.
 
 mod batches;
-mod clients;
 mod conversations;
 mod files;
 mod keys;
