@@ -249,6 +249,7 @@ fn build(peer: &Peer, compiler: &Compiler, changes: &[&str], tools: &[&str]) -> 
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let folder = peer.build_folder(compiler);
+    forget_if_moved(&folder, &source)?;
     let mut configure = Command::new("cmake");
     configure.args(["-G", "Ninja", "-S"]).arg(&source).arg("-B").arg(&folder);
     configure.arg(format!("-DCMAKE_C_COMPILER={}", compiler.name));
@@ -261,6 +262,16 @@ fn build(peer: &Peer, compiler: &Compiler, changes: &[&str], tools: &[&str]) -> 
     }
     process::run(configure.args(CONFIGURATION).args(peer.configuration).args(changes))?;
     process::run(Command::new("cmake").arg("--build").arg(&folder).arg("--target").args(tools))
+}
+
+/// Removes a build of the same source at another path, which cmake refuses to go on with: the checkout has moved.
+fn forget_if_moved(folder: &Path, source: &Path) -> Result<()> {
+    let Ok(cache) = fs::read_to_string(folder.join("CMakeCache.txt")) else { return Ok(()) };
+    let home = cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    if home.is_none_or(|home| Path::new(home) != source) {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes sure of the build tools: installs them where that needs no question (root on Debian), else says what to do.

@@ -2,9 +2,14 @@
 //! that every sampler shares one buffer, one tie rule (lower token id first) and one way to take
 //! the best few of a quarter of a million entries without sorting them all.
 //!
+//! Most chains cut the vocabulary down to a few dozen tokens at once. Until something does, the
+//! list is the row of logits itself, whose passes compile to vector instructions; then it is one
+//! of entries.
+//!
 //! Probabilities are never stored: a sampler that needs them takes [`Candidates::softmax`] and
 //! asks it entry by entry.
 
+use super::exponential::exponential;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -22,24 +27,31 @@ impl Candidate {
     pub(super) fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
         b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
     }
+
+    /// Whether it can be drawn at all.
+    fn is_in_play(&self) -> bool {
+        self.logit != f32::NEG_INFINITY
+    }
 }
 
-/// What is known about the order of the list.
+/// How the list is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-enum Order {
-    /// Ascending token id.
+enum Form {
+    /// `logits` by token id; those at minus infinity are out of play.
     #[default]
-    Token,
-    /// [`Candidate::by_likelihood`].
-    Likelihood,
-    Unknown,
+    Row,
+    /// `entries`, by [`Candidate::by_likelihood`].
+    Sorted,
+    /// `entries`, in an order that nobody relies on.
+    Entries,
 }
 
-/// The tokens still in play. The buffer keeps its capacity from one token to the next.
+/// The tokens still in play. The buffers keep their capacity from one token to the next.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
+    logits: Vec<f32>,
     entries: Vec<Candidate>,
-    order: Order,
+    form: Form,
 }
 
 /// The softmax of a list at the time it was taken: `p(logit) = exp(logit - maximum) / total`.
@@ -54,7 +66,7 @@ pub(super) struct Softmax {
 impl Softmax {
     /// `exp(logit - maximum)`, 1 for the most likely token.
     pub(super) fn weight(self, logit: f32) -> f64 {
-        f64::from((logit - self.maximum).exp())
+        f64::from(exponential(logit - self.maximum))
     }
 
     pub(super) fn probability(self, logit: f32) -> f64 {
@@ -67,30 +79,57 @@ impl Softmax {
     }
 }
 
+/// A row is gone through in pieces of this length: one comparison tells that nothing in it matters.
+const PIECE: usize = 32;
+
+/// A mask that allows fewer than one in so many makes a list of entries at once.
+const FEW: usize = 8;
+
 impl Candidates {
     /// Takes in one row of logits, which must be free of NaN and plus infinity, without the tokens
-    /// that `mask` (see [`allows`]) forbids or that are at minus infinity.
+    /// at minus infinity or whose bit in `mask` is off: 32 tokens a word, the lowest first, tokens
+    /// beyond its end are forbidden.
     pub(super) fn load(&mut self, logits: &[f32], mask: Option<&[u32]>) {
+        self.logits.clear();
         self.entries.clear();
-        self.entries.extend((0u32..).zip(logits).map(|(token, &logit)| Candidate { token, logit }));
-        self.order = Order::Token;
-        if let Some(mask) = mask {
-            self.retain(|candidate| allows(mask, candidate.token));
+        self.form = Form::Row;
+        let Some(mask) = mask else { return self.logits.extend_from_slice(logits) };
+        let allowed: usize = mask.iter().map(|word| word.count_ones() as usize).sum();
+        if allowed > logits.len() / FEW {
+            self.logits.extend_from_slice(logits);
+            for (index, piece) in self.logits.chunks_mut(PIECE).enumerate() {
+                forbid(piece, mask.get(index).copied().unwrap_or(0));
+            }
+            return;
         }
-        if logits.iter().fold(false, |seen, &logit| seen | (logit == f32::NEG_INFINITY)) {
-            self.retain(|candidate| candidate.logit != f32::NEG_INFINITY);
+        self.form = Form::Entries;
+        for ((first, piece), &word) in (0..).step_by(PIECE).zip(logits.chunks(PIECE)).zip(mask) {
+            if word != 0 {
+                let piece = (first..).zip(piece).map(|(token, &logit)| Candidate { token, logit });
+                let is_allowed = |candidate: &Candidate| word >> (candidate.token - first) & 1 == 1;
+                self.entries.extend(piece.filter(is_allowed).filter(Candidate::is_in_play));
+            }
         }
     }
 
-    pub(super) fn entries(&self) -> &[Candidate] {
-        &self.entries
+    /// The candidates, in the list's order.
+    pub(super) fn entries(&mut self) -> &[Candidate] {
+        self.list()
+    }
+
+    /// How many there may be: tokens at minus infinity can be counted in.
+    pub(super) fn most(&self) -> usize {
+        if self.form == Form::Row { self.logits.len() } else { self.entries.len() }
     }
 
     /// The most likely candidate, or none if the list is empty.
     pub(super) fn most_likely(&self) -> Option<Candidate> {
-        match self.order {
-            Order::Likelihood => self.entries.first().copied(),
-            _ => self.entries.iter().copied().min_by(Candidate::by_likelihood),
+        match self.form {
+            Form::Row => argmax(&self.logits)
+                .map(|(token, logit)| Candidate { token: token as u32, logit })
+                .filter(Candidate::is_in_play),
+            Form::Sorted => self.entries.first().copied(),
+            Form::Entries => self.entries.iter().copied().min_by(Candidate::by_likelihood),
         }
     }
 
@@ -98,67 +137,108 @@ impl Candidates {
     pub(super) fn softmax(&self) -> Softmax {
         let maximum = self.most_likely().map_or(0.0, |best| best.logit);
         let mut softmax = Softmax { maximum, total: 0.0, log_total: 0.0 };
-        softmax.total = sum(&self.entries, |candidate| softmax.weight(candidate.logit));
+        softmax.total = match self.form {
+            Form::Row => sum(&self.logits, |&logit| softmax.weight(logit)),
+            _ => sum(&self.entries, |candidate| softmax.weight(candidate.logit)),
+        };
         softmax.log_total = softmax.total.ln();
         softmax
     }
 
+    /// The list as entries.
+    fn list(&mut self) -> &mut Vec<Candidate> {
+        self.keep_from(f32::MIN);
+        &mut self.entries
+    }
+
     /// Drops the candidates that `keep` refuses; the order of the others stays.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Candidate) -> bool) {
-        self.entries.retain(|&candidate| keep(candidate));
+        self.list().retain(|&candidate| keep(candidate));
+    }
+
+    /// Drops the candidates whose logit is below `least`; the order of the others stays.
+    pub(super) fn keep_from(&mut self, least: f32) {
+        if self.form != Form::Row {
+            return self.entries.retain(|candidate| candidate.logit >= least);
+        }
+        self.form = Form::Entries;
+        for (first, piece) in (0..).step_by(PIECE).zip(self.logits.chunks(PIECE)) {
+            if reaches(piece, least) {
+                let piece = (first..).zip(piece).map(|(token, &logit)| Candidate { token, logit });
+                self.entries.extend(piece.filter(|candidate| candidate.logit >= least));
+            }
+        }
+    }
+
+    /// Drops the tokens of which `tokens` says something that `is_ban` takes for a ban.
+    pub(super) fn forbid<T>(&mut self, tokens: &HashMap<u32, T>, is_ban: impl Fn(&T) -> bool) {
+        if self.form != Form::Row {
+            return self.retain(|candidate| !tokens.get(&candidate.token).is_some_and(&is_ban));
+        }
+        for (&token, _) in tokens.iter().filter(|(_, said)| is_ban(said)) {
+            if let Some(logit) = self.logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     /// Leaves only `candidate`.
     pub(super) fn keep_only(&mut self, candidate: Candidate) {
         self.entries.clear();
         self.entries.push(candidate);
+        self.form = Form::Sorted;
     }
 
     /// Keeps the `count` most likely candidates, in order; nothing happens if there are no more.
-    ///
-    /// One pass: entries better than the worst of the best `count` so far are packed to the front,
-    /// and each time that front has doubled it is cut back to `count`. Most entries of a large
-    /// vocabulary fail the one comparison and are never moved.
     pub(super) fn keep_most_likely(&mut self, count: usize) {
-        if count >= self.entries.len() {
-            return;
-        }
         if count == 0 {
+            self.form = Form::Sorted;
             return self.entries.clear();
         }
-        if self.order != Order::Likelihood {
-            let front = count.saturating_mul(2).min(self.entries.len());
-            let mut kept = 0;
-            let mut worst: Option<Candidate> = None;
-            for read in 0..self.entries.len() {
-                let candidate = self.entries[read];
-                if worst.is_some_and(|worst| Candidate::by_likelihood(&candidate, &worst).is_gt()) {
-                    continue;
-                }
-                self.entries[kept] = candidate;
-                kept += 1;
-                if kept == front {
-                    self.select(0, kept, count, Candidate::by_likelihood);
-                    worst = Some(self.entries[count - 1]);
-                    kept = count;
-                }
-            }
-            if kept > count {
-                self.select(0, kept, count, Candidate::by_likelihood);
-            }
-            self.entries[..count].sort_unstable_by(Candidate::by_likelihood);
-            self.order = Order::Likelihood;
+        if count >= self.most() {
+            return;
+        }
+        if self.form == Form::Row {
+            self.gather_most_likely(count);
+        }
+        if self.form != Form::Sorted {
+            self.select(0, self.entries.len(), count, Candidate::by_likelihood);
+            self.entries.truncate(count);
+            self.entries.sort_unstable_by(Candidate::by_likelihood);
+            self.form = Form::Sorted;
         }
         self.entries.truncate(count);
     }
 
+    /// Makes entries of the part of the row that has the `count` most likely candidates.
+    ///
+    /// One pass: what is better than the worst of the best `count` so far is taken, and each time
+    /// twice as many have been, the list is cut back to `count`. Most of a large vocabulary fails
+    /// the one comparison of its piece and is never looked at again.
+    fn gather_most_likely(&mut self, count: usize) {
+        self.form = Form::Entries;
+        let most = count.saturating_mul(2);
+        let mut least = f32::MIN;
+        for (first, piece) in (0..).step_by(PIECE).zip(self.logits.chunks(PIECE)) {
+            if !reaches(piece, least) {
+                continue;
+            }
+            let piece = (first..).zip(piece).map(|(token, &logit)| Candidate { token, logit });
+            self.entries.extend(piece.filter(|candidate| candidate.logit >= least));
+            if self.entries.len() >= most {
+                self.entries.select_nth_unstable_by(count - 1, Candidate::by_likelihood);
+                self.entries.truncate(count);
+                least = self.entries[count - 1].logit;
+            }
+        }
+    }
+
     /// Sorts the `count` most likely candidates to the front, drops none, and returns them.
     pub(super) fn sort_front(&mut self, count: usize) -> &[Candidate] {
-        let count = count.min(self.entries.len());
-        if self.order != Order::Likelihood {
+        let count = count.min(self.list().len());
+        if self.form != Form::Sorted {
             self.select(0, self.entries.len(), count, Candidate::by_likelihood);
             self.entries[..count].sort_unstable_by(Candidate::by_likelihood);
-            self.order = Order::Unknown;
         }
         &self.entries[..count]
     }
@@ -174,6 +254,8 @@ impl Candidates {
         const FIRST_PIECE: usize = 128;
         let mut weight = 0.0;
         let (mut start, mut piece) = (0, FIRST_PIECE);
+        self.list();
+        self.form = Form::Entries;
         while start < self.entries.len() {
             let end = (start + piece).min(self.entries.len());
             self.select(start, self.entries.len(), end - start, compare);
@@ -181,14 +263,11 @@ impl Candidates {
             for index in start..end {
                 weight += softmax.weight(self.entries[index].logit);
                 if enough(weight / softmax.total) {
-                    self.entries.truncate(index + 1);
-                    self.order = Order::Unknown;
-                    return;
+                    return self.entries.truncate(index + 1);
                 }
             }
             (start, piece) = (end, piece * 4);
         }
-        self.order = Order::Unknown;
     }
 
     /// Brings the first `count` of `entries[start..end]` to its front, the last of them last and
@@ -208,40 +287,55 @@ impl Candidates {
     /// Sets the logit of each candidate named in `changes` to what `change` makes of it. A result
     /// beyond the range of `f32` is clamped, so that logits stay finite.
     pub(super) fn adjust<T>(&mut self, changes: &HashMap<u32, T>, change: impl Fn(f32, &T) -> f32) {
-        let apply = |candidate: &mut Candidate, value: &T| {
-            candidate.logit = change(candidate.logit, value).clamp(f32::MIN, f32::MAX);
-        };
-        if self.order == Order::Token {
+        let apply = |logit: &mut f32, value: &T| *logit = change(*logit, value).clamp(f32::MIN, f32::MAX);
+        if self.form == Form::Row {
             for (&token, value) in changes {
-                if let Some(index) = self.index_of(token) {
-                    apply(&mut self.entries[index], value);
+                let logit = self.logits.get_mut(token as usize);
+                if let Some(logit) = logit.filter(|logit| **logit != f32::NEG_INFINITY) {
+                    apply(logit, value);
                 }
             }
-        } else {
-            for candidate in &mut self.entries {
-                if let Some(value) = changes.get(&candidate.token) {
-                    apply(candidate, value);
-                }
+            return;
+        }
+        for candidate in &mut self.entries {
+            if let Some(value) = changes.get(&candidate.token) {
+                apply(&mut candidate.logit, value);
             }
-            self.order = Order::Unknown;
         }
-    }
-
-    /// Where `token` is in a list ordered by token: at its own index unless some were dropped.
-    fn index_of(&self, token: u32) -> Option<usize> {
-        let own = token as usize;
-        if self.entries.get(own).is_some_and(|candidate| candidate.token == token) {
-            return Some(own);
-        }
-        self.entries.binary_search_by_key(&token, |candidate| candidate.token).ok()
+        self.form = Form::Entries;
     }
 
     /// Divides every logit by `divisor`, which must be positive; the order stays.
     pub(super) fn divide(&mut self, divisor: f32) {
+        let row = if self.form == Form::Row { &mut self.logits[..] } else { &mut [] };
+        for logit in row {
+            let quotient = (*logit / divisor).clamp(f32::MIN, f32::MAX);
+            *logit = if *logit == f32::NEG_INFINITY { *logit } else { quotient };
+        }
         for candidate in &mut self.entries {
             candidate.logit = (candidate.logit / divisor).clamp(f32::MIN, f32::MAX);
         }
     }
+}
+
+/// Puts the logits of a piece out of play whose bit in `word` is off.
+fn forbid(piece: &mut [f32], word: u32) {
+    match word {
+        u32::MAX => {}
+        0 => piece.fill(f32::NEG_INFINITY),
+        _ => {
+            for (bit, logit) in piece.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+/// Whether any logit of a piece is at least `least`. Without an early exit, so that it compiles to vector instructions.
+fn reaches(piece: &[f32], least: f32) -> bool {
+    piece.iter().fold(false, |reached, &logit| reached | (logit >= least))
 }
 
 /// The sum of `value` over `items` in eight interleaved parts, so that an addition need not wait
@@ -257,11 +351,6 @@ pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
         }
     }
     parts.iter().sum::<f64>() + rest
-}
-
-/// Whether bit `token` of the set is on. Tokens beyond its end are forbidden.
-pub(super) fn allows(mask: &[u32], token: u32) -> bool {
-    mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
 }
 
 /// The largest of `values` and the first index that has it, or none if there are none. Sixteen
@@ -292,7 +381,7 @@ mod tests {
     }
 
     fn sorted(logits: &[f32]) -> Vec<Candidate> {
-        let mut entries = loaded(logits).entries;
+        let mut entries = loaded(logits).entries().to_vec();
         entries.sort_by(Candidate::by_likelihood);
         entries
     }
@@ -353,8 +442,33 @@ mod tests {
         assert_eq!(tokens, [31, 33]);
     }
 
+    proptest! {
+        /// Dense masks leave a row, sparse ones make entries; what is left is the same, whatever is done to it.
+        #[test]
+        fn a_mask_leaves_what_it_allows(
+            logits in prop::collection::vec(-4f32..4.0, 1..300),
+            words in prop::collection::vec(prop_oneof![Just(0u32), Just(u32::MAX), any::<u32>()], 0..10),
+            thin in any::<bool>()
+        ) {
+            let words: Vec<u32> = words.iter().map(|&word| if thin { word & 0x0010_0001 } else { word }).collect();
+            let is_allowed = |token: usize| words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+            let mut expected: Vec<Candidate> = sorted(&logits);
+            expected.retain(|candidate| is_allowed(candidate.token as usize));
+            let mut candidates = Candidates::default();
+            candidates.load(&logits, Some(&words));
+            prop_assert_eq!(candidates.most_likely(), expected.first().copied());
+            let total = expected.iter().map(|c| f64::from(c.logit - expected[0].logit).exp()).sum::<f64>();
+            prop_assert!(expected.is_empty() || (candidates.softmax().total / total - 1.0).abs() < 1e-6);
+            candidates.divide(0.5);
+            candidates.keep_from(-3.0);
+            expected.retain(|candidate| candidate.logit >= -1.5);
+            expected.iter_mut().for_each(|candidate| candidate.logit /= 0.5);
+            prop_assert_eq!(candidates.sort_front(usize::MAX), &expected[..]);
+        }
+    }
+
     #[test]
-    fn adjust_finds_tokens_in_every_order() {
+    fn adjust_finds_tokens_in_every_form() {
         let changes = HashMap::from([(1, 10.0), (4, 20.0), (9, 30.0)]);
         for prepare in [
             |_: &mut Candidates| (),
@@ -364,9 +478,9 @@ mod tests {
             let mut candidates = loaded(&[1.0, 2.0, 3.0, 4.0, 5.0]);
             prepare(&mut candidates);
             candidates.adjust(&changes, |logit, change| logit + change);
-            let logit = |token| candidates.entries().iter().find(|c| c.token == token).map(|c| c.logit);
-            assert_eq!((logit(1), logit(2), logit(4)), (Some(12.0), Some(3.0), Some(25.0)));
             assert_eq!(candidates.most_likely().map(|best| best.token), Some(4));
+            let mut logit = |token| candidates.entries().iter().find(|c| c.token == token).map(|c| c.logit);
+            assert_eq!((logit(1), logit(2), logit(4)), (Some(12.0), Some(3.0), Some(25.0)));
         }
     }
 }

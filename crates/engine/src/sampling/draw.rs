@@ -14,7 +14,7 @@ pub struct Sampled {
 
 /// Draws by inverting the cumulative distribution at `uniform` in [0, 1), in the list's order.
 /// `None` if the list is empty.
-pub(super) fn draw(candidates: &Candidates, softmax: Softmax, uniform: f64) -> Option<Sampled> {
+pub(super) fn draw(candidates: &mut Candidates, softmax: Softmax, uniform: f64) -> Option<Sampled> {
     let target = uniform * softmax.total;
     let mut weight = 0.0;
     let reached = |candidate: &&Candidate| {

@@ -16,10 +16,8 @@ pub struct LogitBias(pub HashMap<u32, f32>);
 
 /// Adds the biases and drops banned tokens.
 pub(super) fn apply(bias: &LogitBias, candidates: &mut Candidates) {
-    if bias.0.values().any(|&bias| bias == f32::NEG_INFINITY) {
-        candidates.retain(|candidate| bias.0.get(&candidate.token) != Some(&f32::NEG_INFINITY));
-    }
     candidates.adjust(&bias.0, |logit, bias| logit + bias);
+    candidates.forbid(&bias.0, |&bias| bias == f32::NEG_INFINITY);
 }
 
 impl LogitBias {

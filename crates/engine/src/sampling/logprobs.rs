@@ -2,6 +2,7 @@
 //! cost a pass over the vocabulary, so they are computed only for those who ask.
 
 use super::candidates::{Candidates, argmax, sum};
+use super::exponential::exponential;
 
 /// The log-softmax of one row of raw logits.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +16,7 @@ impl<'a> LogProbabilities<'a> {
     /// Takes a row of logits without NaN, such as a sampler has accepted.
     pub fn new(logits: &'a [f32]) -> Self {
         let maximum = argmax(logits).map_or(0.0, |(_, maximum)| maximum);
-        let total = sum(logits, |logit| f64::from((logit - maximum).exp()));
+        let total = sum(logits, |logit| f64::from(exponential(logit - maximum)));
         Self { logits, normaliser: f64::from(maximum) + total.ln() }
     }
 

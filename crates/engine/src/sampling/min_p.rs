@@ -7,8 +7,7 @@ use super::candidates::Candidates;
 /// Keeps tokens with at least `p` times the largest probability; `p` in (0, 1].
 pub(super) fn apply(p: f32, candidates: &mut Candidates) {
     if let Some(best) = candidates.most_likely() {
-        let least = best.logit + p.ln();
-        candidates.retain(|candidate| candidate.logit >= least);
+        candidates.keep_from(best.logit + p.ln());
     }
 }
 

@@ -13,6 +13,7 @@ mod candidates;
 mod chain;
 mod draw;
 mod dry;
+mod exponential;
 mod history;
 mod logit_bias;
 mod logprobs;

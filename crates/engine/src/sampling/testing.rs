@@ -7,7 +7,7 @@ use super::random::{Purpose, RandomNumbers};
 /// Loads tokens 0, 1, ... with these probabilities, applies a sampler and compares the normalised
 /// result with `expected`, where 0 stands for a token dropped or out of reach.
 pub(super) fn check(probabilities: &[f32], apply: impl FnOnce(&mut Candidates), expected: &[f32]) {
-    let candidates = after(probabilities, apply);
+    let mut candidates = after(probabilities, apply);
     let softmax = candidates.softmax();
     let mut actual = vec![0.0; probabilities.len()];
     for candidate in candidates.entries() {

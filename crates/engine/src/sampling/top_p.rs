@@ -11,12 +11,12 @@ const SHORT_LIST: usize = 1024;
 pub(super) fn apply(p: f32, candidates: &mut Candidates) {
     let p = f64::from(p);
     let softmax = candidates.softmax();
-    let count = candidates.entries().len();
+    let count = candidates.most();
     if count > SHORT_LIST {
         // Tokens below (1 - p) / count hold less than 1 - p together, so none of them is in the
         // nucleus. Half of that leaves room for rounding.
         let floor = (softmax.total * (1.0 - p) / count as f64 / 2.0).ln() as f32 + softmax.maximum;
-        candidates.retain(|candidate| candidate.logit >= floor);
+        candidates.keep_from(floor);
     }
     candidates.keep_mass(softmax, Candidate::by_likelihood, |mass| mass >= p);
 }
