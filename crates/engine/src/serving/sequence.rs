@@ -105,6 +105,14 @@ impl Sequence {
         self.tokens.len() - self.request.job.prompt.len()
     }
 
+    /// How many answers come of it: all of the request's, until its prompt is computed.
+    pub(super) fn answers(&self) -> usize {
+        match &self.task {
+            Task::Generate(generation) => 1 + generation.siblings.len(),
+            Task::Embed(..) => 1,
+        }
+    }
+
     /// Whether the prompt's tokens are still to be told with their log-probabilities.
     pub(super) fn wants_prompt(&self) -> bool {
         self.request.job.prompt_logprobs && self.choice == 0 && self.generated() == 0

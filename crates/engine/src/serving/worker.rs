@@ -249,8 +249,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
     /// Moves who waits into the works, as far as there is room.
     fn admit(&mut self) {
         while !self.waiting.is_empty() {
-            let is_room = self.running.len() < self.settings().max_running.max(1);
             let mut sequence = self.waiting.remove(0);
+            let answers = self.running.iter().map(Sequence::answers).sum::<usize>() + sequence.answers();
+            // A request for more answers than may ever run together runs alone.
+            let is_room = answers <= self.settings().max_running.max(1) || self.running.is_empty();
             if is_room {
                 // Whole pages cost nothing to give back; what is copied is copied when the sequence is in the works.
                 self.kv.adopt_pages(&mut sequence);

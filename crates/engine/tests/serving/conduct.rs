@@ -45,6 +45,30 @@ fn a_full_queue_says_when_to_come_again() {
 }
 
 #[test]
+fn every_choice_of_a_request_takes_a_place() {
+    let engine = engine(EngineSettings { max_running: 4, ..roomy() });
+    let job = |seed, choices| Job { choices, ..Job::new(prompt(seed, 20), random(1, 60)) };
+    // The last one has more choices than may run together: it runs alone.
+    let running: Vec<_> = [(1, 3), (2, 3), (3, 1), (4, 6)]
+        .map(|(seed, choices)| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let sink = Box::new(move |output| sender.send(output).is_ok());
+            engine.submit(job(seed, choices), sink).map(|_| (receiver, choices)).expect("it is taken")
+        })
+        .into();
+    let mut most = Vec::new();
+    while engine.status().finished < 13 {
+        most.push(engine.status().running);
+        std::thread::yield_now();
+    }
+    for (outputs, choices) in &running {
+        let heard = hear(outputs, *choices as usize).unwrap();
+        assert!(heard.iter().all(|choice| choice.tokens.len() == 60));
+    }
+    assert!(most.iter().all(|&running| running <= 4 || running == 6), "{most:?}");
+}
+
+#[test]
 fn a_cancelled_answer_ends_and_gives_its_pages_back() {
     let engine = engine(roomy());
     let (ticket, outputs) = submit(&engine, endless());
