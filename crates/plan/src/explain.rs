@@ -93,7 +93,7 @@ fn memory_lines(request: &RunRequest<'_>, plan: &RunPlan) -> Vec<Line> {
         line(
             "activations",
             "tokens x bytes a token and layer x layers of a stage x microbatches in flight",
-            format!("{:?} recomputation, {} stages", best.layout.recompute, best.layout.pipeline),
+            format!("{}, {} stages", best.layout.recompute, best.layout.pipeline),
             gib(memory.activations),
             "arXiv 2205.05198, equations 1 to 4",
         ),

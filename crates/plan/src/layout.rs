@@ -58,6 +58,17 @@ pub struct Layout {
     pub sharding: Sharding,
 }
 
+impl fmt::Display for Recompute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Recompute::None => "no recomputation",
+            Recompute::Selective => "selective recomputation",
+            Recompute::EveryOther => "every other product recomputed",
+            Recompute::Full => "full recomputation",
+        })
+    }
+}
+
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TP{} CP{} PP{} DP{}", self.tensor, self.context, self.pipeline, self.data)?;
@@ -68,19 +79,13 @@ impl fmt::Display for Layout {
         if self.interleave > 1 {
             write!(f, " interleave {}", self.interleave)?;
         }
-        let recompute = match self.recompute {
-            Recompute::None => "no recomputation",
-            Recompute::Selective => "selective recomputation",
-            Recompute::EveryOther => "every other product recomputed",
-            Recompute::Full => "full recomputation",
-        };
         let sharding = match self.sharding {
             Sharding::None => "no ZeRO",
             Sharding::Optimizer => "ZeRO-1",
             Sharding::Gradients => "ZeRO-2",
             Sharding::Weights => "ZeRO-3",
         };
-        write!(f, ", {recompute}, {sharding}")
+        write!(f, ", {}, {sharding}", self.recompute)
     }
 }
 

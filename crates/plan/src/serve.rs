@@ -214,7 +214,7 @@ mod tests {
         with(4, |request| {
             let plan = plan_serving(&request).unwrap();
             assert!(plan.latency.meets(&request.targets), "{plan:?}");
-            assert!(plan.requests_a_server <= 1.05 * plan.most.requests);
+            assert!(plan.requests_a_server <= plan.most.requests, "no more for long than in full batches");
             assert!(plan.servers >= 1.0 && plan.per_million_output > 0.0);
         });
     }

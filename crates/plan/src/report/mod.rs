@@ -9,7 +9,7 @@ use crate::search::reason;
 use crate::training::{ParetoPoint, RunPlan, RunRequest};
 use crate::units::{GIB, digits, duration, money, short, thousands};
 use std::fmt::Write as _;
-use svg::{Bar, Point, bars, escape, lines, scatter};
+use svg::{Bar, Point, Swing, bars, escape, lines, scatter, tornado};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:920px;margin:2rem auto;padding:0 1rem;\
 color:#222;background:#fff}h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}table{border-collapse:collapse;\
@@ -184,21 +184,11 @@ pub fn roadmap_report(roadmap: &Roadmap) -> String {
     let freed = [("freed accelerators", over(|it| it.freed))];
     let chart = lines("Machines free to serve and rank", "year", "accelerators", &freed);
     let _ = write!(body, "<h2>Machines that training frees</h2>\n{chart}");
-    let bars_of: Vec<Bar> = roadmap
-        .tornado
-        .iter()
-        .map(|it| Bar {
-            label: format!(
-                "{}: {} to {} ({:.0} % of the variance)",
-                it.name,
-                money(it.low),
-                money(it.high),
-                100.0 * it.share
-            ),
-            parts: vec![it.high - it.low],
-        })
-        .collect();
-    let chart = bars("What the cost depends on", "$ between the ends", &["span of the cost"], &bars_of, None);
+    let swings = roadmap.tornado.iter().map(|it| Swing {
+        label: format!("{} ({:.0} % of the variance)", it.name, 100.0 * it.share),
+        ends: (it.low.min(it.high), it.low.max(it.high)),
+    });
+    let chart = tornado("What the cost depends on", roadmap.cost, &swings.collect::<Vec<_>>(), money);
     let _ = write!(body, "<h2>What dominates the uncertainty</h2>\n{chart}");
     page("Roadmap of compute", &body)
 }

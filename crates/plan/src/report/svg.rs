@@ -94,6 +94,49 @@ pub fn bars(title: &str, unit: &str, legend: &[&str], rows: &[Bar], limit: Optio
     svg + "</svg>\n"
 }
 
+/// What a result comes to at the two ends of one input.
+pub struct Swing {
+    /// The input.
+    pub label: String,
+    /// The result at the ends, the smaller one first.
+    pub ends: (f64, f64),
+}
+
+/// A tornado chart: bars from one end to the other on a common axis, with a line at what is expected.
+#[must_use]
+pub fn tornado(title: &str, expected: f64, rows: &[Swing], named: fn(f64) -> String) -> String {
+    let ends = rows.iter().flat_map(|row| [row.ends.0, row.ends.1]).chain([expected]);
+    let (low, high) =
+        ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), it| (low.min(it), high.max(it)));
+    // Room for what stands beside the longest bar.
+    let (left, right, top) = (90.0, WIDTH - 90.0, 30.0);
+    let x = |value: f64| left + (value - low) / (high - low).max(1e-12) * (right - left);
+    let height = top + 44.0 * rows.len() as f64 + 10.0;
+    let mut svg = open(height, title);
+    for (row, swing) in rows.iter().enumerate() {
+        let y = top + 44.0 * row as f64;
+        let (from, to) = (x(swing.ends.0), x(swing.ends.1));
+        let middle = x(expected).clamp(from, to);
+        text(&mut svg, 0.5 * (left + right), y + 10.0, "middle", &swing.label);
+        for (from, to, color) in [(from, middle, COLORS[2]), (middle, to, COLORS[3])] {
+            let (y, width) = (y + 15.0, to - from);
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{from:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"20\" fill=\"{color}\"/>"
+            );
+        }
+        text(&mut svg, from - 6.0, y + 30.0, "end", &named(swing.ends.0));
+        text(&mut svg, to + 6.0, y + 30.0, "start", &named(swing.ends.1));
+    }
+    let (x, bottom) = (x(expected), height - 4.0);
+    text(&mut svg, x, 14.0, "middle", &format!("expected: {}", named(expected)));
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{x:.1}\" y1=\"20\" x2=\"{x:.1}\" y2=\"{bottom:.1}\" stroke=\"currentColor\" stroke-dasharray=\"4 3\"/>"
+    );
+    svg + "</svg>\n"
+}
+
 /// Axes with ticks: returns maps of both axes to pixels.
 struct Frame {
     left: f64,
@@ -266,4 +309,31 @@ pub fn scatter(
         text(&mut svg, WIDTH - 160.0, y, "start", name);
     }
     svg + "</svg>\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tornado_names_both_ends_and_stays_in_its_frame() {
+        let swing = |label: &str, ends| Swing { label: label.to_owned(), ends };
+        let rows = [swing("price", (2e9, 9e9)), swing("power", (4e9, 6e9)), swing("one-sided", (5e9, 7e9))];
+        let svg = tornado("Cost", 5e9, &rows, crate::units::money);
+        for words in ["$2B", "$9B", "$4B", "$6B", "expected: $5B", "one-sided"] {
+            assert!(svg.contains(&format!(">{words}<")), "{words} in {svg}");
+        }
+        let number = |line: &str, name: &str| -> f64 {
+            let rest = line.split_once(&format!(" {name}=\"")).expect(name).1;
+            rest.split('"').next().unwrap().parse().unwrap()
+        };
+        let bars: Vec<(f64, f64)> = svg
+            .lines()
+            .filter(|line| line.starts_with("<rect"))
+            .map(|line| (number(line, "x"), number(line, "width")))
+            .collect();
+        assert_eq!(bars.len(), 6, "a bar on each side of what is expected");
+        assert!(bars.iter().all(|(x, width)| *x >= 90.0 && *width >= 0.0 && x + width <= WIDTH - 89.9));
+        assert!((bars[4].1).abs() < 0.1, "nothing below what is expected");
+    }
 }
