@@ -310,13 +310,21 @@ pub trait Backend {
         1
     }
 
-    /// Calls `task` once with every index below `count`, in any order, on as many threads as there are: for work of a
-    /// step that is not arithmetic on tensors, such as drawing the sequences' tokens.
+    /// Submits, and calls `task` once with every index below `count` and the tensor's values, row-major; in any order,
+    /// on as many threads as there are: for work of a step that is not arithmetic on tensors, such as drawing the
+    /// sequences' tokens.
     ///
     /// # Errors
-    /// When a task panicked.
-    fn for_each(&mut self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), BackendError> {
-        (0..count).for_each(task);
+    /// As [`Backend::submit`], or when a task panicked.
+    fn for_each(
+        &mut self,
+        x: &Self::Tensor,
+        count: usize,
+        task: &(dyn Fn(usize, &[Self::Element]) + Sync),
+    ) -> Result<(), BackendError> {
+        let mut values = Vec::new();
+        self.fetch(x, &mut values)?;
+        (0..count).for_each(|index| task(index, &values));
         Ok(())
     }
 

@@ -402,7 +402,14 @@ impl Backend for Cpu {
         self.pool.threads()
     }
 
-    fn for_each(&mut self, count: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), BackendError> {
+    fn for_each(
+        &mut self,
+        x: &Tensor,
+        count: usize,
+        task: &(dyn Fn(usize, &[f32]) + Sync),
+    ) -> Result<(), BackendError> {
+        self.submit()?;
+        let values = fetched(x)?;
         if count == 0 {
             return Ok(());
         }
@@ -410,7 +417,7 @@ impl Backend for Cpu {
         let share = |_: &Region<'_>| {
             while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < count)
             {
-                task(index);
+                task(index, values);
             }
             Ok(())
         };
@@ -434,10 +441,7 @@ impl Backend for Cpu {
     fn fetch(&mut self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         self.submit()?;
         out.clear();
-        let values = x
-            .values()
-            .ok_or_else(|| BackendError::Step { what: "the tensor is of a step that failed".to_owned() })?;
-        out.extend_from_slice(values);
+        out.extend_from_slice(fetched(x)?);
         Ok(())
     }
 
@@ -536,6 +540,11 @@ impl Backend for Cpu {
         self.append(Op::LowRankUp(Up { runs, low, products: whole.to_vec() }));
         products
     }
+}
+
+/// The values of a tensor whose step has run.
+fn fetched(x: &Tensor) -> Result<&[f32], BackendError> {
+    x.values().ok_or_else(|| BackendError::Step { what: "the tensor is of a step that failed".to_owned() })
 }
 
 /// Runs of consecutive rows with one adapter that has an update of a product: which product, which rows, which update.

@@ -35,7 +35,8 @@ struct Rows {
 /// A draw, as a worker thread does it.
 struct Draw<'a> {
     drawing: &'a mut Drawing,
-    logits: &'a [f32],
+    /// Rows of the step's logits.
+    rows: Range<usize>,
     position: u64,
     draft: &'a [u32],
 }
@@ -60,7 +61,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let guessed = self.guess(&mut parts);
         let parts = &parts[..];
         let rows = self.rows_of(parts);
-        if let Err(error) = guessed.and_then(|()| self.compute(&rows)).and_then(|()| self.draw(&rows)) {
+        if let Err(error) = guessed.and_then(|()| self.compute(&rows)) {
             return self.fail(parts.len(), &error);
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -151,7 +152,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
         rows
     }
 
-    /// Runs the model: afterwards `self.logits` and `self.states` hold the wanted rows.
+    /// Runs the model and draws: afterwards `self.states`, and `self.logits` where a prompt's are asked for, hold the
+    /// wanted rows.
     fn compute(&mut self, rows: &Rows) -> Result<(), EngineError> {
         let plan = RowPlan::new(rows.spans.clone());
         let adapters = rows.adapters.iter().map(|lease| self.adapters.get(lease).cloned());
@@ -170,20 +172,21 @@ impl<B: Backend<Element = f32>> Worker<B> {
         });
         drop(hidden);
         b.submit()?;
-        self.logits.clear();
         self.states.clear();
-        if let Some(logits) = logits {
-            b.fetch(&logits, &mut self.logits)?;
-        }
         if let Some(states) = states {
             b.fetch(&states, &mut self.states)?;
         }
-        Ok(())
+        let Some(logits) = logits else { return Ok(()) };
+        self.logits.clear();
+        if self.running[..rows.spans.len()].iter().any(Sequence::wants_prompt) {
+            b.fetch(&logits, &mut self.logits)?;
+        }
+        self.draw(rows, &logits)
     }
 
     /// Draws the tokens of all sequences whose last row was computed, on all threads.
-    fn draw(&mut self, rows: &Rows) -> Result<(), EngineError> {
-        let columns = self.logits.len() / rows.logits.len().max(1);
+    fn draw(&mut self, rows: &Rows, logits: &B::Tensor) -> Result<(), EngineError> {
+        let columns = self.model.config.vocabulary_size;
         let mut draws = Vec::new();
         for (sequence, (span, share)) in self.running.iter_mut().zip(rows.spans.iter().zip(&rows.shares)) {
             let Task::Generate(generation) = &mut sequence.task else { continue };
@@ -192,30 +195,26 @@ impl<B: Backend<Element = f32>> Worker<B> {
             if !is_last {
                 continue;
             }
-            let logits = &self.logits[(share.end - wanted) * columns..share.end * columns];
+            let first = share.end - wanted;
             let position = sequence.tokens.len() as u64;
             for sibling in &mut generation.siblings {
                 if let Task::Generate(sibling) = &mut sibling.task {
                     let drawing = &mut sibling.drawing;
-                    draws.push(Mutex::new(Draw {
-                        drawing,
-                        logits: &logits[..columns],
-                        position,
-                        draft: &[],
-                    }));
+                    draws.push(Mutex::new(Draw { drawing, rows: first..first + 1, position, draft: &[] }));
                 }
             }
             let (drawing, draft) = (&mut generation.drawing, &generation.draft[..]);
-            draws.push(Mutex::new(Draw { drawing, logits, position, draft }));
+            draws.push(Mutex::new(Draw { drawing, rows: first..share.end, position, draft }));
         }
         let workspaces = &self.workspaces;
-        let task = |index: usize| {
+        let task = |index: usize, logits: &[f32]| {
             let mut workspace = locked(workspaces).pop().unwrap_or_default();
             let draw: &mut Draw = &mut locked(&draws[index]);
-            draw.drawing.draw(&mut workspace, draw.logits, draw.position, draw.draft);
+            let logits = &logits[draw.rows.start * columns..draw.rows.end * columns];
+            draw.drawing.draw(&mut workspace, logits, draw.position, draw.draft);
             locked(workspaces).push(workspace);
         };
-        Ok(self.backend.for_each(draws.len(), &task)?)
+        Ok(self.backend.for_each(logits, draws.len(), &task)?)
     }
 
     /// Ends everything that was in a step which failed.
