@@ -104,6 +104,26 @@ fn usage_is_shown_beside_what_closed_apis_would_have_charged() {
 }
 
 #[test]
+fn one_server_has_a_database_and_other_commands_look_into_it() {
+    let user = User::new();
+    json(&user, &["keys", "create", "shop"]);
+    let store = store(&user);
+    let lock = store.lock_for_serving().expect("nobody serves it");
+    let refused = user.run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    for word in ["alti.db: another `alti serve`", "alti.db.serving", "--database"] {
+        assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
+    }
+    for command in [&["keys", "list"][..], &["usage"], &["backup", "monday"]] {
+        json(&user, command);
+    }
+    drop(lock);
+    // Nothing but the lock was in its way.
+    let next = user.run(&["serve", "--listen", "127.0.0.1:0", "no-such-model"]);
+    assert!(!next.stderr.contains("alti.db"), "{}", next.stderr);
+}
+
+#[test]
 fn a_backup_comes_back() {
     let user = User::new();
     assert_eq!(user.run(&["backup", "monday"]).code, 3, "there is nothing to back up");

@@ -6,12 +6,13 @@
 
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::route::{Route, Scope};
+use crate::running::{Held, Hold, Running};
 use crate::settings::ServerSettings;
+use alti_store::Money;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// What the server asks of whoever keeps keys and usage. Calls may wait for a disk: they are made off the async threads.
 pub trait Accounts: Send + Sync + 'static {
@@ -27,11 +28,12 @@ pub trait Accounts: Send + Sync + 'static {
     /// When the store cannot be read.
     fn find_key(&self, secret: &str) -> ApiResult<Option<Key>>;
 
-    /// Whether the key has quota left for one more request.
+    /// Whether the key has quota left for one more request, beside those in the works, which hold so much of it.
     ///
     /// # Errors
-    /// [`ErrorKind::Quota`] when not, with when it has again; or when the store cannot be read.
-    fn admit(&self, key: &Key) -> ApiResult<()>;
+    /// [`ErrorKind::Quota`] when it is used up, with when there is more; [`ErrorKind::RateLimit`] when what is left is held;
+    /// or when the store cannot be read.
+    fn admit(&self, key: &Key, held: &Held) -> ApiResult<()>;
 
     /// Keeps what a request took.
     ///
@@ -51,6 +53,8 @@ pub struct Key {
     pub scopes: Vec<String>,
     /// Requests at once; none is no limit.
     pub max_concurrent: Option<u32>,
+    /// Whether it has quotas of a day.
+    pub has_quotas: bool,
 }
 
 /// What one request took.
@@ -80,8 +84,8 @@ pub struct UsageRow {
     pub decode_seconds: f64,
     /// Seconds of all cores' time.
     pub cpu_seconds: f64,
-    /// What that cost at the owner's price.
-    pub cost: f64,
+    /// What that cost the owner.
+    pub cost: Money,
     /// How it ended: `stop`, `length`, `tool_calls`, `cancelled`, `failed`, ...
     pub outcome: &'static str,
 }
@@ -96,7 +100,7 @@ pub struct Principal {
     /// The key, if there is one.
     pub key: Option<Key>,
     /// Held while the request runs: the key's place among those it may have at once.
-    _place: Option<Arc<Place>>,
+    _place: Option<Arc<Hold>>,
 }
 
 impl Principal {
@@ -116,45 +120,6 @@ impl Principal {
     }
 }
 
-/// Requests that run for each key.
-#[derive(Debug, Default)]
-pub struct Running {
-    counts: Mutex<HashMap<String, u32>>,
-}
-
-#[derive(Debug)]
-struct Place {
-    running: Arc<Running>,
-    key: String,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.running.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
-            }
-        }
-    }
-}
-
-/// A place among the requests of `key`.
-///
-/// # Errors
-/// When it has as many as it may.
-fn take_place(running: &Arc<Running>, key: &Key) -> ApiResult<Arc<Place>> {
-    let mut counts = running.counts.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = counts.entry(key.id.clone()).or_default();
-    if key.max_concurrent.is_some_and(|most| *count >= most) {
-        let message = format!("this key has {count} requests in the works, as many as it may have at once");
-        return Err(ApiError::new(ErrorKind::RateLimit, message).code("rate_limit_exceeded").retry_after(1));
-    }
-    *count += 1;
-    Ok(Arc::new(Place { running: running.clone(), key: key.id.clone() }))
-}
-
 /// Finds out who asks and whether they may.
 ///
 /// # Errors
@@ -166,7 +131,7 @@ pub(crate) async fn authorize(
     route: &Route,
     parts: &Parts,
 ) -> ApiResult<Principal> {
-    if route.scope == Scope::Open {
+    if route.scope == Scope::Open || route.is_opened(settings) {
         return Ok(Principal::default());
     }
     let secret = presented(parts);
@@ -185,14 +150,16 @@ pub(crate) async fn authorize(
         let message = format!("this key may not do this: it lacks the scope `{}`", route.scope.name());
         return Err(ApiError::new(ErrorKind::Permission, message).code("insufficient_permissions"));
     }
-    let place = take_place(running, &key)?;
+    let place = running.take_place(&key)?;
     if matches!(route.scope, Scope::Inference | Scope::Data)
+        && key.has_quotas
         && let Some(accounts) = accounts.cloned()
     {
+        // What it needs is not known yet: this spares the work where nothing is left.
         let admitted = key.clone();
-        off_the_runtime(move || accounts.admit(&admitted)).await?;
+        off_the_runtime(move || accounts.admit(&admitted, &Held::default())).await?;
     }
-    Ok(Principal { key: Some(key), _place: Some(place) })
+    Ok(Principal { key: Some(key), _place: Some(Arc::new(place)) })
 }
 
 enum Found {
@@ -341,16 +308,5 @@ mod tests {
         assert!(keyless(&open, &parts("127.0.0.1:9", &headers)).is_ok());
         let strict = ServerSettings { require_key: true, ..ServerSettings::default() };
         assert!(keyless(&strict, &parts("127.0.0.1:9", &[])).is_err());
-    }
-
-    #[test]
-    fn a_key_has_only_so_many_requests_at_once() {
-        let running = Arc::new(Running::default());
-        let key = Key { id: "k".into(), tenant: "t".into(), scopes: Vec::new(), max_concurrent: Some(2) };
-        let first = take_place(&running, &key).unwrap();
-        let _second = take_place(&running, &key).unwrap();
-        assert_eq!(take_place(&running, &key).unwrap_err().kind, ErrorKind::RateLimit);
-        drop(first);
-        take_place(&running, &key).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::models::LoadedModel;
 use crate::route::Route;
+use alti_store::Money;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -56,7 +57,7 @@ struct ModelCounts {
     cached_tokens: u64,
     generated_tokens: u64,
     cpu_seconds: f64,
-    cost: f64,
+    cost: Money,
     queue: Histogram,
     first_token: Histogram,
     between_tokens: Histogram,
@@ -99,7 +100,7 @@ impl Metrics {
         model.cached_tokens += row.cached_tokens;
         model.generated_tokens += row.generated_tokens;
         model.cpu_seconds += row.cpu_seconds;
-        model.cost += row.cost;
+        model.cost = model.cost + row.cost;
         model.queue.add(row.queue_seconds);
         model.first_token.add(row.queue_seconds + row.prefill_seconds);
         model.total.add(row.queue_seconds + row.prefill_seconds + row.decode_seconds);
@@ -153,7 +154,7 @@ const COUNTERS: &[Counter] = &[
     ("alti_prompt_tokens_cached_total", "Tokens of prompts that were cached.", |m| m.cached_tokens as f64),
     ("alti_generated_tokens_total", "Tokens generated.", |m| m.generated_tokens as f64),
     ("alti_answer_cpu_seconds_total", "Seconds of all cores' time spent on answers.", |m| m.cpu_seconds),
-    ("alti_answer_cost_total", "Cost of answers at the owner's price.", |m| m.cost),
+    ("alti_answer_cost_total", "Cost of answers at the owner's price.", |m| m.cost.units()),
 ];
 
 /// How long a model's answers took.

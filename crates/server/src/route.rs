@@ -4,6 +4,8 @@
 
 use crate::auth::{Principal, UsageRow};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::running::Hold;
+use crate::settings::ServerSettings;
 use crate::state::AppState;
 use crate::wire::{Object, read_json};
 use alti_engine::serving::Priority;
@@ -134,6 +136,8 @@ pub struct Route {
     pub response: Option<&'static Object>,
     /// How it streams, if it does.
     pub streams: Option<Stream>,
+    /// Whether the owner has opened it to everybody, for routes that a setting can open.
+    pub opened: Option<fn(&ServerSettings) -> bool>,
     /// What answers it.
     pub handler: Handler,
 }
@@ -199,7 +203,18 @@ impl Route {
         summary: &'static str,
         handler: Handler,
     ) -> Route {
-        Route { verb, path, family, scope, summary, request: None, response: None, streams: None, handler }
+        Route {
+            verb,
+            path,
+            family,
+            scope,
+            summary,
+            request: None,
+            response: None,
+            streams: None,
+            opened: None,
+            handler,
+        }
     }
 
     /// With the JSON it takes.
@@ -218,6 +233,17 @@ impl Route {
     pub const fn streaming(mut self, stream: Stream) -> Route {
         self.streams = Some(stream);
         self
+    }
+
+    /// Open to everybody where a setting says so.
+    pub const fn opened_by(mut self, setting: fn(&ServerSettings) -> bool) -> Route {
+        self.opened = Some(setting);
+        self
+    }
+
+    /// Whether the owner has opened it to everybody.
+    pub fn is_opened(&self, settings: &ServerSettings) -> bool {
+        self.opened.is_some_and(|opened| opened(settings))
     }
 
     /// The path as OpenAPI writes it.
@@ -262,17 +288,25 @@ pub(crate) struct Errand {
     pub(crate) receipts: Option<Receipts>,
 }
 
-/// What calls took.
+/// What calls took, and what they hold of their key's quotas until that is recorded.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Receipts(Arc<Mutex<Vec<UsageRow>>>);
+pub(crate) struct Receipts(Arc<Mutex<Vec<Receipt>>>);
+
+/// What a call took.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    pub(crate) row: UsageRow,
+    pub(crate) _hold: Option<Hold>,
+}
 
 impl Receipts {
-    pub(crate) fn put(&self, row: UsageRow) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    pub(crate) fn put(&self, receipt: Receipt) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
     }
 
-    pub(crate) fn take(&self) -> Vec<UsageRow> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn rows(&self) -> Vec<UsageRow> {
+        let receipts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        receipts.iter().map(|receipt| receipt.row.clone()).collect()
     }
 }
 

@@ -22,9 +22,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+
+/// How long the end of responses may take to be stored.
+const TO_STORE: Duration = Duration::from_secs(1);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -116,10 +119,11 @@ impl Server {
             })
             .collect();
         stop.await;
+        // One deadline for all that is in the works, whoever waits for it.
+        let deadline = Instant::now() + Duration::from_secs(settings.drain_seconds);
         self.state.start_draining();
         stopping.send_replace(true);
         futures_util::future::join_all(listening).await;
-        let deadline = Duration::from_secs(settings.drain_seconds);
         // The listeners, which are gone, had the only clones.
         let drained = async {
             match Arc::into_inner(graceful) {
@@ -127,10 +131,12 @@ impl Server {
                 None => tracing::error!("a listener is still there"),
             }
         };
-        if tokio::time::timeout(deadline, drained).await.is_err() {
+        if tokio::time::timeout_at(deadline, drained).await.is_err() {
             tracing::warn!("answers in the works were cut off: they took longer than drain_seconds");
         }
-        self.state.models().shutdown().await;
+        self.state.models().shutdown(deadline.into_std()).await;
+        // What the models have said is stored by those who told it: that takes a moment, in which nothing is computed.
+        self.state.work().settle(deadline.max(Instant::now() + TO_STORE)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an owner can set about the server: the command line reads flags, environment and file into this.
 
+use crate::costs::{Costs, ModelPrices};
 use crate::mcp::{McpServerSettings, McpServers};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,10 +58,20 @@ pub struct ServerSettings {
     pub log_text: bool,
     /// Where names given to models (`/api/create`) are kept; none keeps them until the server ends.
     pub aliases_file: Option<PathBuf>,
-    /// What an hour of this machine costs, for the cost of answers.
+    /// What an hour of this machine costs without its power, for the cost of answers.
     pub price_per_hour: f64,
-    /// Cores of the machine that the price is for.
+    /// Cores of the machine that the prices are for.
     pub price_cores: f64,
+    /// What a kilowatt-hour costs.
+    pub price_per_kwh: f64,
+    /// Watts that the machine takes while all its cores compute.
+    pub machine_watts: f64,
+    /// What the tokens of single models cost, instead of the machine's time.
+    pub model_prices: Vec<ModelPrices>,
+    /// Whether `/metrics` answers without a key, whoever asks.
+    pub open_metrics: bool,
+    /// Folders, besides the store of models, that adapters of Modelfiles may be in.
+    pub adapter_folders: Vec<PathBuf>,
     /// MCP servers whose tools requests may use.
     pub mcp_servers: Vec<McpServerSettings>,
 }
@@ -93,6 +104,11 @@ impl Default for ServerSettings {
             aliases_file: None,
             price_per_hour: 0.0,
             price_cores: 1.0,
+            price_per_kwh: 0.0,
+            machine_watts: 0.0,
+            model_prices: Vec::new(),
+            open_metrics: false,
+            adapter_folders: Vec::new(),
             mcp_servers: Vec::new(),
         }
     }
@@ -129,11 +145,7 @@ impl ServerSettings {
             return Err(format!("max_header_bytes is {}: it must be at least 8192", self.max_header_bytes));
         }
         McpServers::new(self.mcp_servers.clone())?;
-        let price = |value: f64| value.is_finite() && value >= 0.0;
-        if !price(self.price_per_hour) || !price(self.price_cores) || self.price_cores == 0.0 {
-            return Err("price_per_hour and price_cores must be finite and not negative".into());
-        }
-        Ok(())
+        Costs::new(self).map(drop)
     }
 }
 
@@ -149,6 +161,6 @@ mod tests {
         let none = ServerSettings { max_connections: 0, ..ServerSettings::default() };
         assert!(none.check().unwrap_err().contains("max_connections"));
         let price = ServerSettings { price_per_hour: f64::NAN, ..ServerSettings::default() };
-        assert!(price.check().is_err());
+        assert!(price.check().unwrap_err().contains("price_per_hour"));
     }
 }

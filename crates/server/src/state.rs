@@ -1,12 +1,14 @@
 //! What all requests share.
 
 use crate::accounts::StoreAccounts;
-use crate::auth::{Accounts, Running};
+use crate::auth::Accounts;
+use crate::costs::Costs;
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::mcp::McpServers;
 use crate::metrics::Metrics;
 use crate::models::{ModelLoader, ModelPool};
 use crate::resources::{Classifier, Work};
+use crate::running::Running;
 use crate::settings::ServerSettings;
 use crate::wire::UnknownFields;
 use alti_store::Store;
@@ -29,6 +31,7 @@ struct Inner {
     work: Work,
     mcp: McpServers,
     running: Arc<Running>,
+    costs: Costs,
     metrics: Metrics,
     unknown_fields: UnknownFields,
     draining: AtomicBool,
@@ -88,6 +91,7 @@ impl AppState {
                 // Settings that are wrong were refused before.
                 mcp: McpServers::new(settings.mcp_servers.clone()).unwrap_or_default(),
                 running: Arc::default(),
+                costs: Costs::new(&settings).unwrap_or_default(),
                 metrics: Metrics::default(),
                 unknown_fields: UnknownFields::default(),
                 draining: AtomicBool::new(false),
@@ -138,7 +142,12 @@ impl AppState {
         self.inner.accounts.as_ref()
     }
 
-    /// Requests that run for each key.
+    /// What requests cost the owner.
+    pub(crate) fn costs(&self) -> &Costs {
+        &self.inner.costs
+    }
+
+    /// What is in the works for each key.
     pub(crate) fn running(&self) -> &Arc<Running> {
         &self.inner.running
     }

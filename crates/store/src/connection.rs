@@ -75,6 +75,11 @@ impl Connections {
         })
     }
 
+    /// Whether nothing can be written.
+    pub(crate) fn is_read_only(&self) -> bool {
+        matches!(*locked(&self.writer), Writer::ReadOnly(_))
+    }
+
     /// Reads: sees the database as it is when the function begins, whatever is written meanwhile.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut reader = self.reader()?;

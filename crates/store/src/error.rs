@@ -75,6 +75,17 @@ pub enum StoreError {
     /// Another process writes, for longer than anyone should wait.
     #[error("the database is busy: another process has been writing for too long; try again")]
     Busy,
+    /// Another process serves the database.
+    #[error(
+        "{}: another `alti serve` uses this database (it holds the lock {}); end it first, or give this one a database \
+         of its own with --database", path.display(), lock.display()
+    )]
+    Served {
+        /// The database.
+        path: PathBuf,
+        /// The file that is locked.
+        lock: PathBuf,
+    },
     /// The file is damaged.
     #[error("the database is damaged ({reason}); restore a backup with `alti restore`")]
     Corrupt {

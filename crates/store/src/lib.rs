@@ -24,6 +24,7 @@ mod money;
 mod page;
 mod prices;
 mod responses;
+mod serving;
 mod settings;
 mod usage;
 mod vector_stores;
@@ -42,8 +43,9 @@ pub use migrations::SCHEMA;
 pub use moderations::{Moderation, Moderations};
 pub use money::Money;
 pub use page::{Listed, Page};
-pub use prices::{ClosedPrice, ClosedPrices};
+pub use prices::{ClosedPrice, ClosedPrices, TokenPrices};
 pub use responses::{NewResponse, Response, Responses};
+pub use serving::ServingLock;
 pub use settings::Settings;
 pub use usage::{Group, Summary, Totals, UsageFilter, UsageLog, UsageRecord};
 pub use vector_stores::{

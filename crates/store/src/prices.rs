@@ -1,5 +1,5 @@
-//! What closed APIs charge for tokens, as the owner entered it: nothing here is known by the program, because prices
-//! change and differ between contracts.
+//! What tokens cost; and what closed APIs charge for them, as the owner entered it: nothing here is known by the program,
+//! because prices change and differ between contracts.
 
 use crate::error::{Result, StoreError};
 use crate::money::Money;
@@ -7,6 +7,28 @@ use crate::usage::Totals;
 use crate::{Store, now};
 use rusqlite::{Row, params};
 use serde::Serialize;
+
+/// Prices of a model's tokens, for a million each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenPrices {
+    /// Of prompt tokens.
+    pub prompt: Money,
+    /// Of prompt tokens that are cached.
+    pub cached: Money,
+    /// Of generated tokens.
+    pub generated: Money,
+}
+
+impl TokenPrices {
+    /// What so many tokens cost; `cached` are those of the `prompt` that were cached.
+    #[must_use]
+    pub fn cost(&self, prompt: u64, cached: u64, generated: u64) -> Money {
+        let cached = cached.min(prompt);
+        self.prompt.per_million(prompt - cached)
+            + self.cached.per_million(cached)
+            + self.generated.per_million(generated)
+    }
+}
 
 /// Prices of one model of a closed API, for a million tokens each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,10 +49,8 @@ impl ClosedPrice {
     /// What the tokens of these requests would have cost there. Tokens that were cached here are counted as cached there.
     #[must_use]
     pub fn cost(&self, totals: &Totals) -> Money {
-        let cached = totals.cached_tokens.min(totals.prompt_tokens);
-        self.input.per_million(totals.prompt_tokens - cached)
-            + self.cached_input.per_million(cached)
-            + self.output.per_million(totals.generated_tokens)
+        let prices = TokenPrices { prompt: self.input, cached: self.cached_input, generated: self.output };
+        prices.cost(totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens)
     }
 }
 

@@ -79,9 +79,14 @@ impl ServeCommand {
         settings.engine.threads = self.threads.map(usize::from).or(settings.engine.threads);
         settings.engine.context = self.context.map(|tokens| tokens as usize).or(settings.engine.context);
         self.start_log();
+        let store = self.database.open(environment)?;
+        // What another server left is ended or gone on with: so there must be no other.
+        let _until_the_end = store.lock_for_serving()?;
         self.choose_models(environment, &mut settings)?;
         let home = environment.home.clone();
         settings.server.aliases_file.get_or_insert_with(|| home.join("aliases.json"));
+        // What the store has is the owner's to serve, adapters among it.
+        settings.server.adapter_folders.push(home);
         let loader = Loader {
             environment: environment.clone(),
             options: settings.engine.clone(),
@@ -94,7 +99,6 @@ impl ServeCommand {
                 .cloned()
                 .collect(),
         };
-        let store = self.database.open(environment)?;
         // Two threads are enough for wires and JSON; the rest of the machine computes.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(serve(settings, Arc::new(loader), store))

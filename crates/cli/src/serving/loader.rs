@@ -1,25 +1,23 @@
 //! Where the server gets models from: the store, and files.
 
+use super::model_sampling::model_sampling;
+use super::served::Served;
 use super::settings::EngineOptions;
 use crate::environment::Environment;
 use crate::model::{self, available_memory};
 use crate::pulling;
 use alti_cpu::Cpu;
-use alti_engine::grammar::GrammarSource;
-use alti_engine::sampling::SamplerSettings;
-use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Rejected, Sink, Status, Turns};
-use alti_engine::{EngineError, serving::Ticket};
+use alti_engine::EngineError;
+use alti_engine::serving::{Engine, EngineSettings, Turns};
 use alti_formats::Checkpoint;
 use alti_hub::{Event, HubError, Manifest, ModelSpec, Observer, PullRequest};
 use alti_models::{Llama, memory};
-use alti_server::models::{Cancel, Inference};
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
 use alti_text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// The models of this machine.
 pub struct Loader {
@@ -173,6 +171,7 @@ impl Loader {
             }
             _ => None,
         };
+        let sampling = model_sampling(&checkpoint);
         let engine = self.engine(settings, tokenizer.clone(), checkpoint, draft)?;
         let kept = self.options.prefix_folder.as_ref().map(|folder| kept_prefixes(folder, &facts));
         if let Some((file, identity)) = &kept
@@ -184,10 +183,10 @@ impl Loader {
         Ok(ServedModel {
             memory_bytes: facts.memory_bytes,
             facts,
-            inference: Arc::new(Served { engine, kept }),
+            inference: Arc::new(Served::new(engine, kept)),
             tokenizer,
             template,
-            sampling: SamplerSettings::default(),
+            sampling,
         })
     }
 
@@ -303,70 +302,5 @@ impl alti_hub::Progress for Told<'_> {
         if !tell(progress) {
             self.cancel.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// An engine whose prefixes are kept when it goes.
-struct Served {
-    engine: Engine,
-    kept: Option<(PathBuf, String)>,
-}
-
-fn cancel(ticket: Ticket) -> Cancel {
-    Box::new(move || ticket.cancel())
-}
-
-impl Inference for Served {
-    fn submit(&self, job: Job, sink: Sink) -> Result<Cancel, Rejected> {
-        self.engine.submit(job, sink).map(cancel)
-    }
-
-    fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Cancel, Rejected> {
-        self.engine.embed(job, sink).map(cancel)
-    }
-
-    fn check_grammar(&self, source: &GrammarSource) -> Result<(), EngineError> {
-        self.engine.check_grammar(source)
-    }
-
-    fn status(&self) -> Status {
-        self.engine.status()
-    }
-
-    fn is_running(&self) -> bool {
-        self.engine.is_running()
-    }
-
-    fn context(&self) -> usize {
-        self.engine.settings().context
-    }
-
-    fn max_running(&self) -> usize {
-        self.engine.settings().max_running
-    }
-
-    fn embedding_length(&self) -> usize {
-        self.engine.config().embedding_length
-    }
-
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
-        self.engine.load_adapter(name, path)
-    }
-
-    fn drop_adapter(&self, name: &str) -> bool {
-        self.engine.drop_adapter(name)
-    }
-
-    fn shutdown(&self, deadline: Duration) {
-        if let Some((file, identity)) = &self.kept {
-            let folder = file.parent().unwrap_or(Path::new("."));
-            let saved = std::fs::create_dir_all(folder).map_err(|error| error.to_string());
-            let saved = saved
-                .and_then(|()| self.engine.save_prefixes(file, identity).map_err(|error| error.to_string()));
-            if let Err(error) = saved {
-                tracing::warn!(%error, "the prefix cache was not saved");
-            }
-        }
-        self.engine.shutdown(deadline);
     }
 }

@@ -104,6 +104,33 @@ fn a_server_answers_meters_and_ends_when_asked() {
 }
 
 #[test]
+fn what_is_in_the_works_at_the_end_is_kept_and_what_it_leaves_in_the_cache() {
+    let user = user();
+    let kept = format!("engine.prefix_folder={}", user.path("prefixes").display());
+    let ask = |server: &Server, method: &str, path: &str, body: &Value| -> Value {
+        let (status, body) = server.ask(method, path, &body.to_string()).expect("an answer");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    };
+    let server = Server::start(&user, &["--set", &kept]);
+    // Nobody waits for it: it is in the works when the server is asked to end.
+    let text = "The river and the mountain. ".repeat(20);
+    let first = json!({ "input": text, "max_output_tokens": 130, "temperature": 0, "background": true });
+    let first = ask(&server, "POST", "/v1/responses", &first);
+    server.signal("-TERM");
+    assert!(server.ended(), "it ends well");
+    let server = Server::start(&user, &["--set", &kept]);
+    let path = format!("/v1/responses/{}", first["id"].as_str().expect("an id"));
+    let first = ask(&server, "GET", &path, &Value::Null);
+    assert!(["completed", "incomplete"].contains(&first["status"].as_str().expect("a status")), "{first}");
+    let next = json!({ "input": "And?", "max_output_tokens": 1, "previous_response_id": first["id"] });
+    let next = ask(&server, "POST", "/v1/responses", &next);
+    let cached = next["usage"]["input_tokens_details"]["cached_tokens"].as_u64().expect("a number");
+    let prompt = first["usage"]["input_tokens"].as_u64().expect("a number");
+    assert!(cached > prompt, "{cached} cached tokens are more than the prompt's {prompt}: {}", next["usage"]);
+}
+
+#[test]
 fn a_killed_server_has_lost_nothing_that_it_answered() {
     let user = user();
     let mut acknowledged = 0;
@@ -140,6 +167,15 @@ fn settings_that_are_none_are_refused_with_their_names() {
     wrong(&["serve", "--set", "engine.contxt=1"], "contxt");
     wrong(&["config", "check", "--set", "engine.kv_type=f7"], "f32, bf16, q8_0");
     wrong(&["config", "check", "--set", "server.listen=nowhere"], "listen");
+    wrong(&["config", "check", "--set", "server.machine_watts=-5"], "machine_watts");
+    user.write("alti.toml", "[server]\nmodel_prices = [{model = \"a\", prompt = -1, generated = 2}]\n");
+    wrong(&["config", "check", "alti.toml"], "model_prices[0].prompt");
+    let prices = "[[server.model_prices]]\nmodel = \"a\"\nprompt = 0.1\ngenerated = 2.5\n";
+    user.write("alti.toml", format!("[server]\nprice_per_kwh = 0.3\nmachine_watts = 90.0\n{prices}"));
+    let told = user.run(&["config", "check", "alti.toml"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    user.write("again.toml", &told.stdout);
+    assert_eq!(user.run(&["config", "check", "again.toml"]).stdout, told.stdout, "it is a file of settings");
     user.write("alti.toml", "[engine]\nstep_tokens = 0\n");
     wrong(&["config", "check", "alti.toml"], "step_tokens");
     user.write("alti.toml", "[engine]\nstep_token = 10\n");

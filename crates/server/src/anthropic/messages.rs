@@ -6,7 +6,7 @@ use crate::auth::off_the_runtime;
 use crate::error::ApiResult;
 use crate::generate::{Options, collect, is_setting, render_chat, start_chat, stream};
 use crate::respond;
-use crate::route::{Call, Stream};
+use crate::route::{Call, Family, Stream};
 use axum::body::Body;
 use axum::http::Response;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
         let renderer = Events::new(&generation);
-        return Ok(stream([generation], renderer, Stream::Events, keep_alive));
+        return Ok(stream(generation, renderer, Stream::Events, keep_alive));
     }
     let model = generation.model.clone();
     let answer = collect(generation).await?;
@@ -33,7 +33,7 @@ pub(super) async fn count_tokens(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (CountTokensRequest, _) = call.json(|_| false).await?;
     let model = call.state.models().acquire(Some(&request.model), None).await?;
     let count = off_the_runtime(move || {
-        let request = request.into_common(Options::new(model.base_sampling()?))?;
+        let request = request.into_common(Options::new(model.base_sampling(Family::Anthropic)?))?;
         Ok(render_chat(&model, &request)?.tokens(&model.tokenizer).len())
     });
     Ok(respond::json(&TokenCount { input_tokens: count.await? }))

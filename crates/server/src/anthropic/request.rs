@@ -4,6 +4,7 @@ use crate::error::{ApiError, ApiResult, excerpt};
 use crate::generate::{ChatRequest, Options, ToolChoice, check_messages, sampling};
 use crate::models::Lease;
 use crate::openai::shared::{MessageContent, within};
+use crate::route::Family;
 use alti_text::{Content, Message};
 use serde_json::{Map, Value, json};
 
@@ -106,7 +107,7 @@ impl MessagesRequest {
             ("stop", json!(self.stop_sequences)),
         ];
         let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let options = Options::new(sampling(&model.base_sampling()?, others.chain(own))?);
+        let options = Options::new(sampling(&model.base_sampling(Family::Anthropic)?, others.chain(own))?);
         let count = CountTokensRequest {
             model: self.model,
             messages: self.messages,

@@ -1,6 +1,7 @@
 //! Vectors of texts, and how likely a text is: what embeddings and reranking need of a model.
 
-use super::{Generation, Meter, Options, start};
+use super::parts::{at_once, patiently};
+use super::{Meter, Most, Options, Parts};
 use crate::error::{ApiError, ApiResult};
 use crate::models::Lease;
 use crate::route::Call;
@@ -32,12 +33,14 @@ pub async fn embed(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
 ) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
-    let meter = Meter::new(call, &model.facts.name);
-    meter.ended("failed");
-    let vectors = texts.into_iter().map(|tokens| embed_one(call, model, tokens, pooling));
-    // As many at once as the engine takes in a step: the queue stays free for others.
-    let at_once = model.inference.max_running().max(1);
-    let mut results = futures_util::stream::iter(vectors).buffered(at_once);
+    let meter = &Meter::new(call, &model.facts.name);
+    let prompt = texts.iter().map(|tokens| tokens.len() as u64).sum();
+    meter.reserve(call, Most { prompt, generated: 0 }).await?;
+    let vectors = texts
+        .into_iter()
+        .enumerate()
+        .map(|(index, tokens)| embed_one(call, model, meter, tokens, pooling, index == 0));
+    let mut results = futures_util::stream::iter(vectors).buffered(at_once(model, 1));
     let (mut vectors, mut sum) = (Vec::new(), Usage::default());
     while let Some((values, usage)) = results.try_next().await? {
         super::collect::add_usage(&mut sum, &usage);
@@ -51,15 +54,21 @@ pub async fn embed(
 async fn embed_one(
     call: &Call,
     model: &Lease,
+    meter: &Meter,
     tokens: Vec<u32>,
     pooling: Pooling,
+    first: bool,
 ) -> ApiResult<(Vec<f32>, Usage)> {
     let patience = call.state.settings().request_timeout_seconds.map(Duration::from_secs);
     let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
     let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline };
-    let (sender, mut outputs) = unbounded_channel();
-    let sink = Box::new(move |output| sender.send(output).is_ok());
-    let _cancel = CancelOnDrop(Some(model.inference.embed(job, sink)?));
+    let submit = || {
+        let (sender, outputs) = unbounded_channel();
+        let sink = Box::new(move |output| sender.send(output).is_ok());
+        Ok((CancelOnDrop(Some(model.inference.embed(job.clone(), sink)?)), outputs))
+    };
+    let (_cancel, mut outputs) = patiently(first, submit).await?;
+    meter.ended("failed");
     match outputs.recv().await {
         Some(Output::Embedding { values, usage }) => Ok((values, usage)),
         Some(Output::Failed(error)) => Err(error.into()),
@@ -87,33 +96,19 @@ pub async fn likelihoods(
     model: &Arc<Lease>,
     prompts: Vec<(Vec<u32>, usize)>,
 ) -> ApiResult<(Vec<f64>, Usage)> {
-    let at_once = model.inference.max_running().max(1);
-    let meter = &Meter::new(call, &model.facts.name);
-    let scores =
-        prompts.into_iter().map(|(prompt, scored)| likelihood(call, model.clone(), meter, prompt, scored));
-    let mut results = futures_util::stream::iter(scores).buffered(at_once);
-    let (mut scores, mut sum) = (Vec::new(), Usage::default());
-    while let Some((score, usage)) = results.try_next().await? {
-        super::collect::add_usage(&mut sum, &usage);
-        scores.push(score);
-    }
-    Ok((scores, sum))
-}
-
-async fn likelihood(
-    call: &Call,
-    model: Arc<Lease>,
-    meter: &Meter,
-    prompt: Vec<u32>,
-    scored: usize,
-) -> ApiResult<(f64, Usage)> {
     let sampling = SamplerSettings { max_tokens: 0, ..SamplerSettings::greedy() };
     let options = Options { prompt_logprobs: true, logprobs: Some(0), ..Options::new(sampling) };
-    let generation: Generation = start(call, model, meter, prompt, options).await?;
-    let answer = super::collect(generation).await?;
-    let tokens = &answer.prompt[answer.prompt.len().saturating_sub(scored)..];
-    let sum: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
-    Ok((sum / tokens.len().max(1) as f64, answer.usage))
+    let (prompts, scored): (Vec<_>, Vec<usize>) = prompts.into_iter().unzip();
+    let mut parts = Parts::start(call, model.clone(), prompts, options).await?;
+    let (mut scores, mut sum) = (Vec::new(), Usage::default());
+    for scored in scored {
+        let Some(answer) = parts.answer().await? else { break };
+        super::collect::add_usage(&mut sum, &answer.usage);
+        let tokens = &answer.prompt[answer.prompt.len().saturating_sub(scored)..];
+        let score: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
+        scores.push(score / tokens.len().max(1) as f64);
+    }
+    Ok((scores, sum))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What an answer took: summed up while it is written, kept when it is done, whether anybody still listens or not.
 
 use crate::auth::{Principal, UsageRow};
-use crate::route::{Call, Receipts};
+use crate::error::ApiResult;
+use crate::route::{Call, Receipt, Receipts};
+use crate::running::{Held, Hold};
 use crate::state::AppState;
 use alti_engine::serving::Usage;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +19,22 @@ pub struct Meter {
     open: Arc<Mutex<Open>>,
 }
 
+/// The most tokens that a request may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Most {
+    /// Of prompts.
+    pub prompt: u64,
+    /// Of answers.
+    pub generated: u64,
+}
+
 /// What has been summed up so far.
 struct Open {
     state: AppState,
     /// Holds the key's place among the requests it may have at once.
-    _principal: Principal,
+    principal: Principal,
+    /// What it may use at most of the key's quotas.
+    hold: Option<Hold>,
     row: UsageRow,
     receipts: Option<Receipts>,
 }
@@ -39,7 +52,8 @@ impl Meter {
         let began = now.saturating_sub(call.began.elapsed());
         let open = Open {
             state: call.state.clone(),
-            _principal: call.principal.clone(),
+            principal: call.principal.clone(),
+            hold: None,
             receipts: call.errand.receipts.clone(),
             row: UsageRow {
                 request_id: call.id.clone(),
@@ -56,6 +70,26 @@ impl Meter {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets aside what the request may use at most of its key's quotas, until what it took is kept.
+    ///
+    /// # Errors
+    /// When a quota is used up, or what is left of it is held by others.
+    pub async fn reserve(&self, call: &Call, most: Most) -> ApiResult<()> {
+        let Some(key) = call.principal.key.as_ref().filter(|key| key.has_quotas) else { return Ok(()) };
+        let Some(accounts) = call.state.accounts() else { return Ok(()) };
+        let model = self.open().row.model.clone();
+        let cost = call.state.costs().at_most(&model, most.prompt, most.generated);
+        let wanted = Held {
+            requests: 1,
+            tokens: most.prompt.saturating_add(most.generated),
+            cost: cost.unwrap_or_default(),
+            unknown_costs: u64::from(cost.is_none()),
+        };
+        let hold = call.state.running().reserve_patiently(accounts, key, wanted).await?;
+        self.open().hold = Some(hold);
+        Ok(())
     }
 
     /// Adds what one answer took.
@@ -79,20 +113,21 @@ impl Meter {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let settings = self.state.settings();
-        let core_seconds = settings.price_cores * 3600.0;
         let mut row = std::mem::take(&mut self.row);
-        row.cost = row.cpu_seconds * settings.price_per_hour / core_seconds;
+        row.cost = self.state.costs().of(&row);
         self.state.metrics().count_answer(&row);
         // Nothing was done, and it does not count against a quota.
         if row.outcome == REFUSED {
             return;
         }
+        let (principal, hold) = (std::mem::take(&mut self.principal), self.hold.take());
         if let Some(receipts) = &self.receipts {
-            return receipts.put(row);
+            return receipts.put(Receipt { row, _hold: hold });
         }
         let Some(accounts) = self.state.accounts().cloned() else { return };
         let record = move || {
+            // Given back when the row counts against the quota, and not before.
+            let _held = (principal, hold);
             if let Err(error) = accounts.record(&row) {
                 tracing::error!(request = row.request_id, %error, "what a request took was not kept");
             }

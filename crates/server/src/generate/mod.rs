@@ -2,11 +2,13 @@
 //! answer that is streamed and one that is not are the same events.
 
 mod collect;
+mod defaults;
 mod embed;
 mod fill_in;
 mod grammar;
 mod meter;
 mod options;
+mod parts;
 mod prompt;
 mod run;
 mod stream;
@@ -14,14 +16,17 @@ mod tools;
 
 pub(crate) use collect::add_usage;
 pub use collect::{Answer, Choice, collect};
+pub(crate) use defaults::defaults;
+pub use defaults::{DEFAULTS, FamilyDefaults};
 pub use embed::{embed, likelihoods, normalized};
 pub use fill_in::{fill_in_prompt, fill_in_tokens};
 pub use grammar::{Format, response_format};
-pub use meter::Meter;
+pub use meter::{Meter, Most};
 pub use options::{Options, is_setting, sampling};
+pub use parts::Parts;
 pub use prompt::{ChatRequest, check_messages};
-pub(crate) use run::encode_plain;
 pub use run::{Ended, Event, Generation, encode_text, render_chat, start, start_chat};
+pub(crate) use run::{encode_plain, with_text};
 pub use stream::{Renderer, stream};
 pub(crate) use tools::arguments_object;
 pub use tools::{ToolCall, ToolChoice};

@@ -3,12 +3,12 @@
 
 use super::prompt::{ChatRequest, chat_prompt};
 use super::tools::{ToolPlan, ToolReader};
-use super::{Meter, Options};
+use super::{Meter, Most, Options};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
 use crate::models::{Cancel, Lease};
 use crate::route::Call;
-use alti_engine::serving::{CacheDomain, Job, Output, TokenOutput, Usage};
+use alti_engine::serving::{CacheDomain, Job, Output, Priority, TokenOutput, Usage};
 use alti_engine::stop::FinishReason;
 use alti_text::{Specials, Tokenizer};
 use std::collections::VecDeque;
@@ -122,7 +122,7 @@ pub struct Generation {
     cancel: Option<Cancel>,
     meter: Option<Meter>,
     readers: Vec<ToolReader>,
-    /// Only the prompt was asked about: the one token that the engine draws at least is not told.
+    /// Only the prompt was asked about: the engine draws one token behind it all the same, which is thrown away.
     silent: bool,
     open: usize,
     ready: VecDeque<Event>,
@@ -134,16 +134,21 @@ impl std::fmt::Debug for Generation {
     }
 }
 
-/// The tokens of a text, and nothing in front. A long text does not keep the thread from others' requests.
-pub(crate) fn encode_plain(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec<u32> {
+/// Does something with so many bytes of text; with many, it does not keep the thread from others' requests.
+pub(crate) fn with_text<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || {
         tokio::runtime::Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread)
     };
-    match text.len() > LONG_TEXT_BYTES && is_shared() {
-        true => tokio::task::block_in_place(|| tokenizer.encode(text, specials)),
-        false => tokenizer.encode(text, specials),
+    match bytes > LONG_TEXT_BYTES && is_shared() {
+        true => tokio::task::block_in_place(work),
+        false => work(),
     }
+}
+
+/// The tokens of a text, and nothing in front.
+pub(crate) fn encode_plain(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec<u32> {
+    with_text(text.len(), || tokenizer.encode(text, specials))
 }
 
 /// The tokens of a text that is not a chat: with the token in front that the model wants there.
@@ -167,6 +172,9 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
         .sum::<usize>();
     // Tools have a grammar, which is compiled.
     let takes_long = bytes > LONG_TEXT_BYTES || !request.tools.is_empty();
+    if request.options.sampling.max_tokens == 0 {
+        return Err(ApiError::field("max_tokens", "`max_tokens` must be at least 1, or -1 for no limit"));
+    }
     let model = Arc::new(model);
     let mut options = request.options.clone();
     let encode = {
@@ -179,11 +187,11 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     };
     let (plan, prompt) = if takes_long { off_the_runtime(encode).await? } else { encode()? };
     options.grammar = plan.grammar();
-    // How many there may be is checked where the job is submitted.
-    let choices = options.choices.clamp(1, call.state.settings().max_choices);
-    let readers = (0..choices).map(|_| plan.reader()).collect();
+    let origin = Origin::of(call);
+    let readers = (0..origin.choices(&options, &model)?).map(|_| plan.reader()).collect();
     let meter = Meter::new(call, &model.facts.name);
-    submit(call, model, meter, prompt, options, readers, plan.spells_specials()).await
+    meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
+    submit(&origin, model, meter, prompt, options, readers, plan.spells_specials()).await
 }
 
 /// The prompt that a chat becomes, as text and tokens would have it.
@@ -201,24 +209,86 @@ fn content_bytes(content: &alti_text::Content) -> usize {
     }
 }
 
-/// Has a prompt gone on with; `meter` is the request's.
+/// Has a prompt gone on with.
 ///
 /// # Errors
-/// Options that make no sense, a prompt that is too long, a full queue.
+/// Options that make no sense, a prompt that is too long, a full queue, a quota that is used up.
 pub async fn start(
     call: &Call,
+    model: Arc<Lease>,
+    prompt: Vec<u32>,
+    options: Options,
+) -> ApiResult<Generation> {
+    let meter = Meter::new(call, &model.facts.name);
+    meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
+    begin(&Origin::of(call), model, &meter, prompt, options).await
+}
+
+/// Has one of a request's prompts gone on with; `meter` is the request's.
+pub(super) async fn begin(
+    origin: &Origin,
     model: Arc<Lease>,
     meter: &Meter,
     prompt: Vec<u32>,
     options: Options,
 ) -> ApiResult<Generation> {
-    let choices = options.choices.clamp(1, call.state.settings().max_choices);
-    let readers = (0..choices).map(|_| ToolReader::text_only()).collect();
-    submit(call, model, meter.clone(), prompt, options, readers, false).await
+    let readers = (0..origin.choices(&options, &model)?).map(|_| ToolReader::text_only()).collect();
+    submit(origin, model, meter.clone(), prompt, options, readers, false).await
+}
+
+/// The most tokens that the answers to prompts of these lengths may take.
+pub(super) fn most_tokens(
+    model: &Lease,
+    options: &Options,
+    prompts: impl IntoIterator<Item = usize>,
+) -> Most {
+    let mut most = Most::default();
+    for prompt in prompts {
+        // The token behind a full context is drawn, too.
+        let room = (model.inference.context() + 1).saturating_sub(prompt) as u64;
+        let each = u64::try_from(options.sampling.max_tokens).map_or(room, |wanted| wanted.min(room));
+        most.prompt += prompt as u64;
+        most.generated += each * u64::from(options.choices);
+    }
+    most
+}
+
+/// What a call says about each of its jobs.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    tenant: String,
+    priority: Priority,
+    deadline: Option<Instant>,
+    max_choices: u32,
+}
+
+impl Origin {
+    pub(super) fn of(call: &Call) -> Origin {
+        let settings = call.state.settings();
+        let patience = settings.request_timeout_seconds.map(Duration::from_secs);
+        Origin {
+            tenant: call.principal.tenant().to_owned(),
+            priority: call.errand.priority,
+            deadline: patience.and_then(|patience| Instant::now().checked_add(patience)),
+            max_choices: settings.max_choices,
+        }
+    }
+
+    /// How many answers are wanted, if that many can be given.
+    fn choices(&self, options: &Options, model: &Lease) -> ApiResult<u32> {
+        let running = u32::try_from(model.inference.max_running()).unwrap_or(u32::MAX);
+        let most = self.max_choices.min(running).max(1);
+        match options.choices {
+            choices if (1..=most).contains(&choices) => Ok(choices),
+            choices => {
+                Err(ApiError::field("n", format!("`n` is {choices}: it must be between 1 and {most}")))
+            }
+        }
+    }
 }
 
 async fn submit(
-    call: &Call,
+    origin: &Origin,
     model: Arc<Lease>,
     meter: Meter,
     prompt: Vec<u32>,
@@ -226,14 +296,6 @@ async fn submit(
     readers: Vec<ToolReader>,
     spell_specials: bool,
 ) -> ApiResult<Generation> {
-    let settings = call.state.settings();
-    let most =
-        settings.max_choices.min(u32::try_from(model.inference.max_running()).unwrap_or(u32::MAX)).max(1);
-    if !(1..=most).contains(&options.choices) {
-        let message = format!("`n` is {}: it must be between 1 and {most}", options.choices);
-        return Err(ApiError::field("n", message));
-    }
-    let deadline = settings.request_timeout_seconds.map(Duration::from_secs);
     let open = readers.len();
     let mut sampling = options.sampling;
     let silent = sampling.max_tokens == 0;
@@ -245,10 +307,11 @@ async fn submit(
         prompt_logprobs: options.prompt_logprobs,
         grammar: options.grammar,
         spell_specials,
-        priority: options.priority.min(call.errand.priority),
-        deadline: deadline.and_then(|patience| Instant::now().checked_add(patience)),
-        domain: CacheDomain { tenant: call.principal.tenant().to_owned(), adapter: model.adapter() },
+        priority: options.priority.min(origin.priority),
+        deadline: origin.deadline,
+        domain: CacheDomain { tenant: origin.tenant.clone(), adapter: model.adapter() },
         cache_prompt: options.cache_prompt,
+        speculate: !silent,
         ..Job::new(prompt.clone(), sampling)
     };
     let (sender, outputs) = unbounded_channel();
@@ -274,6 +337,14 @@ async fn submit(
         open,
         ready: VecDeque::new(),
     })
+}
+
+/// What an answer took, without a token that nobody asked for.
+fn told_usage(silent: bool, usage: Usage) -> Usage {
+    match silent {
+        true => Usage { generated_tokens: 0, decode_seconds: 0.0, ..usage },
+        false => usage,
+    }
 }
 
 impl Generation {
@@ -339,6 +410,7 @@ impl Generation {
             }
             Some(Output::Finished { choice, mut text, mut reason, seed, usage }) => {
                 let mut called = false;
+                let usage = told_usage(self.silent, usage);
                 if self.silent {
                     text.clear();
                     reason = FinishReason::Length;
@@ -371,13 +443,13 @@ impl Drop for Generation {
         // The engine tells what the answers took until they were cut off: it is kept like any other's.
         let (_, none) = unbounded_channel();
         let (mut outputs, mut open) = (std::mem::replace(&mut self.outputs, none), self.open);
-        let model = self.model.clone();
+        let (model, silent) = (self.model.clone(), self.silent);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 while open > 0 {
                     match outputs.recv().await {
                         Some(Output::Finished { usage, .. }) => {
-                            meter.add(&usage);
+                            meter.add(&told_usage(silent, usage));
                             open -= 1;
                         }
                         Some(Output::Failed(_)) | None => break,

@@ -1,13 +1,12 @@
 //! An answer as a stream: each API renders the same events in its own way.
 
-use super::{Event, Generation};
+use super::{Event, Parts};
 use crate::error::ApiError;
 use crate::respond;
 use crate::route;
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ const LARGE_PIECE_BYTES: usize = 16 << 10;
 
 struct Streaming<R> {
     /// Jobs run side by side and are told one after the other.
-    generations: VecDeque<Generation>,
+    parts: Parts,
     job: usize,
     renderer: R,
     began: bool,
@@ -42,17 +41,25 @@ impl<R: Renderer> Streaming<R> {
             self.renderer.begin(into);
             return;
         }
-        let Some(generation) = self.generations.front_mut() else {
-            self.renderer.end(into);
-            self.done = true;
-            return;
+        let generation = match self.parts.front().await {
+            Ok(Some(generation)) => generation,
+            Ok(None) => {
+                self.renderer.end(into);
+                self.done = true;
+                return;
+            }
+            Err(error) => {
+                self.renderer.fail(&error, into);
+                self.done = true;
+                return;
+            }
         };
         let mut next = generation.next().await;
         loop {
             match next {
                 Ok(Some(event)) => self.renderer.event(self.job, event, into),
                 Ok(None) => {
-                    self.generations.pop_front();
+                    self.parts.pop();
                     self.job += 1;
                     return;
                 }
@@ -75,18 +82,12 @@ impl<R: Renderer> Streaming<R> {
 
 /// The response that streams the answers to a request's jobs.
 pub fn stream<R: Renderer>(
-    generations: impl IntoIterator<Item = Generation>,
+    parts: impl Into<Parts>,
     renderer: R,
     kind: route::Stream,
     keep_alive: Duration,
 ) -> Response<Body> {
-    let streaming = Streaming {
-        generations: generations.into_iter().collect(),
-        job: 0,
-        renderer,
-        began: false,
-        done: false,
-    };
+    let streaming = Streaming { parts: parts.into(), job: 0, renderer, began: false, done: false };
     let pieces = futures_util::stream::unfold(streaming, move |mut streaming| async move {
         while !streaming.done {
             let mut text = String::new();

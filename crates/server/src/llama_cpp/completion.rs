@@ -2,13 +2,13 @@
 
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Ended, Event, Generation, Meter, Options, Renderer, collect, encode_plain, encode_text, fill_in_prompt,
-    is_setting, sampling, start, stream,
+    Answer, Ended, Event, Options, Parts, Renderer, encode_plain, encode_text, fill_in_prompt, is_setting,
+    sampling, stream, with_text,
 };
 use crate::models::Lease;
 use crate::openai::shared::finite;
 use crate::respond;
-use crate::route::{Call, Stream};
+use crate::route::{Call, Family, Stream};
 use crate::wire::kind;
 use alti_engine::serving::{TokenOutput, Usage};
 use alti_text::{Specials, Tokenizer};
@@ -174,9 +174,11 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         cache_prompt: request.cache_prompt.unwrap_or(true),
         ignore_end: request.ignore_eos.unwrap_or(false),
         grammar: super::grammar_fields(&constraints)?.grammar(),
-        ..Options::new(sampling(&model.base_sampling()?, others)?)
+        ..Options::new(sampling(&model.base_sampling(Family::LlamaCpp)?, others)?)
     };
-    let prompts = prompts(&model.tokenizer, &request.prompt)?;
+    // How much text is in a list is not known before it is read.
+    let bytes = request.prompt.as_str().map_or(usize::MAX, str::len);
+    let prompts = with_text(bytes, || prompts(&model.tokenizer, &request.prompt))?;
     let tokens = request.return_tokens == Some(true);
     answer(&call, model, prompts, options, tokens, request.stream == Some(true)).await
 }
@@ -186,7 +188,7 @@ pub(super) async fn infill(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, others): (InfillRequest, _) = call.json(is_setting).await?;
     let model = Arc::new(call.state.models().acquire(request.model.as_deref(), None).await?);
     let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
-    let options = Options::new(sampling(&model.base_sampling()?, others)?);
+    let options = Options::new(sampling(&model.base_sampling(Family::LlamaCpp)?, others)?);
     let extra = request.input_extra.iter().flatten().filter_map(|file| file["text"].as_str());
     let prefix: String = extra.chain([request.input_prefix.as_str()]).collect::<Vec<_>>().join("\n");
     let mut prompt = fill_in_prompt(&model.tokenizer, &prefix, &request.input_suffix)?;
@@ -213,20 +215,16 @@ async fn answer(
     };
     settings.insert("n_predict".into(), json!(options.sampling.max_tokens));
     let with_probabilities = options.logprobs.is_some();
-    let meter = Meter::new(call, &model.facts.name);
-    let mut generations = Vec::new();
-    for prompt in prompts {
-        generations.push(start(call, model.clone(), &meter, prompt, options.clone()).await?);
-    }
-    let predicted = vec![0; generations.len()];
+    let predicted = vec![0; prompts.len()];
+    let mut parts = Parts::start(call, model.clone(), prompts, options).await?;
     let writer = Writer { model, settings, with_tokens, with_probabilities, predicted };
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
-        return Ok(stream(generations, writer, Stream::Events, keep_alive));
+        return Ok(stream(parts, writer, Stream::Events, keep_alive));
     }
     let mut answers = Vec::new();
-    for (index, generation) in generations.into_iter().enumerate() {
-        answers.push(whole(&writer, index, generation).await?);
+    while let Some(answer) = parts.answer().await? {
+        answers.push(whole(&writer, answers.len(), answer)?);
     }
     Ok(match answers.len() {
         1 => respond::json(&answers.remove(0)),
@@ -234,8 +232,7 @@ async fn answer(
     })
 }
 
-async fn whole(writer: &Writer, index: usize, generation: Generation) -> ApiResult<LlamaCompletion> {
-    let mut answer = collect(generation).await?;
+fn whole(writer: &Writer, index: usize, mut answer: Answer) -> ApiResult<LlamaCompletion> {
     if answer.choices.is_empty() {
         return Err(ApiError::internal("an answer has no choice"));
     }

@@ -45,7 +45,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         }
     };
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
-    let texts = inputs(&call, &model, content)?;
+    let texts = inputs(&call, &model, content.into_inputs())?;
     let (vectors, _) = embed(&call, &model, texts, pooling).await?;
     let told = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = if normalizes { normalized(values, None) } else { values };

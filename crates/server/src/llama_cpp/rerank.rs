@@ -5,7 +5,7 @@
 //! 2022). It needs no model that was trained for ranking. Scores are negative; nearer to 0 is better.
 
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{encode_plain, encode_text, likelihoods};
+use crate::generate::{encode_plain, encode_text, likelihoods, with_text};
 use crate::respond;
 use crate::route::Call;
 use alti_text::{Specials, Tokenizer};
@@ -100,7 +100,8 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         })?;
         Ok(prompt(&model.tokenizer, text, &request.query))
     });
-    let prompts = prompts.collect::<ApiResult<Vec<_>>>()?;
+    let bytes = request.documents.iter().map(|document| document.to_string().len()).sum();
+    let prompts = with_text(bytes, || prompts.collect::<ApiResult<Vec<_>>>())?;
     let (scores, usage) = likelihoods(&call, &model, prompts).await?;
     let mut results: Vec<RankedDocument> = scores
         .into_iter()

@@ -2,7 +2,7 @@
 
 use crate::error::ApiResult;
 use crate::respond;
-use crate::route::Call;
+use crate::route::{Call, Family};
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
     Ok(respond::json(&json!({
         "default_generation_settings": {
             "n_ctx": model.inference.context(),
-            "params": model.base_sampling()?,
+            "params": model.base_sampling(Family::LlamaCpp)?,
         },
         "total_slots": model.inference.max_running(),
         "model_alias": model.requested,

@@ -1,8 +1,8 @@
 //! What the server asks of whoever knows where models are: the command line.
 
 use super::{Inference, ModelFacts};
-use alti_engine::sampling::SamplerSettings;
 use alti_text::{ChatTemplate, Tokenizer};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// A model in memory, with all that requests need of it.
@@ -16,8 +16,8 @@ pub struct ServedModel {
     pub tokenizer: Tokenizer,
     /// Its chat template, or why it has none that can be used.
     pub template: Result<ChatTemplate, String>,
-    /// What is sampled with where a request does not say.
-    pub sampling: SamplerSettings,
+    /// Sampler settings that the model names itself: they go before an API's defaults, and behind what a request says.
+    pub sampling: Map<String, Value>,
     /// Bytes it takes in memory.
     pub memory_bytes: u64,
 }

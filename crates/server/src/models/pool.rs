@@ -4,12 +4,13 @@
 use super::aliases::Aliases;
 use super::{Alias, KeepAlive, LoadError, ModelFacts, ModelLoader, ServedModel};
 use crate::auth::off_the_runtime;
-use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
+use crate::route::Family;
 use crate::settings::ServerSettings;
 use alti_engine::sampling::SamplerSettings;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -28,6 +29,7 @@ struct Inner {
     pinned: Vec<String>,
     default_model: Option<String>,
     drain: Duration,
+    adapter_folders: Vec<PathBuf>,
     entries: Mutex<Entries>,
     /// Held while a model is loaded: what two would take together is then known to both.
     loading: tokio::sync::Mutex<()>,
@@ -113,16 +115,16 @@ impl Deref for Lease {
 }
 
 impl Lease {
-    /// What is sampled with where a request does not say: the alias's parameters over the model's defaults.
+    /// What is sampled with where a request does not say: the alias's parameters over the model's own, over the API's
+    /// defaults.
     ///
     /// # Errors
-    /// When the alias has parameters that are none.
-    pub fn base_sampling(&self) -> ApiResult<SamplerSettings> {
-        let parameters = self.alias.iter().flat_map(|alias| &alias.parameters);
-        crate::generate::sampling(
-            &self.model.sampling,
-            parameters.map(|(name, value)| (name.as_str(), value.clone())),
-        )
+    /// When the alias or the model has parameters that are none.
+    pub fn base_sampling(&self, family: Family) -> ApiResult<SamplerSettings> {
+        let alias = self.alias.iter().flat_map(|alias| &alias.parameters);
+        let named = self.model.sampling.iter().chain(alias);
+        let named = named.map(|(name, value)| (name.as_str(), value.clone()));
+        crate::generate::sampling(&crate::generate::defaults(family)?, named)
     }
 
     /// The adapter that the model is used with.
@@ -178,6 +180,7 @@ impl ModelPool {
                 pinned: settings.pinned_models.clone(),
                 default_model: settings.default_model.clone(),
                 drain: Duration::from_secs(settings.drain_seconds),
+                adapter_folders: settings.adapter_folders.clone(),
                 entries: Mutex::default(),
                 loading: tokio::sync::Mutex::default(),
             }),
@@ -227,7 +230,8 @@ impl ModelPool {
             Some(Err(error)) => return Err(load_error(error)),
             None => return Err(ApiError::internal("a load ended without an outcome")),
         };
-        if let Some(path) = alias.as_ref().and_then(|alias| alias.adapter.clone()) {
+        if let Some(path) = alias.as_ref().and_then(|alias| alias.adapter.as_deref()) {
+            let path = self.adapter_path(path).await?;
             ensure_adapter(&claim.entry, &model, &requested, path).await?;
         }
         // From here on the lease gives the use back.
@@ -342,7 +346,7 @@ impl ModelPool {
                 entries.loaded.remove(&victim.name);
                 victim
             };
-            self.end(&victim).await;
+            self.unload_now(&victim).await;
         }
     }
 
@@ -361,7 +365,7 @@ impl ModelPool {
                         () = entry.changed.notified() => {}
                     }
                 }
-                Some(_) if self.remove_if_idle(&entry) => return self.end(&entry).await,
+                Some(_) if self.remove_if_idle(&entry) => return self.unload_now(&entry).await,
                 Some(_) => {}
             }
             let gone = !self.entries().loaded.values().any(|other| Arc::ptr_eq(other, &entry));
@@ -378,15 +382,19 @@ impl ModelPool {
         expired && there && entries.loaded.remove(&entry.name).is_some()
     }
 
+    /// Unloads a model that is no longer in the list.
+    async fn unload_now(&self, entry: &Arc<Entry>) {
+        self.end(entry, Instant::now() + self.inner.drain).await;
+    }
+
     /// Gives back what an entry that is no longer in the list holds.
-    async fn end(&self, entry: &Arc<Entry>) {
+    async fn end(&self, entry: &Arc<Entry>, deadline: Instant) {
         let Some(model) = entry.model() else { return };
         entry.outcome.send_replace(Some(Err(LoadError::NotFound(entry.name.clone()))));
         // Whoever waits for it to be gone hears of it.
         entry.changed.notify_one();
-        let drain = self.inner.drain;
         let ended = off_the_runtime(move || {
-            model.inference.shutdown(drain);
+            model.inference.shutdown(deadline.saturating_duration_since(Instant::now()));
             drop(model);
             Ok(())
         });
@@ -407,10 +415,10 @@ impl ModelPool {
         Ok(true)
     }
 
-    /// Ends all models; answers in the works get until the settings' deadline.
-    pub async fn shutdown(&self) {
+    /// Ends all models; answers in the works get until `deadline`.
+    pub async fn shutdown(&self, deadline: Instant) {
         let entries: Vec<_> = std::mem::take(&mut self.entries().loaded).into_values().collect();
-        futures_util::future::join_all(entries.iter().map(|entry| self.end(entry))).await;
+        futures_util::future::join_all(entries.iter().map(|entry| self.end(entry, deadline))).await;
     }
 
     /// The models in memory.
@@ -500,13 +508,38 @@ impl ModelPool {
         })
     }
 
+    /// Where an adapter is: in one of the folders that the owner has named, however it is spelled, links followed.
+    ///
+    /// # Errors
+    /// When it is not there. What is elsewhere is not there, too: a request must not learn what files this machine has.
+    async fn adapter_path(&self, named: &Path) -> ApiResult<PathBuf> {
+        let (pool, named) = (self.clone(), named.to_owned());
+        let find = move || {
+            let folders = &pool.inner.adapter_folders;
+            let found = folders.iter().filter_map(|folder| {
+                let folder = folder.canonicalize().ok()?;
+                folder.join(&named).canonicalize().ok().filter(|path| path.starts_with(&folder))
+            });
+            let shown = excerpt(&named.to_string_lossy());
+            let message = format!(
+                "there is no adapter `{shown}` in the store of models, nor in a folder of the setting \
+                 server.adapter_folders"
+            );
+            found.into_iter().next().ok_or_else(|| ApiError::field("adapter", message))
+        };
+        off_the_runtime(find).await
+    }
+
     /// Makes an alias.
     ///
     /// # Errors
     /// When what it is made from is not there, or it cannot be kept.
-    pub async fn create(&self, name: &str, alias: Alias) -> ApiResult<()> {
+    pub async fn create(&self, name: &str, mut alias: Alias) -> ApiResult<()> {
         check_name(name)?;
         self.facts(&alias.from).await?;
+        if let Some(path) = &alias.adapter {
+            alias.adapter = Some(self.adapter_path(path).await?);
+        }
         let (pool, name) = (self.clone(), name.to_owned());
         off_the_runtime(move || pool.inner.aliases.insert(&name, alias).map_err(load_error)).await
     }

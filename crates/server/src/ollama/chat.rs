@@ -112,7 +112,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let lines = Lines { model: generation.model.clone(), clock, calls: Vec::new() };
     if request.stream.unwrap_or(true) {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
-        return Ok(stream([generation], lines, Stream::Lines, keep_alive));
+        return Ok(stream(generation, lines, Stream::Lines, keep_alive));
     }
     whole(lines, generation).await
 }

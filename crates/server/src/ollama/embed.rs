@@ -85,7 +85,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let texts = request.input.map(OneOrMany::into_vec).unwrap_or_default();
     let mut texts = match texts.is_empty() {
         true => Vec::new(),
-        false => inputs(&call, &model, TextOrTokens::Texts(texts))?,
+        false => inputs(&call, &model, TextOrTokens::Texts(texts).into_inputs())?,
     };
     if request.truncate.unwrap_or(true) {
         texts.iter_mut().for_each(|tokens| tokens.truncate(model.inference.context()));
@@ -107,7 +107,7 @@ pub(super) async fn create_one(mut call: Call) -> ApiResult<Response<Body>> {
     let Some(prompt) = request.prompt.filter(|prompt| !prompt.is_empty()) else {
         return Ok(respond::json(&EmbeddedOne { embedding: Vec::new() }));
     };
-    let mut texts = inputs(&call, &model, TextOrTokens::Text(prompt))?;
+    let mut texts = inputs(&call, &model, TextOrTokens::Text(prompt).into_inputs())?;
     texts.iter_mut().for_each(|tokens| tokens.truncate(model.inference.context()));
     let (mut vectors, _) = embed(&call, &model, texts, Pooling::Mean).await?;
     Ok(respond::json(&EmbeddedOne { embedding: vectors.pop().unwrap_or_default() }))

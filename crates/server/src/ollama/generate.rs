@@ -4,8 +4,8 @@ use super::chat::{done_reason, only_load};
 use super::shared::{Clock, format, no_images, now, options, timings};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    ChatRequest, Event, Generation, Meter, Options, Renderer, collect, encode_text, fill_in_prompt,
-    render_chat, start, stream,
+    ChatRequest, Event, Generation, Options, Renderer, collect, encode_text, fill_in_prompt, render_chat,
+    start, stream,
 };
 use crate::models::{KeepAlive, Lease};
 use crate::respond;
@@ -94,12 +94,11 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         move || request.tokens(&model, &options)
     };
     let prompt = crate::auth::off_the_runtime(encode).await?;
-    let meter = Meter::new(&call, &model.facts.name);
-    let generation = start(&call, model, &meter, prompt, options).await?;
+    let generation = start(&call, model, prompt, options).await?;
     let lines = Lines { model: generation.model.clone(), clock, context: generation.prompt.clone() };
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
-        return Ok(stream([generation], lines, Stream::Lines, keep_alive));
+        return Ok(stream(generation, lines, Stream::Lines, keep_alive));
     }
     whole(lines, generation).await
 }

@@ -1,6 +1,7 @@
 //! Modelfiles: what Ollama makes models from. Only what names and settings are made of is read; the rest is refused by
 //! name, so that nobody believes in what has no effect.
 
+use super::shared::most_tokens;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::models::Alias;
 use alti_text::Message;
@@ -92,6 +93,7 @@ fn scalar(text: &str) -> Value {
 
 /// Sets a parameter; `stop` may be given several times.
 pub(super) fn set_parameter(parameters: &mut Map<String, Value>, name: &str, value: Value) {
+    let value = if name == "num_predict" { most_tokens(value) } else { value };
     let name = match name {
         "num_predict" => "max_tokens",
         // How much is kept in memory is the server's setting.

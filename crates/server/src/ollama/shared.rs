@@ -3,6 +3,7 @@
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{Format, Options, sampling};
 use crate::models::{Lease, ModelFacts};
+use crate::route::Family;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::Usage;
 use chrono::{DateTime, Local, SecondsFormat, Utc};
@@ -37,16 +38,19 @@ pub(super) fn details(facts: &ModelFacts, parent: &str) -> Value {
 /// One of the wrong type or out of range.
 pub(super) fn options(model: &Lease, options: Option<&Map<String, Value>>) -> ApiResult<Options> {
     let given = options.into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone()));
-    // Ollama's -2 fills the context, as -1 does here.
     let given = given.map(|(name, value)| match name {
-        "num_predict" if value.as_i64().is_some_and(|count| count < 0) => ("max_tokens", json!(-1)),
-        "num_predict" => ("max_tokens", value),
+        "num_predict" => ("max_tokens", most_tokens(value)),
         name => (name, value),
     });
     let given = given.filter(|(name, value)| !(*name == "seed" && value.as_i64() == Some(0)));
-    let sampling = sampling(&model.base_sampling()?, given)
+    let sampling = sampling(&model.base_sampling(Family::Ollama)?, given)
         .map_err(|error| ApiError { param: error.param.map(|param| format!("options.{param}")), ..error })?;
     Ok(Options::new(sampling))
+}
+
+/// Ollama's `num_predict`: 0 and all negative numbers set no limit.
+pub(super) fn most_tokens(value: Value) -> Value {
+    if value.as_i64().is_some_and(|count| count <= 0) { json!(-1) } else { value }
 }
 
 /// Reads `format`: `json`, or a schema.

@@ -9,7 +9,7 @@ use crate::generate::{
 use crate::ids;
 use crate::models::Lease;
 use crate::respond;
-use crate::route::{Call, Stream};
+use crate::route::{Call, Family, Stream};
 use crate::wire::{Nullable, OneOrMany};
 use alti_engine::serving::{Priority, Usage};
 use axum::body::Body;
@@ -261,7 +261,7 @@ impl ChatCompletionRequest {
             ("logit_bias", json!(self.logit_bias)),
         ];
         let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let sampling = sampling(&model.base_sampling()?, others.chain(own))?;
+        let sampling = sampling(&model.base_sampling(Family::OpenAi)?, others.chain(own))?;
         Ok(Options {
             choices: self.n.unwrap_or(1),
             logprobs: (self.logprobs == Some(true)).then_some(self.top_logprobs.unwrap_or(0) as usize),
@@ -318,7 +318,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
         let renderer = Chunks::new(&id, &generation, with_logprobs, include_usage);
-        return Ok(stream([generation], renderer, Stream::Events, keep_alive));
+        return Ok(stream(generation, renderer, Stream::Events, keep_alive));
     }
     let model = generation.model.clone();
     let answer = collect(generation).await?;

@@ -4,13 +4,13 @@ use super::chat::fingerprint;
 use super::shared::{CompletionUsage, finite, usage, within};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, Event, Generation, Meter, Options, Renderer, collect, encode_text, fill_in_prompt, is_setting,
-    sampling, start, stream,
+    Answer, Event, Options, Parts, Renderer, encode_text, fill_in_prompt, is_setting, sampling, stream,
+    with_text,
 };
 use crate::ids;
 use crate::models::Lease;
 use crate::respond;
-use crate::route::{Call, Stream};
+use crate::route::{Call, Family, Stream};
 use crate::wire::{Nullable, OneOrMany, TextOrIds, TextOrTokens};
 use alti_engine::serving::{TokenOutput, Usage};
 use alti_text::{Specials, Tokenizer};
@@ -33,7 +33,7 @@ crate::wire! {
             model: String,
             /// Text that comes after the answer, for models with tokens for it.
             suffix: String,
-            /// Most tokens of the answer; 16 where none is given.
+            /// Most tokens of the answer; 16 where none is given. 0 computes the prompt alone, for `echo` with `logprobs`.
             max_tokens: u32,
             /// 0 to 2.
             temperature: f32,
@@ -165,6 +165,26 @@ impl CompletionRequest {
         Ok(())
     }
 
+    /// The prompts' tokens, and their texts.
+    fn encode(&self, model: &Lease, inputs: Vec<TextOrIds>) -> ApiResult<(Vec<Vec<u32>>, Vec<String>)> {
+        let encoded = inputs.into_iter().map(|input| match (input, &self.suffix) {
+            (TextOrIds::Text(text), Some(suffix)) => {
+                Ok((fill_in_prompt(&model.tokenizer, &text, suffix)?, text))
+            }
+            (TextOrIds::Ids(_), Some(_)) => {
+                Err(ApiError::field("suffix", "`suffix` needs a prompt that is text"))
+            }
+            (TextOrIds::Text(text), None) => {
+                Ok((encode_text(&model.tokenizer, &text, Specials::Parse), text))
+            }
+            (TextOrIds::Ids(ids), None) => {
+                let text = model.tokenizer.decode(&ids);
+                Ok((ids, text))
+            }
+        });
+        encoded.collect()
+    }
+
     fn options(&self, model: &Lease, others: &Map<String, Value>) -> ApiResult<Options> {
         let own = [
             ("max_tokens", json!(self.max_tokens.unwrap_or(16))),
@@ -188,7 +208,7 @@ impl CompletionRequest {
             cache_prompt: self.cache_prompt.unwrap_or(true),
             ignore_end: self.ignore_eos.unwrap_or(false),
             grammar: format.grammar(),
-            ..Options::new(sampling(&model.base_sampling()?, fields.chain(own))?)
+            ..Options::new(sampling(&model.base_sampling(Family::OpenAi)?, fields.chain(own))?)
         })
     }
 }
@@ -208,47 +228,35 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     if inputs.is_empty() || inputs.len() > most {
         return Err(ApiError::field("prompt", format!("`prompt` must have between 1 and {most} texts")));
     }
-    let meter = Meter::new(&call, &model.facts.name);
-    let mut generations = Vec::new();
-    let mut echoes = Vec::new();
-    for input in inputs {
-        let (prompt, text) = match (input, &request.suffix) {
-            (TextOrIds::Text(text), Some(suffix)) => (fill_in_prompt(&model.tokenizer, &text, suffix)?, text),
-            (TextOrIds::Ids(_), Some(_)) => {
-                return Err(ApiError::field("suffix", "`suffix` needs a prompt that is text"));
-            }
-            (TextOrIds::Text(text), None) => (encode_text(&model.tokenizer, &text, Specials::Parse), text),
-            (TextOrIds::Ids(ids), None) => {
-                let text = model.tokenizer.decode(&ids);
-                (ids, text)
-            }
-        };
-        echoes.push(if request.echo == Some(true) { text } else { String::new() });
-        generations.push(start(&call, model.clone(), &meter, prompt, options.clone()).await?);
+    let bytes = inputs.iter().map(TextOrIds::text_bytes).sum();
+    let (prompts, mut echoes) = with_text(bytes, || request.encode(&model, inputs))?;
+    if request.echo != Some(true) {
+        echoes.iter_mut().for_each(String::clear);
     }
     let id = ids::new("cmpl-");
-    let with_logprobs = options.logprobs.is_some();
+    let (choices, with_logprobs) = (options.choices, options.logprobs.is_some());
+    let parts = Parts::start(&call, model.clone(), prompts, options).await?;
     if request.stream == Some(true) {
         let include_usage =
             request.stream_options.as_ref().is_some_and(|it| it.get("include_usage") == Some(&json!(true)));
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
-        let renderer = Chunks::new(&id, model, echoes, options.choices, with_logprobs, include_usage);
-        return Ok(stream(generations, renderer, Stream::Events, keep_alive));
+        let renderer = Chunks::new(&id, model, echoes, choices, with_logprobs, include_usage);
+        return Ok(stream(parts, renderer, Stream::Events, keep_alive));
     }
-    answer(id, &model, generations, echoes, with_logprobs).await
+    answer(id, &model, parts, echoes, with_logprobs).await
 }
 
 async fn answer(
     id: String,
     model: &Lease,
-    generations: Vec<Generation>,
+    mut parts: Parts,
     echoes: Vec<String>,
     with_logprobs: bool,
 ) -> ApiResult<Response<Body>> {
     let mut sum = Usage::default();
     let mut choices = Vec::new();
-    for (generation, echo) in generations.into_iter().zip(echoes) {
-        let Answer { prompt, choices: answers, usage } = collect(generation).await?;
+    for echo in echoes {
+        let Some(Answer { prompt, choices: answers, usage }) = parts.answer().await? else { break };
         crate::generate::add_usage(&mut sum, &usage);
         for choice in answers {
             let tokens: Vec<TokenOutput> = prompt.iter().cloned().chain(choice.tokens).collect();

@@ -1,7 +1,7 @@
 //! `POST /v1/embeddings`.
 
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{embed, encode_text, normalized};
+use crate::generate::{embed, encode_text, normalized, with_text};
 use crate::models::Lease;
 use crate::respond;
 use crate::route::Call;
@@ -70,6 +70,9 @@ crate::wire! {
     }
 }
 
+/// The most texts of a request that OpenAI's API knows.
+const MOST_INPUTS: usize = 2048;
+
 /// Reads a way of pooling.
 ///
 /// # Errors
@@ -87,12 +90,12 @@ pub(crate) fn pooling(name: Option<&str>) -> ApiResult<Pooling> {
 ///
 /// # Errors
 /// Nothing, too much, or something empty.
-pub(crate) fn inputs(call: &Call, model: &Lease, inputs: TextOrTokens) -> ApiResult<Vec<Vec<u32>>> {
-    let inputs = inputs.into_inputs();
+pub(crate) fn inputs(call: &Call, model: &Lease, inputs: Vec<TextOrIds>) -> ApiResult<Vec<Vec<u32>>> {
     let most = call.state.settings().max_inputs;
     if inputs.is_empty() || inputs.len() > most {
         return Err(ApiError::field("input", format!("`input` must have between 1 and {most} texts")));
     }
+    let bytes = inputs.iter().map(TextOrIds::text_bytes).sum();
     let tokens = inputs.into_iter().enumerate().map(|(index, input)| {
         let empty = || Err(ApiError::field(format!("input[{index}]"), format!("input {index} is empty")));
         match input {
@@ -102,7 +105,7 @@ pub(crate) fn inputs(call: &Call, model: &Lease, inputs: TextOrTokens) -> ApiRes
             TextOrIds::Ids(ids) => Ok(ids),
         }
     });
-    tokens.collect()
+    with_text(bytes, || tokens.collect())
 }
 
 /// Checks how many values of a vector are wanted.
@@ -133,7 +136,12 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     };
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let dimensions = dimensions(&model, request.dimensions)?;
-    let texts = inputs(&call, &model, request.input)?;
+    let inputs = request.input.into_inputs();
+    if inputs.len() > MOST_INPUTS {
+        let message = format!("`input` has {} texts: it may have {MOST_INPUTS} at most", inputs.len());
+        return Err(ApiError::field("input", message));
+    }
+    let texts = self::inputs(&call, &model, inputs)?;
     let (vectors, usage) = embed(&call, &model, texts, pooling).await?;
     let data = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = normalized(values, dimensions);

@@ -1,5 +1,6 @@
 //! What there is, out of the route table: OpenAPI for programs, Markdown for the documentation, HTML for people.
 
+use crate::generate::DEFAULTS;
 use crate::route::{Family, Route, Scope};
 use crate::state::AppState;
 use crate::wire::{Object, Support};
@@ -79,6 +80,16 @@ pub fn documentation() -> String {
          Fields that are not listed are ignored, and named in the log once. `null` is the same as leaving a field out. \
          A field of the wrong type is answered with status 400 and the API's own error object, which names the field.\n",
     );
+    text.push_str(
+        "\nWhere a request leaves a sampler setting out, a named model's parameters (`PARAMETER` of a Modelfile) are taken; \
+         then what the model's own files say (`generation_config.json`, `general.sampling.*` in GGUF); then what the API's \
+         documentation says:\n\n| API | settings |\n|---|---|\n",
+    );
+    for row in DEFAULTS.iter().filter(|row| row.family != Family::Operations) {
+        let settings: Vec<String> =
+            row.settings.iter().map(|(name, value)| format!("`{name}` {value}")).collect();
+        let _cannot_fail = writeln!(text, "| {} | {} |", row.family.name(), settings.join(", "));
+    }
     let table = crate::routes::table();
     for family in [Family::OpenAi, Family::Anthropic, Family::Ollama, Family::LlamaCpp, Family::Operations] {
         let _cannot_fail = write!(

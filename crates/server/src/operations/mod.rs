@@ -31,13 +31,20 @@ pub const ROUTES: &[Route] = &[
         "Whether it takes requests: its pinned models are loaded.",
         |call| Box::pin(ready(call)),
     ),
-    Route::get("/metrics", OPERATIONS, Scope::Metrics, "Numbers for Prometheus.", |call| {
-        Box::pin(async move {
-            let state = &call.state;
-            let text = state.metrics().prometheus(state.uptime_seconds(), &state.models().loaded());
-            Ok(respond::text("text/plain; version=0.0.4; charset=utf-8", text))
-        })
-    }),
+    Route::get(
+        "/metrics",
+        OPERATIONS,
+        Scope::Metrics,
+        "Numbers for Prometheus; without a key where `open_metrics` is set.",
+        |call| {
+            Box::pin(async move {
+                let state = &call.state;
+                let text = state.metrics().prometheus(state.uptime_seconds(), &state.models().loaded());
+                Ok(respond::text("text/plain; version=0.0.4; charset=utf-8", text))
+            })
+        },
+    )
+    .opened_by(|settings| settings.open_metrics),
     Route::get("/openapi.json", OPERATIONS, Scope::Open, "What there is, for programs.", |_| {
         Box::pin(async { Ok(respond::json(&openapi())) })
     }),

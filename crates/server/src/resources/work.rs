@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How often is looked for things whose time is over, and for work that a failure left.
 const TICK: Duration = Duration::from_secs(60);
+
+/// How often is looked whether responses are done, when the server goes down.
+const POLL: Duration = Duration::from_millis(10);
 
 /// The server's own work.
 #[derive(Default)]
@@ -61,6 +65,13 @@ impl Work {
 
     pub(super) fn end(&self, id: &str) {
         self.responses().remove(id);
+    }
+
+    /// Waits until no response is being written, or it is `deadline`.
+    pub(crate) async fn settle(&self, deadline: Instant) {
+        while !self.responses().is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
     }
 }
 

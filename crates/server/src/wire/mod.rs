@@ -163,6 +163,16 @@ impl TextOrTokens {
     }
 }
 
+impl TextOrIds {
+    /// Bytes of text in it.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            TextOrIds::Text(text) => text.len(),
+            TextOrIds::Ids(_) => 0,
+        }
+    }
+}
+
 /// What a JSON value is, for messages.
 pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
     match value {

@@ -1,7 +1,10 @@
 //! How the server behaves whatever the API: keys, metering, hang-ups, limits, and going down.
 
 use crate::support::{App, Script, app, user};
-use alti_server::{Accounts, ApiError, ApiResult, ErrorKind, Key, Peer, Server, ServerSettings, UsageRow};
+use alti_server::{
+    Accounts, ApiError, ApiResult, ErrorKind, Held, Key, ModelPrices, Peer, Server, ServerSettings, UsageRow,
+};
+use alti_store::Money;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -34,10 +37,11 @@ impl Accounts for Book {
             tenant: secret.to_owned(),
             scopes,
             max_concurrent: Some(1),
+            has_quotas: true,
         }))
     }
 
-    fn admit(&self, key: &Key) -> ApiResult<()> {
+    fn admit(&self, key: &Key, _: &Held) -> ApiResult<()> {
         match key.id.as_str() {
             "empty" => Err(ApiError::new(ErrorKind::Quota, "used up").retry_after(60)),
             _ => Ok(()),
@@ -134,9 +138,34 @@ async fn what_a_request_takes_is_kept() {
     assert_eq!((row.route, row.outcome, row.generated_tokens), ("/v1/chat/completions", "stop", 6));
     assert_eq!(answer.json()["usage"]["prompt_tokens"], row.prompt_tokens);
     // 2 seconds of a core, of a machine with two that costs 7.2 an hour.
-    assert!((row.cost - 0.002).abs() < 1e-12);
+    assert_eq!(row.cost, Money::from_nanos(2_000_000));
     let metrics = app.state.metrics().prometheus(1.0, &app.state.models().loaded());
     assert!(metrics.contains("alti_generated_tokens_total{model=\"scripted\"} 6\n"));
+}
+
+#[tokio::test]
+async fn power_is_paid_for_and_a_models_own_prices_go_first() {
+    // 2 seconds of a core, of a machine with two that takes 500 watts: 0.5 kWh an hour at 14.4 each.
+    let power = || ServerSettings {
+        price_cores: 2.0,
+        price_per_kwh: 14.4,
+        machine_watts: 500.0,
+        ..Default::default()
+    };
+    let prices =
+        |model: &str| ModelPrices { model: model.into(), prompt: 2.0, cached: Some(0.5), generated: 10.0 };
+    let cost = async |settings: ServerSettings| {
+        let book = Arc::new(Book::default());
+        let app = App::with(settings, Some(book.clone()), Duration::ZERO);
+        app.send(chat(("x-api-key", "secret"))).await.ok();
+        book.rows(1).await.remove(0)
+    };
+    assert_eq!(cost(power()).await.cost, Money::from_nanos(2_000_000));
+    let other = ServerSettings { model_prices: vec![prices("other")], ..power() };
+    assert_eq!(cost(other).await.cost, Money::from_nanos(2_000_000));
+    let row = cost(ServerSettings { model_prices: vec![prices("scripted")], ..power() }).await;
+    let expected = row.prompt_tokens * 2000 + row.generated_tokens * 10_000;
+    assert_eq!(row.cost, Money::from_nanos(expected as i64));
 }
 
 #[tokio::test]
@@ -188,6 +217,25 @@ async fn numbers_are_what_prometheus_and_kubernetes_read() {
         let base =
             ["_bucket", "_sum", "_count"].iter().find_map(|end| base.strip_suffix(end)).unwrap_or(base);
         assert!(text.contains(&format!("# TYPE {base} ")), "{line} has no type");
+    }
+}
+
+#[tokio::test]
+async fn numbers_are_shown_to_everybody_where_the_owner_says_so() {
+    let ask = async |settings: ServerSettings, path: &str| {
+        let app = App::with(settings, Some(Arc::new(Book::default())), Duration::ZERO);
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        let peer: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        request.extensions_mut().insert(Peer(peer));
+        app.router.clone().oneshot(request).await.unwrap().status()
+    };
+    let open = || ServerSettings { open_metrics: true, require_key: true, ..ServerSettings::default() };
+    assert_eq!(ask(ServerSettings::default(), "/metrics").await, StatusCode::UNAUTHORIZED);
+    for path in ["/metrics", "/health", "/ready"] {
+        assert_eq!(ask(open(), path).await, StatusCode::OK, "{path}");
+    }
+    for path in ["/v1/usage", "/slots", "/v1/models"] {
+        assert_eq!(ask(open(), path).await, StatusCode::UNAUTHORIZED, "{path}");
     }
 }
 
@@ -311,6 +359,20 @@ async fn going_down_finishes_what_is_in_the_works() {
     assert!(rest.contains("data: [DONE]"), "{}", &rest[rest.len().saturating_sub(200)..]);
     tokio::time::timeout(Duration::from_secs(20), server.ended).await.expect("it ends").unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn going_down_has_one_deadline_for_all() {
+    let settings = ServerSettings { drain_seconds: 1, ..ServerSettings::default() };
+    let server = listen(settings, Script::Endless).await;
+    let mut connection = TcpStream::connect(server.address).await.unwrap();
+    connection.write_all(raw_chat(true).as_bytes()).await.unwrap();
+    connection.read_exact(&mut [0; 16]).await.unwrap();
+    server.stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), server.ended).await.expect("it ends").unwrap();
+    // The connection had all of the time there is: the model gets nothing on top.
+    let patience = *server.app.shelf.scripted.patience.lock().unwrap();
+    assert_eq!(patience, Some(Duration::ZERO));
 }
 
 #[tokio::test]

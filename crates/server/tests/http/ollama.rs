@@ -181,6 +181,48 @@ async fn a_modelfile_makes_a_model_that_lasts() {
 }
 
 #[tokio::test]
+async fn adapters_come_out_of_the_owners_folders_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "secret").unwrap();
+        path
+    };
+    let (inside, outside) = (write("open/adapter.gguf"), write("closed/secret.gguf"));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&outside, folder.path().join("open/link.gguf")).unwrap();
+    let create = async |app: &App, adapter: &str| {
+        let modelfile = format!("FROM scripted\nADAPTER {adapter}");
+        app.post("/api/create", json!({ "model": "made", "modelfile": modelfile, "stream": false })).await
+    };
+    let refused = async |app: &App, adapter: &str| {
+        let answer = create(app, adapter).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{adapter}: {}", answer.text());
+        assert!(answer.text().contains("server.adapter_folders"), "{}", answer.text());
+    };
+    refused(&app(), inside.to_str().unwrap()).await;
+    let settings =
+        ServerSettings { adapter_folders: vec![folder.path().join("open")], ..ServerSettings::default() };
+    let app = App::new(settings);
+    for path in [outside.to_str().unwrap(), "/etc/passwd", "../closed/secret.gguf", "none.gguf", "link.gguf"]
+    {
+        refused(&app, path).await;
+    }
+    create(&app, "adapter.gguf").await.ok();
+    create(&app, inside.to_str().unwrap()).await.ok();
+    app.post("/api/chat", json!({ "model": "made", "messages": user("Hi"), "stream": false })).await.ok();
+    assert_eq!(app.last_job().domain.adapter.as_deref(), Some("made"));
+    // What was named before, and is not there any more, is not read from elsewhere.
+    std::fs::remove_file(&inside).unwrap();
+    let gone = app.post("/api/chat", json!({ "model": "made", "messages": user("Hi") })).await;
+    assert_eq!(gone.status, StatusCode::BAD_REQUEST, "{}", gone.text());
+    let from =
+        json!({ "model": "made", "modelfile": format!("FROM {}", outside.display()), "stream": false });
+    assert_eq!(app.post("/api/create", from).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn vectors_and_errors() {
     let app = app();
     let vectors = app.post("/api/embed", json!({ "model": "tiny", "input": ["a", "b"] })).await.ok();

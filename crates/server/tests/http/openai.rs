@@ -136,6 +136,88 @@ async fn seeds_settings_and_stops_act() {
 }
 
 #[tokio::test]
+async fn a_request_of_many_prompts_leaves_room_for_others_and_keeps_their_order() {
+    // The queue of the tiny model's engine has 64 places.
+    let app = app();
+    let texts: Vec<String> = (0..300).map(|number| format!("number {number} ")).collect();
+    let request = |stream: bool| json!({ "model": "tiny", "prompt": texts, "max_tokens": 1, "echo": true, "stream": stream });
+    let many = app.post("/v1/completions", request(false));
+    let other = async {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        app.post("/v1/chat/completions", chat(json!({}))).await
+    };
+    let (many, other) = tokio::join!(many, other);
+    other.ok();
+    let choices = many.ok()["choices"].as_array().unwrap().clone();
+    assert_eq!(choices.len(), texts.len());
+    for (choice, text) in choices.iter().zip(&texts) {
+        assert!(choice["text"].as_str().unwrap().starts_with(text), "{choice} does not begin with {text}");
+    }
+    let (events, _) = app.post("/v1/completions", request(true)).await.events();
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!(streamed(&events, index as u64), choice["text"].as_str().unwrap());
+    }
+    let llama = app.post("/completion", json!({ "model": "tiny", "prompt": texts, "n_predict": 1 })).await;
+    assert_eq!(llama.ok().as_array().unwrap().len(), texts.len());
+    // A prompt that can never be answered is told before anything is done.
+    let long = "long ".repeat(CONTEXT);
+    let refused = app.post("/v1/completions", json!({ "model": "tiny", "prompt": ["short", long] })).await;
+    assert_eq!(refused.json()["error"]["code"], "context_length_exceeded");
+    let vectors = json!({ "model": "tiny", "input": vec!["x"; 2049] });
+    let refused = app.post("/v1/embeddings", vectors).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("input"))
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_said_about_sampling_is_as_each_api_documents_it() {
+    let app = app();
+    for (path, request, expected) in [
+        ("/v1/chat/completions", json!({ "messages": user("Hi") }), (0, 1.0, 0.0, 1.0)),
+        ("/v1/completions", json!({ "prompt": "Hi" }), (0, 1.0, 0.0, 1.0)),
+        ("/v1/messages", json!({ "messages": user("Hi"), "max_tokens": 9 }), (0, 1.0, 0.0, 1.0)),
+        ("/api/chat", json!({ "messages": user("Hi"), "stream": false }), (40, 0.9, 0.0, 1.1)),
+        ("/completion", json!({ "prompt": "Hi" }), (40, 0.95, 0.05, 1.0)),
+    ] {
+        let mut request = request;
+        request["model"] = json!("scripted");
+        app.post(path, request).await.ok();
+        let sampling = app.last_job().sampling;
+        let found = (sampling.top_k, sampling.top_p, sampling.min_p, sampling.repeat_penalty);
+        assert_eq!(found, expected, "{path}");
+        // What the model says itself goes first.
+        assert_eq!(sampling.temperature, 0.0, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_told_or_counted_where_none_is_wanted() {
+    let app = app();
+    let request = json!({ "model": "tiny", "prompt": "Once", "max_tokens": 0, "echo": true, "logprobs": 0 });
+    let answer = app.post("/v1/completions", request).await.ok();
+    assert_eq!(answer["choices"][0]["text"], "Once");
+    assert_eq!(answer["usage"]["completion_tokens"], 0);
+    assert_eq!(answer["usage"]["total_tokens"], answer["usage"]["prompt_tokens"]);
+    let metrics = app.state.metrics().prometheus(1.0, &[]);
+    assert!(metrics.contains("alti_generated_tokens_total{model=\"tiny\"} 0\n"), "{metrics}");
+    let llama = app.post("/completion", json!({ "model": "tiny", "prompt": "Once", "n_predict": 0 })).await;
+    assert_eq!(llama.ok()["tokens_predicted"], 0);
+    // A chat without an answer is none; under whichever name.
+    let none = app.post("/v1/chat/completions", json!({ "messages": user("Hi"), "n_predict": 0 })).await;
+    assert_eq!(
+        (none.status, &none.json()["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("max_tokens"))
+    );
+    // Ollama's 0 is no limit.
+    let options = json!({ "num_predict": 0 });
+    let open = json!({ "model": "scripted", "prompt": "Hi", "options": options, "stream": false });
+    assert_eq!(app.post("/api/generate", open).await.ok()["eval_count"], 6);
+    assert_eq!(app.last_job().sampling.max_tokens, -1);
+}
+
+#[tokio::test]
 async fn what_openai_refuses_is_refused_with_its_error() {
     let app = app();
     for (extra, param) in [

@@ -3,7 +3,6 @@
 
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
-use alti_engine::sampling::SamplerSettings;
 use alti_engine::serving::{
     EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Sink, Status, TokenOutput, Usage,
 };
@@ -110,6 +109,8 @@ pub struct Scripted {
     pub script: Mutex<Script>,
     pub jobs: Mutex<Vec<Job>>,
     pub cancelled: Arc<AtomicBool>,
+    /// The time that jobs got when it was told to go.
+    pub patience: Mutex<Option<Duration>>,
 }
 
 impl Inference for Scripted {
@@ -199,7 +200,9 @@ impl Inference for Scripted {
         false
     }
 
-    fn shutdown(&self, _deadline: Duration) {}
+    fn shutdown(&self, patience: Duration) {
+        *self.patience.lock().unwrap() = Some(patience);
+    }
 }
 
 /// Knows the two models, and counts how often each is loaded.
@@ -248,7 +251,7 @@ impl ModelLoader for Shelf {
             inference,
             template: Ok(BuiltinTemplate::ChatMl.compile(&tokenizer).expect("a template")),
             tokenizer,
-            sampling: SamplerSettings { temperature: 0.0, ..SamplerSettings::default() },
+            sampling: Map::from_iter([("temperature".to_owned(), json!(0))]),
             memory_bytes: 600,
         })
     }
@@ -338,6 +341,7 @@ impl App {
             script: Mutex::new(Script::Say("Hello.".into())),
             jobs: Mutex::default(),
             cancelled: Arc::default(),
+            patience: Mutex::default(),
         });
         let shelf = Arc::new(Shelf { scripted, loads: AtomicUsize::new(0), load_time });
         let state = AppState::with_services(settings, shelf.clone(), services);

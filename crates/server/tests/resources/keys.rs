@@ -70,6 +70,74 @@ async fn a_quota_that_is_used_up_is_told_with_when_there_is_more() {
     assert!((1..=86_400).contains(&seconds) && (now() + seconds) % 86_400 <= 1, "tomorrow, by UTC");
 }
 
+/// How many of `count` requests at the same time are answered, and how many are told to come again.
+async fn at_once(fixture: &Fixture, secret: &str, count: usize, request: &Value) -> (usize, usize) {
+    let calls = (0..count).map(|_| call(fixture, secret, "POST", "/v1/chat/completions", request.clone()));
+    let answers = futures_util::future::join_all(calls).await;
+    let with = |status: u16| answers.iter().filter(|answer| answer.0 == status).count();
+    assert_eq!(with(200) + with(429), count, "{answers:?}");
+    (with(200), with(429))
+}
+
+fn said(text: &str, most: u32) -> Value {
+    json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": most })
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_cannot_each_use_what_is_left_of_a_quota() {
+    // A prompt of 26 tokens, and an answer that takes two seconds: what a request may use at most is 226 tokens.
+    let slow = said("slowly", 200);
+    for (quotas, most) in [
+        (Quotas { requests_per_day: Some(3), ..Quotas::default() }, 3),
+        (Quotas { tokens_per_day: Some(500), ..Quotas::default() }, 3),
+        (Quotas { tokens_per_day: Some(100), ..Quotas::default() }, 1),
+    ] {
+        let fixture = Fixture::scripted();
+        let (id, secret) = key(&fixture, "a", "shop", quotas);
+        assert_eq!(at_once(&fixture, &secret, 8, &slow).await, (most, 8 - most), "{quotas:?}");
+        let used = fixture.settled(&id, most as u64).await;
+        let tokens = used.prompt_tokens + used.generated_tokens;
+        assert!(quotas.tokens_per_day.is_none_or(|most| tokens < most + 226), "{used:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_requests_may_cost_is_set_aside() {
+    let price = alti_server::ModelPrices { model: "tiny".into(), prompt: 0.0, cached: None, generated: 1e6 };
+    let settings = alti_server::ServerSettings { model_prices: vec![price], ..Default::default() };
+    let inference = std::sync::Arc::new(super::scripted::Scripted);
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = Fixture::with_settings(inference, folder, None, settings);
+    // A token costs 1; two requests may cost 400.
+    let money = alti_store::Money::parse("300").expect("an amount");
+    let (id, secret) = key(&fixture, "a", "shop", Quotas { cost_per_day: Some(money), ..Quotas::default() });
+    assert_eq!(at_once(&fixture, &secret, 6, &said("slowly", 200)).await, (2, 4));
+    assert_eq!(fixture.settled(&id, 2).await.cost, alti_store::Money::parse("400").expect("an amount"));
+}
+
+#[tokio::test]
+async fn what_is_not_used_is_given_back_however_a_request_ends() {
+    let fixture = Fixture::scripted();
+    let (id, secret) = key(&fixture, "a", "shop", Quotas { tokens_per_day: Some(5000), ..Quotas::default() });
+    // Each may use the whole context of 4096: only one at a time has room. One after the other, all have.
+    for count in 0..4 {
+        let (status, answer) =
+            call(&fixture, &secret, "POST", "/v1/chat/completions", said("say x", 4000)).await;
+        assert_eq!(status, 200, "{count}: {answer}");
+    }
+    assert!(call(&fixture, &secret, "POST", "/v1/chat/completions", said("break", 4000)).await.0 >= 400);
+    // A client that hangs up.
+    let request = json!({ "messages": [{ "role": "user", "content": "forever" }], "stream": true });
+    let mut asked = Fixture::request("POST", "/v1/chat/completions", request.to_string());
+    asked.headers_mut().insert("authorization", format!("Bearer {secret}").parse().expect("a header"));
+    let mut response = fixture.send(asked).await;
+    response.body_mut().frame().await.expect("a piece").expect("a piece");
+    drop(response);
+    fixture.settled(&id, 6).await;
+    let (status, answer) = call(&fixture, &secret, "POST", "/v1/chat/completions", said("say x", 4000)).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
 #[tokio::test]
 async fn the_owner_sees_what_requests_took_and_what_closed_apis_would_have_charged() {
     let fixture = Fixture::scripted();

@@ -11,7 +11,6 @@ mod responses;
 mod scripted;
 mod vector_stores;
 
-use alti_engine::sampling::SamplerSettings;
 use alti_engine::serving::{Engine, EngineSettings};
 use alti_formats::Checkpoint;
 use alti_models::Llama;
@@ -96,7 +95,7 @@ fn served(inference: Arc<dyn Inference>) -> ServedModel {
         inference,
         template: ChatTemplate::new(TEMPLATE, &tokenizer).map_err(|error| error.to_string()),
         tokenizer,
-        sampling: SamplerSettings { max_tokens: 24, ..SamplerSettings::default() },
+        sampling: serde_json::Map::from_iter([("max_tokens".to_owned(), json!(24))]),
         memory_bytes: 1,
     }
 }
@@ -223,6 +222,19 @@ impl Fixture {
                 event
             })
             .collect()
+    }
+
+    /// What a key has used today, when so many requests of it are recorded.
+    async fn settled(&self, key: &str, requests: u64) -> alti_store::Totals {
+        for _ in 0..600 {
+            let used = self.store.usage().of_key(key, alti_store::now().div_euclid(86_400)).expect("sums");
+            if used.requests >= requests {
+                assert_eq!(used.requests, requests);
+                return used;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not {requests} requests of {key} were recorded");
     }
 
     /// Uploads a file and returns its id.

@@ -1,4 +1,5 @@
 use super::{Fixture, ids, tiny_engine};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -183,6 +184,33 @@ async fn a_response_in_the_background_goes_on_alone_and_can_be_cancelled() {
     assert_eq!(fixture.call("POST", &path, Value::Null).await.0, 400);
     let unkept = json!({ "input": "x", "background": true, "store": false });
     assert_eq!(fixture.call("POST", "/v1/responses", unkept).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_response_in_the_background_shows_what_has_been_written_so_far() {
+    let fixture = Fixture::scripted();
+    let endless = fixture.post("/v1/responses", json!({ "input": "forever", "background": true })).await;
+    let path = format!("/v1/responses/{}", endless["id"].as_str().expect("an id"));
+    let written = |response: &Value| {
+        response["output"][0]["content"][0]["text"].as_str().is_some_and(|text| text.len() > 8)
+    };
+    let partial = fixture.until(&path, written).await;
+    assert!(text(&partial).starts_with("foreverf"), "{partial}");
+    assert_eq!(
+        (&partial["status"], &partial["output"][0]["status"]),
+        (&json!("in_progress"), &json!("in_progress"))
+    );
+    // A listener who comes late hears what was told, from where they say, and what comes.
+    let stream = format!("{path}?stream=true&starting_after=4");
+    let mut body = fixture.send(Fixture::request("GET", &stream, "")).await.into_body();
+    let mut heard = String::new();
+    while heard.matches("response.output_text.delta").count() < 12 {
+        let piece = body.frame().await.expect("it goes on").expect("a piece").into_data().expect("data");
+        heard.push_str(std::str::from_utf8(&piece).expect("text"));
+    }
+    assert!(heard.starts_with("event: response.output_text.delta"), "{heard}");
+    assert!(heard.contains("\"sequence_number\":5,"), "{heard}");
+    fixture.post(&format!("{path}/cancel"), Value::Null).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Answers `say X` with `X`, `forever` until it is cancelled, `break` with a failure, and anything else with itself.
+/// Answers `say X` with `X`, `forever` until it is cancelled, `slowly` with as many letters as it may in two seconds,
+/// `break` with a failure, and anything else with itself.
 pub struct Scripted;
 
 impl Inference for Scripted {
@@ -27,12 +28,16 @@ impl Inference for Scripted {
                 sink(Output::Failed(error));
                 return;
             }
+            let slowly = question == "slowly";
+            if slowly {
+                std::thread::sleep(Duration::from_secs(2));
+            }
             let forever = question == "forever";
             let answer = question.strip_prefix("say ").unwrap_or(question).to_owned();
             let most = usize::try_from(job.sampling.max_tokens).unwrap_or(usize::MAX);
             let (mut said, mut reason) = (0, FinishReason::StopToken(0));
             let letters: Vec<char> = answer.chars().collect();
-            while forever || said < letters.len() {
+            while forever || slowly || said < letters.len() {
                 if cancelled.load(Ordering::Relaxed) {
                     reason = FinishReason::Cancelled;
                     break;

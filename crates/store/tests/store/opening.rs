@@ -131,3 +131,18 @@ fn settings_and_moderations_are_kept() {
     );
     assert!(store.moderations().get("other", &judged.id).is_err());
 }
+
+#[test]
+fn one_process_serves_a_database_and_others_look_into_it() {
+    let fixture = Fixture::new();
+    let lock = fixture.store.lock_for_serving().expect("nobody serves it");
+    let second = open(fixture.database());
+    let error = second.lock_for_serving().expect_err("the first one serves it");
+    assert!(matches!(error, StoreError::Served { .. }), "{error}");
+    let told = error.to_string();
+    assert!(told.contains("alti.db.serving") && told.contains("--database"), "{told}");
+    second.usage().record(&[UsageRecord::default()]).expect("rows are written all the same");
+    second.backup(&fixture.folder.path().join("backup")).expect("and backups");
+    drop(lock);
+    second.lock_for_serving().expect("it is free again");
+}

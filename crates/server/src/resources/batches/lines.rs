@@ -1,9 +1,10 @@
 //! Answers one line of a batch: by the handler of its route, as if it had come over HTTP.
 
-use crate::auth::{Accounts, Key, Principal};
+use crate::auth::{Key, Principal, off_the_runtime};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::resources::ask;
 use crate::route::{Call, Errand, Receipts, Route};
+use crate::running::Held;
 use crate::state::AppState;
 use crate::{accounts, ids};
 use alti_engine::serving::Priority;
@@ -14,13 +15,22 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+
+/// Lines in the works at once.
+const AT_ONCE: usize = 16;
 
 /// What all lines of a batch have in common.
 pub(super) struct Lines {
     pub(super) state: AppState,
     pub(super) route: &'static Route,
     pub(super) principal: Principal,
+}
+
+/// What came of a line.
+pub(super) struct Outcome {
+    pub(super) result: BatchResult,
+    /// What it holds of its key's quotas, until the result is stored.
+    _receipts: Receipts,
 }
 
 /// Why a line has no outcome now.
@@ -42,11 +52,17 @@ impl Lines {
         Ok(Lines { state: state.clone(), route, principal: Principal::acting_for(key) })
     }
 
+    /// Lines in the works at once: enough to fill steps that others leave room in, and no more than the key may have.
+    pub(super) fn at_once(&self) -> usize {
+        let most = self.principal.key.as_ref().and_then(|key| key.max_concurrent);
+        most.map_or(AT_ONCE, |most| AT_ONCE.min(most as usize).max(1))
+    }
+
     /// Answers a line.
     ///
     /// # Errors
     /// When it has to be tried again later.
-    pub(super) async fn answer(&self, line: &PendingLine) -> Result<BatchResult, Later> {
+    pub(super) async fn answer(&self, line: &PendingLine) -> Result<Outcome, Later> {
         // A key may have been revoked since the last line.
         if let Some(key) = &self.principal.key
             && let Err(error) = key_of(&self.state, &key.id, self.route).await
@@ -54,14 +70,13 @@ impl Lines {
             return match error.kind {
                 ErrorKind::Permission => {
                     let refusal = error.response(self.route.family);
-                    Ok(outcome(line, &ids::new("req_"), refusal, &Receipts::default()).await)
+                    Ok(outcome(line, &ids::new("req_"), refusal, Receipts::default()).await)
                 }
                 _ => Err(Later::Busy(error)),
             };
         }
         if let (Some(accounts), Some(key)) = (self.state.accounts().cloned(), self.principal.key.clone()) {
-            let accounts: Arc<dyn Accounts> = accounts;
-            let admitted = crate::auth::off_the_runtime(move || accounts.admit(&key)).await;
+            let admitted = off_the_runtime(move || accounts.admit(&key, &Held::default())).await;
             admitted.map_err(Later::Busy)?;
         }
         let receipts = Receipts::default();
@@ -80,7 +95,7 @@ impl Lines {
             Err(error) => error.response(self.route.family),
             Ok(response) => response,
         };
-        let result = outcome(line, &id, response, &receipts).await;
+        let result = outcome(line, &id, response, receipts).await;
         if self.state.is_draining() {
             // It may have been cut off: it is answered again after the restart.
             return Err(Later::Busy(ApiError::new(ErrorKind::Unavailable, "the server is going down")));
@@ -90,15 +105,16 @@ impl Lines {
 }
 
 /// What a batch keeps of a line's answer.
-async fn outcome(line: &PendingLine, id: &str, response: Response<Body>, receipts: &Receipts) -> BatchResult {
+async fn outcome(line: &PendingLine, id: &str, response: Response<Body>, receipts: Receipts) -> Outcome {
     let (status, body) = read(response).await;
     let outcome = json!({ "status_code": status, "request_id": id, "body": body });
-    BatchResult {
+    let result = BatchResult {
         line: line.line,
         failed: status >= 400,
         output: output(&line.custom_id, outcome, Value::Null),
-        usage: sum(receipts),
-    }
+        usage: sum(&receipts),
+    };
+    Outcome { result, _receipts: receipts }
 }
 
 /// The key that a batch was made with, if it may still do what the batch asks; none where none was needed.
@@ -133,7 +149,7 @@ async fn read(response: Response<Body>) -> (u16, Value) {
 
 /// A line is one request, however many jobs it took.
 fn sum(receipts: &Receipts) -> Option<UsageRecord> {
-    let mut rows = receipts.take().into_iter().map(|row| accounts::record(&row));
+    let mut rows = receipts.rows().into_iter().map(|row| accounts::record(&row));
     let first = rows.next()?;
     Some(rows.fold(first, |sum, row| UsageRecord {
         prompt_tokens: sum.prompt_tokens + row.prompt_tokens,

@@ -13,9 +13,6 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Lines in the works at once: enough to fill steps that others leave room in.
-const AT_ONCE: usize = 16;
-
 /// Bytes of the largest file of a batch.
 const MOST_BYTES: u64 = 200 << 20;
 
@@ -156,7 +153,7 @@ async fn answer_some(
     let mut working = FuturesUnordered::new();
     let mut stopping = None;
     loop {
-        while stopping.is_none() && working.len() < AT_ONCE {
+        while stopping.is_none() && working.len() < lines.at_once() {
             let Some(line) = waiting.next() else { break };
             stopping = stop(state, batch).await?;
             if stopping.is_none() {
@@ -181,9 +178,9 @@ async fn answer_patiently(
 ) -> ApiResult<()> {
     loop {
         match lines.answer(&line).await {
-            Ok(result) => {
+            Ok(outcome) => {
                 let id = batch.id.clone();
-                ask(state, move |store| store.batches().finish_line(&id, &result)).await?;
+                ask(state, move |store| store.batches().finish_line(&id, &outcome.result)).await?;
                 return Ok(());
             }
             Err(Later::Busy(error)) => {

@@ -1,5 +1,6 @@
 //! A response that is being written: its events so far, for any number of listeners.
 
+use super::writer::show_open;
 use crate::error::ApiError;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,6 +24,8 @@ pub(in crate::resources) struct Live {
 struct State {
     events: Vec<Arc<Value>>,
     body: Value,
+    /// What has been written of the last item of the output.
+    open: String,
 }
 
 impl Live {
@@ -30,7 +33,7 @@ impl Live {
         Live {
             tenant,
             background,
-            state: Mutex::new(State { events: Vec::new(), body }),
+            state: Mutex::new(State { body, ..State::default() }),
             told: watch::Sender::new((0, false)),
             cancelled: watch::Sender::new(false),
             failure: OnceLock::new(),
@@ -52,7 +55,15 @@ impl Live {
 
     /// Says how the response looks now.
     pub(super) fn show(&self, body: Value) {
-        self.state().body = body;
+        let mut state = self.state();
+        state.body = body;
+        state.open.clear();
+    }
+
+    /// Says what else has been written of the last item of the output: to show the whole for every token would take longer
+    /// than to write it.
+    pub(super) fn grow(&self, delta: &str) {
+        self.state().open.push_str(delta);
     }
 
     /// Says that no more events come.
@@ -70,9 +81,15 @@ impl Live {
         self.failure.get()
     }
 
-    /// How the response looks.
+    /// How the response looks, with what has been written of an item that is not done.
     pub(super) fn body(&self) -> Value {
-        self.state().body.clone()
+        let state = self.state();
+        let mut body = state.body.clone();
+        let last = body["output"].as_array_mut().and_then(|output| output.last_mut());
+        if let Some(item) = last.filter(|_| !state.open.is_empty()) {
+            show_open(item, &state.open);
+        }
+        body
     }
 
     /// The next events from number `from` on, as soon as there are any; none when there will be no more.

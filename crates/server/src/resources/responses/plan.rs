@@ -7,7 +7,7 @@ use crate::generate::{self, ChatRequest, Format, Options, ToolChoice, check_mess
 use crate::mcp::OfferedTool;
 use crate::models::Lease;
 use crate::resources::{ask, fields, items, tenant};
-use crate::route::Call;
+use crate::route::{Call, Family};
 use crate::{ids, resources::citations};
 use alti_store::Hit;
 use alti_text::Message;
@@ -177,7 +177,7 @@ fn options(
         ("max_tokens", json!(request.max_output_tokens)),
     ];
     let given = others.iter().map(|(name, value)| (name.as_str(), value.clone())).chain(named);
-    let mut options = Options::new(generate::sampling(&model.base_sampling()?, given)?);
+    let mut options = Options::new(generate::sampling(&model.base_sampling(Family::OpenAi)?, given)?);
     let top = request.top_logprobs.unwrap_or(0);
     if top > 20 {
         return Err(ApiError::field("top_logprobs", "`top_logprobs` must be from 0 to 20"));

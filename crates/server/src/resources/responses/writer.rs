@@ -88,6 +88,7 @@ impl Writer {
 
     fn add_item(&mut self, item: Value) {
         self.output().push(item.clone());
+        self.live.show(self.body.clone());
         let index = self.index();
         self.tell("response.output_item.added", json!({ "output_index": index, "item": item }));
     }
@@ -180,6 +181,7 @@ impl Writer {
         let Some(Open::Message { id, text, logprobs: all }) = &mut self.open else { return };
         let id = id.clone();
         text.push_str(delta);
+        self.live.grow(delta);
         all.extend(logprobs.iter().cloned());
         // Tokens may come before their text does: an event without text says nothing.
         if !delta.is_empty() || !logprobs.is_empty() {
@@ -227,6 +229,7 @@ impl Writer {
         let index = self.index();
         let Some(Open::Call { id, arguments }) = &mut self.open else { return };
         arguments.push_str(delta);
+        self.live.grow(delta);
         let fields = json!({ "item_id": id.clone(), "output_index": index, "delta": delta });
         self.tell("response.function_call_arguments.delta", fields);
     }
@@ -334,6 +337,15 @@ fn message(id: &str, status: &str, part: Option<Value>) -> Value {
     })
 }
 
+/// Shows what has been written of an item that is not done.
+pub(super) fn show_open(item: &mut Value, written: &str) {
+    match item["type"].as_str() {
+        Some("message") => item["content"] = json!([part(written, Vec::new(), &[])]),
+        Some("function_call") => item["arguments"] = json!(written),
+        _ => {}
+    }
+}
+
 fn part(text: &str, annotations: Vec<Value>, logprobs: &[Value]) -> Value {
     json!({ "type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs })
 }
@@ -362,8 +374,12 @@ mod tests {
         writer.in_progress();
         writer.text("Hel", Vec::new());
         writer.text("lo", Vec::new());
+        let so_far = live.body();
+        assert_eq!(so_far["output"][0]["content"][0]["text"], "Hello");
+        assert_eq!(so_far["output"][0]["status"], "in_progress");
         writer.call("call_1", "weather");
         writer.arguments("{\"a\":");
+        assert_eq!(live.body()["output"][1]["arguments"], "{\"a\":");
         writer.arguments("1}");
         let last = writer.end("completed", None, Some(&Usage::default()));
         writer.last(last);

@@ -63,7 +63,8 @@ pub(in crate::resources) async fn ingest_all(state: AppState) {
 const CODES: [&str; 3] = ["server_error", "unsupported_file", "invalid_file"];
 
 fn is_passing(error: &ApiError) -> bool {
-    matches!(error.kind, ErrorKind::RateLimit | ErrorKind::Unavailable | ErrorKind::StorageFull)
+    let passing = [ErrorKind::RateLimit, ErrorKind::Quota, ErrorKind::Unavailable, ErrorKind::StorageFull];
+    passing.contains(&error.kind)
 }
 
 async fn ingest(state: &AppState, file: &VectorStoreFile) -> ApiResult<()> {
