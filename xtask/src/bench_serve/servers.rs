@@ -34,7 +34,8 @@ const fn ik(flags: &'static str) -> Setting {
     Setting { peer: &IK_LLAMA_CPP, flags }
 }
 
-/// Every setting that is tried. All have one slot for each client, continuous batching and flash attention. What differs:
+/// Every setting that is tried. All have one slot for each client and continuous batching. What differs: flash
+/// attention,
 /// one cache for all slots or one for each, whether prompts are kept beside the slots, guesses from the text so far (which
 /// `alti` makes by default), the size of a step, and repacking of the weights.
 pub const SETTINGS: &[Setting] = &[
@@ -45,6 +46,9 @@ pub const SETTINGS: &[Setting] = &[
     ik("-fa on"),
     ik("-fa on -rtr"),
     ik("-fa on -rtr -ub 128"),
+    // Its flash attention ends the program where a slot has nothing to attend to (`GGML_ASSERT(S > 0)`).
+    ik("-fa off"),
+    ik("-fa off -rtr"),
 ];
 
 /// Tokens of context for each client: the longest work has 1,088, and steps of 256 divide evenly.

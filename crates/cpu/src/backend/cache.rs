@@ -62,6 +62,20 @@ impl HeadLayout {
         }
     }
 
+    /// Bytes of one element of keys and values.
+    pub(crate) fn element(&self) -> usize {
+        match self.dtype {
+            KvDType::F32 => 4,
+            KvDType::BF16 => 2,
+            KvDType::Q8_0 => 1,
+        }
+    }
+
+    /// Bytes from the start of the values in which the first `tokens` tokens have theirs.
+    pub(crate) fn value_bytes(&self, tokens: usize) -> usize {
+        tokens.next_multiple_of(2) * self.width * self.element()
+    }
+
     fn new(dtype: KvDType, head_dim: usize) -> HeadLayout {
         let (element, groups) = match dtype {
             KvDType::F32 => (4, 0),

@@ -17,6 +17,7 @@
 use super::stored::Stored;
 use crate::backend::cache::HeadLayout;
 use crate::kernels::math::exp2;
+use crate::memory::CACHE_LINE;
 use crate::simd::{LANES, Simd};
 use alti_tensor::PAGE_TOKENS;
 use std::ops::Range;
@@ -118,8 +119,46 @@ pub(crate) struct Block {
     pub(crate) head: HeadLayout,
 }
 
+/// A block that is read next, to be asked for while another is worked on: in small portions, because
+/// a core waits when it asks for more lines at once than it can have under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    at: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
+    /// Nothing is known to be read next.
+    pub(crate) const NOTHING: Ahead = Ahead { at: std::ptr::null(), lines: 0 };
+
+    /// This block, of which the first `tokens` tokens are stored: without the values behind them.
+    pub(crate) fn block(block: Block, tokens: usize) -> Ahead {
+        let bytes = match tokens < PAGE_TOKENS {
+            true => block.head.values + block.head.value_bytes(tokens),
+            false => block.head.bytes,
+        };
+        Ahead { at: block.start, lines: bytes.div_ceil(CACHE_LINE) }
+    }
+
+    /// Lines that are left.
+    pub(super) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Asks for so many more lines of it.
+    #[inline(always)]
+    pub(crate) fn ask<S: Simd>(&mut self, simd: S, lines: usize) {
+        let lines = lines.min(self.lines);
+        for _ in 0..lines {
+            simd.prefetch(self.at);
+            self.at = self.at.wrapping_add(CACHE_LINE);
+        }
+        self.lines -= lines;
+    }
+}
+
 /// Takes a page into `R` lanes' running softmax. Lane `r` sees the tokens `seen[r]` of the page
-/// (perhaps none); its query is what [`Stored::query`] made.
+/// (perhaps none); its query is what [`Stored::query`] made. `ahead` is asked for meanwhile.
 ///
 /// # Safety
 /// `block` points to a block of its layout, stored as `K`; every token in `seen` has been stored in
@@ -131,11 +170,15 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
     queries: [*const f32; R],
     seen: [Range<usize>; R],
     mut lanes: [&mut Running<'_>; R],
+    mut ahead: Ahead,
 ) {
+    let portion = ahead.lines / (R + 2);
     let mut weights: Weights<R> = [[0.0; PAGE_TOKENS]; R];
     // SAFETY: the caller's promise.
     unsafe { K::scores(simd, block, queries, &mut weights) };
+    ahead.ask(simd, portion);
     for r in 0..R {
+        ahead.ask(simd, portion);
         softmax(simd, &mut weights[r], &seen[r], lanes[r]);
         K::round_weights(simd, &mut weights[r]);
     }
@@ -159,6 +202,7 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
             K::mix(simd, block, [&weights[r]], own, [mixtures[r]]);
         }
     }
+    ahead.ask(simd, usize::MAX);
 }
 
 /// Turns one lane's scores into weights, 0 where it sees nothing.

@@ -9,7 +9,7 @@
 //! values  16 pairs of tokens x 16 values x 2     a tile of a step of 32 tokens and 16 values
 //! ```
 
-use super::attention::{Block, Running, Weights, softmax};
+use super::attention::{Ahead, Block, Running, Weights, softmax};
 use super::stored::{Brain, Stored};
 use crate::backend::cache::HeadLayout;
 use crate::simd::Simd;
@@ -42,7 +42,8 @@ pub(crate) fn configure(tiles: Tiles, lanes: usize) -> Configured {
 }
 
 /// Takes a page into the running softmax of some lanes, whose queries ([`Stored::query`] of
-/// [`Brain`]) and mixtures follow each other. Lane `r` sees the tokens `seen[r]` of the page.
+/// [`Brain`]) and mixtures follow each other. Lane `r` sees the tokens `seen[r]` of the page. `ahead` is asked for
+/// meanwhile.
 ///
 /// # Safety
 /// `block` points to a block of its layout, for which [`tiles_fit`]; every token in `seen` has been
@@ -56,11 +57,16 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
     seen: &[Range<usize>],
     running: &mut [Running<'_>],
     mixtures: *mut f32,
+    mut ahead: Ahead,
 ) {
     let mut weights: Weights<TILE_ROWS> = [[0.0; PAGE_TOKENS]; TILE_ROWS];
+    // Between all tile products and lanes.
+    let portion = ahead.lines().div_ceil(block.head.head_dim / 8 + seen.len());
+    let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0);
     // SAFETY: the caller's promise.
-    unsafe { scores(block, queries, &mut weights) };
+    unsafe { scores(simd, block, queries, last, &mut weights, (&mut ahead, portion)) };
     for ((weights, seen), lane) in weights.iter_mut().zip(seen).zip(running) {
+        ahead.ask(simd, portion);
         softmax(simd, weights, seen, lane);
         Brain::round_weights(simd, weights);
     }
@@ -73,7 +79,7 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
         // SAFETY: the caller's promise.
         unsafe {
             if seen.iter().all(|seen| within(seen) == tokens) {
-                mix(head, weights, values, mixtures);
+                mix(simd, head, weights, values, mixtures, (&mut ahead, portion));
             } else if !seen.iter().all(|seen| within(seen).is_empty()) {
                 let seen = seen.iter().map(|seen| {
                     let within = within(seen);
@@ -83,18 +89,26 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
                         within.start - tokens.start..within.end - tokens.start
                     }
                 });
-                mix_masked(head, weights, values, seen, mixtures);
+                mix_masked(simd, head, weights, values, seen, mixtures, (&mut ahead, portion));
             }
         }
     }
+    ahead.ask(simd, usize::MAX);
 }
 
-/// The scores of all tokens of a page.
+/// The scores of the first `tokens` tokens of a page, and perhaps of more.
 ///
 /// # Safety
 /// As for [`attend_page_tiled`].
 #[inline(always)]
-unsafe fn scores(block: Block, queries: *const f32, scores: &mut Weights<TILE_ROWS>) {
+unsafe fn scores<S: Simd>(
+    simd: S,
+    block: Block,
+    queries: *const f32,
+    tokens: usize,
+    scores: &mut Weights<TILE_ROWS>,
+    (ahead, portion): (&mut Ahead, usize),
+) {
     const TOKEN_STRIDE: usize = 4 * PAGE_TOKENS;
     let to = scores.as_mut_ptr().cast::<u8>();
     let stride = 4 * block.head.width;
@@ -109,12 +123,16 @@ unsafe fn scores(block: Block, queries: *const f32, scores: &mut Weights<TILE_RO
             tile_load!(4, queries.cast::<u8>().add(step * TILE_ROW), stride);
             tile_load!(6, keys, TOKEN_STRIDE);
             tile_load!(7, keys.add(TILE_ROW), TOKEN_STRIDE);
+            ahead.ask(simd, portion);
             tile_dot_brain!(0, 4, 6);
             tile_dot_brain!(1, 4, 7);
-            tile_load!(6, keys.add(2 * TILE_ROW), TOKEN_STRIDE);
-            tile_load!(7, keys.add(3 * TILE_ROW), TOKEN_STRIDE);
-            tile_dot_brain!(2, 4, 6);
-            tile_dot_brain!(3, 4, 7);
+            if tokens > PAGE_TOKENS / 2 {
+                tile_load!(6, keys.add(2 * TILE_ROW), TOKEN_STRIDE);
+                tile_load!(7, keys.add(3 * TILE_ROW), TOKEN_STRIDE);
+                ahead.ask(simd, portion);
+                tile_dot_brain!(2, 4, 6);
+                tile_dot_brain!(3, 4, 7);
+            }
         }
         tile_store!(0, to, WEIGHT_STRIDE);
         tile_store!(1, to.add(TILE_ROW), WEIGHT_STRIDE);
@@ -128,7 +146,14 @@ unsafe fn scores(block: Block, queries: *const f32, scores: &mut Weights<TILE_RO
 /// # Safety
 /// As for [`attend_page_tiled`]; `weights` and `values` are those of the step.
 #[inline(always)]
-unsafe fn mix(head: HeadLayout, weights: *const u8, values: *const u8, mixtures: *mut f32) {
+unsafe fn mix<S: Simd>(
+    simd: S,
+    head: HeadLayout,
+    weights: *const u8,
+    values: *const u8,
+    mixtures: *mut f32,
+    (ahead, portion): (&mut Ahead, usize),
+) {
     let stride = 4 * head.width;
     // SAFETY: the caller's promise; the width of a head is a multiple of two tiles.
     unsafe {
@@ -139,6 +164,7 @@ unsafe fn mix(head: HeadLayout, weights: *const u8, values: *const u8, mixtures:
             tile_load!(1, to.add(TILE_ROW), stride);
             tile_load!(6, values.add(column), stride);
             tile_load!(7, values.add(column + TILE_ROW), stride);
+            ahead.ask(simd, portion);
             tile_dot_brain!(0, 4, 6);
             tile_dot_brain!(1, 4, 7);
             tile_store!(0, to, stride);
@@ -178,12 +204,14 @@ impl Masked {
 /// # Safety
 /// As for [`mix`]; lane `r` sees the tokens `seen[r]` of the step.
 #[inline(always)]
-unsafe fn mix_masked(
+unsafe fn mix_masked<S: Simd>(
+    simd: S,
     head: HeadLayout,
     weights: *const u8,
     values: *const u8,
     seen: impl Iterator<Item = Range<usize>> + Clone,
     mixtures: *mut f32,
+    (ahead, portion): (&mut Ahead, usize),
 ) {
     let mut masked = Masked([0; TILE_ROWS * WIDEST]);
     let visible = seen.clone().filter(|seen| !seen.is_empty());
@@ -192,13 +220,13 @@ unsafe fn mix_masked(
     // SAFETY: the caller's promise.
     unsafe {
         if masked.copy(values, head.width, first..last) {
-            return mix(head, weights, masked.0.as_ptr().cast(), mixtures);
+            return mix(simd, head, weights, masked.0.as_ptr().cast(), mixtures, (ahead, portion));
         }
         for (lane, seen) in seen.enumerate() {
             let mut all = [0f32; TILE_ROWS * WIDEST];
             std::ptr::copy_nonoverlapping(mixtures, all.as_mut_ptr(), (lane + 1) * head.width);
             masked.copy(values, head.width, seen);
-            mix(head, weights, masked.0.as_ptr().cast(), all.as_mut_ptr());
+            mix(simd, head, weights, masked.0.as_ptr().cast(), all.as_mut_ptr(), (&mut *ahead, portion));
             let at = lane * head.width;
             std::ptr::copy_nonoverlapping(all.as_ptr().add(at), mixtures.add(at), head.width);
         }

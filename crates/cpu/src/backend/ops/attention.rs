@@ -9,11 +9,10 @@ use crate::backend::arena::Matrix;
 use crate::backend::cache::CacheView;
 use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
-use crate::kernels::attention::{Block, MAX_LANES, Running, attend_page};
+use crate::kernels::attention::{Ahead, Block, MAX_LANES, Running, attend_page};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
 use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
-use crate::memory::CACHE_LINE;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::tiles::Tiles;
 use crate::simd::{LANES, Simd};
@@ -117,6 +116,18 @@ impl Attention {
         }
     }
 
+    /// The block of a page of a unit's sequence and key/value head.
+    fn block(&self, unit: &Unit, page: usize) -> Block {
+        let start = self.cache.block(&self.rows.spans()[unit.span], page * PAGE_TOKENS, unit.kv_head);
+        Block { start, head: self.cache.head }
+    }
+
+    /// What a unit of one row reads of a page.
+    fn ahead(&self, unit: &Unit, page: usize) -> Ahead {
+        let position = self.rows.rows()[unit.rows.start].position;
+        Ahead::block(self.block(unit, page), position + 1 - page * PAGE_TOKENS)
+    }
+
     /// Query heads that share a key/value head.
     fn group(&self) -> usize {
         self.shape.heads / self.shape.kv_heads
@@ -166,24 +177,54 @@ impl Attend {
         let segments = if self.parts.is_some() { self.attention.segments() } else { 0..1 };
         // Later rows see more: dealing the work out in turn gives every thread of each.
         let mut turn = 0;
+        // A unit runs when it is known what the thread reads after it.
+        let mut waiting: Option<(Unit, usize)> = None;
         self.attention.for_units(|unit| {
             for segment in segments.clone() {
                 if turn % worker.count == worker.index {
-                    let only = self.parts.map(|parts| (parts, segment));
-                    let scratch = &mut scratch;
-                    let unit = unit.clone();
-                    let task = AttendUnit::<K> { attend: self, unit, only, scratch, stored: PhantomData };
-                    #[cfg(target_arch = "x86_64")]
-                    if self.tiled(worker) {
-                        worker.isa.run_tiled(|tiles| TiledUnit { tiles, task: task.stored_as::<Brain>() });
-                        turn += 1;
-                        continue;
+                    let next = self.first_block(&unit, segment);
+                    if let Some(before) = waiting.replace((unit.clone(), segment)) {
+                        self.run_unit::<K>(worker, before, &mut scratch, next);
                     }
-                    worker.isa.run(task);
                 }
                 turn += 1;
             }
         });
+        if let Some(last) = waiting {
+            self.run_unit::<K>(worker, last, &mut scratch, Ahead::NOTHING);
+        }
+    }
+
+    /// Runs a unit, or its part of a segment where segments are dealt out; the thread reads `next` after it.
+    fn run_unit<K: Stored>(
+        &self,
+        worker: &Worker,
+        (unit, segment): (Unit, usize),
+        scratch: &mut Scratch<'_>,
+        next: Ahead,
+    ) {
+        let only = self.parts.map(|parts| (parts, segment));
+        let task = AttendUnit::<K> { attend: self, unit, only, scratch, next, stored: PhantomData };
+        #[cfg(target_arch = "x86_64")]
+        if self.tiled(worker) {
+            worker.isa.run_tiled(|tiles| TiledUnit { tiles, task: task.stored_as::<Brain>() });
+            return;
+        }
+        worker.isa.run(task);
+    }
+
+    /// The block that a unit, or its part of a segment, begins with, where that is worth asking for: a single row reads
+    /// its keys and values once, from memory; those of a prefill are in a cache already.
+    fn first_block(&self, unit: &Unit, segment: usize) -> Ahead {
+        if unit.rows.len() != 1 {
+            return Ahead::NOTHING;
+        }
+        let (first, last) = self.attention.visible(unit.rows.start);
+        let first = if self.parts.is_some() { first.max(segment * SEGMENT) } else { first };
+        if first > last {
+            return Ahead::NOTHING;
+        }
+        self.attention.ahead(unit, first / PAGE_TOKENS)
     }
 }
 
@@ -212,6 +253,8 @@ struct AttendUnit<'a, 'b, K> {
     unit: Unit,
     only: Option<(Matrix, usize)>,
     scratch: &'a mut Scratch<'b>,
+    /// What the thread reads after the unit.
+    next: Ahead,
     stored: PhantomData<K>,
 }
 
@@ -241,8 +284,8 @@ impl<K: Stored> Kernel for AttendUnit<'_, '_, K> {
 impl<'a, 'b, K> AttendUnit<'a, 'b, K> {
     /// The same unit, of pages that are stored so.
     fn stored_as<L>(self) -> AttendUnit<'a, 'b, L> {
-        let AttendUnit { attend, unit, only, scratch, .. } = self;
-        AttendUnit { attend, unit, only, scratch, stored: PhantomData }
+        let AttendUnit { attend, unit, only, scratch, next, .. } = self;
+        AttendUnit { attend, unit, only, scratch, next, stored: PhantomData }
     }
 }
 
@@ -262,14 +305,14 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
             self.scratch.segment[..R].iter_mut().for_each(Running::reset);
             for page in pages(&positions) {
                 let seen: [Range<usize>; R] = std::array::from_fn(|r| seen(visible[r], page));
-                let block = self.block(page);
-                self.ask_for_next(simd, page, &whole);
+                let block = self.attend.attention.block(&self.unit, page);
+                let ahead = self.ahead(page, &positions, &whole);
                 let queries = std::array::from_fn(|r| self.scratch.queries[r].as_ptr());
                 let mut running = self.scratch.segment.iter_mut();
                 let running: [&mut Running<'_>; R] =
                     std::array::from_fn(|_| running.next().expect("as many as the most lanes"));
                 // SAFETY: the rows' sequence has stored every token up to the rows' positions.
-                unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running) };
+                unsafe { attend_page::<S, K, R>(simd, block, queries, seen, running, ahead) };
             }
             self.end_segment(simd, first, &visible[..R], segment);
         }
@@ -306,23 +349,14 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
         }
     }
 
-    /// The block of a page of the unit's sequence and key/value head.
-    fn block(&self, page: usize) -> Block {
-        let attention = &self.attend.attention;
-        let span = &attention.rows.spans()[self.unit.span];
-        let start = attention.cache.block(span, page * PAGE_TOKENS, self.unit.kv_head);
-        Block { start, head: attention.cache.head }
-    }
-
-    /// Asks for the page after this one of the positions that a single row sees: its keys and values
-    /// are read once, from memory. Those of a prefill are in a cache already.
+    /// What is read after this page, of these positions of a segment of these in all.
     #[inline(always)]
-    fn ask_for_next<S: Simd>(&self, simd: S, page: usize, positions: &Range<usize>) {
-        if self.unit.rows.len() == 1 && (page + 1) * PAGE_TOKENS < positions.end {
-            let next = self.block(page + 1);
-            for at in (0..next.head.bytes).step_by(CACHE_LINE) {
-                simd.prefetch(next.start.wrapping_add(at));
-            }
+    fn ahead(&self, page: usize, positions: &Range<usize>, whole: &Range<usize>) -> Ahead {
+        let end = if self.only.is_some() { positions.end } else { whole.end };
+        match (page + 1) * PAGE_TOKENS < end {
+            true if self.unit.rows.len() == 1 => self.attend.attention.ahead(&self.unit, page + 1),
+            true => Ahead::NOTHING,
+            false => self.next,
         }
     }
 
@@ -409,14 +443,16 @@ impl Kernel for TiledUnit<'_, '_> {
                     for r in 0..count {
                         tokens[r] = seen(visible[r], page);
                     }
-                    let block = task.block(page);
-                    task.ask_for_next(simd, page, &whole);
+                    let block = task.attend.attention.block(&task.unit, page);
+                    let ahead = task.ahead(page, &positions, &whole);
                     let queries = task.scratch.queries[0].as_ptr();
                     let running = &mut task.scratch.segment[..count];
                     let mixtures = running[0].mixture();
                     // SAFETY: the rows' sequence has stored every token up to the rows' positions;
                     // the scratch has queries side by side, and so mixtures.
-                    unsafe { attend_page_tiled(simd, block, queries, &tokens[..count], running, mixtures) };
+                    unsafe {
+                        attend_page_tiled(simd, block, queries, &tokens[..count], running, mixtures, ahead)
+                    };
                 }
                 task.end_segment(simd, first, &visible[..count], segment);
             }
