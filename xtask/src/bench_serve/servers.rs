@@ -34,8 +34,7 @@ const fn ik(flags: &'static str) -> Setting {
     Setting { peer: &IK_LLAMA_CPP, flags }
 }
 
-/// Every setting that is tried. All have one slot for each client and continuous batching. What differs: flash
-/// attention,
+/// Every setting that is tried. All have one slot for each client and continuous batching. What differs: flash attention,
 /// one cache for all slots or one for each, whether prompts are kept beside the slots, guesses from the text so far (which
 /// `alti` makes by default), the size of a step, and repacking of the weights.
 pub const SETTINGS: &[Setting] = &[

@@ -11,8 +11,9 @@ use alti_engine::EngineError;
 use alti_engine::serving::{Engine, EngineSettings, Turns};
 use alti_formats::Checkpoint;
 use alti_hub::{Event, HubError, Manifest, ModelSpec, Observer, PullRequest};
-use alti_models::{Llama, memory};
+use alti_models::{Llama, ModelConfig, memory};
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
+use alti_tensor::KvDType;
 use alti_text::{ChatTemplate, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -136,10 +137,13 @@ impl Loader {
         Ok((path, facts))
     }
 
-    fn start(&self, name: &str) -> anyhow::Result<ServedModel> {
-        let (path, mut facts) = self.locate(name)?;
-        let checkpoint = Checkpoint::open(&path)?;
-        let config = checkpoint.config();
+    /// How long a context is, and how many tokens' keys and values are kept, in which type; the facts learn what all of
+    /// it takes.
+    fn size_up(
+        &self,
+        config: &ModelConfig,
+        facts: &mut ModelFacts,
+    ) -> anyhow::Result<(usize, usize, KvDType)> {
         let context = self.options.context.unwrap_or_else(|| model::default_context(config.context_length));
         let kv_dtype = self.options.kv_dtype()?;
         let kv_bytes = |tokens| memory::cache_layout(config, tokens, kv_dtype).bytes() as u64;
@@ -148,9 +152,17 @@ impl Loader {
             let fitting = (1..=4).rev().map(|contexts| contexts * context);
             fitting.clone().find(|&tokens| kv_bytes(tokens) <= free).unwrap_or(context)
         });
-        model::check_serving(&checkpoint, kv_tokens, kv_dtype, self.options.step_tokens)?;
         facts.memory_bytes = facts.size + kv_bytes(kv_tokens);
         facts.context = Some(context);
+        Ok((context, kv_tokens, kv_dtype))
+    }
+
+    fn start(&self, name: &str) -> anyhow::Result<ServedModel> {
+        let (path, mut facts) = self.locate(name)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let config = checkpoint.config();
+        let (context, kv_tokens, kv_dtype) = self.size_up(config, &mut facts)?;
+        model::check_serving(&checkpoint, kv_tokens, kv_dtype, self.options.step_tokens)?;
         let tokenizer = Tokenizer::for_checkpoint(&checkpoint)?;
         let template =
             ChatTemplate::for_checkpoint(&checkpoint, &tokenizer).map_err(|error| error.to_string());
@@ -234,7 +246,12 @@ impl ModelLoader for Loader {
     }
 
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
-        self.locate(name).map(|(_, facts)| facts).map_err(|error| load_error(name, &error))
+        let (path, mut facts) = self.locate(name).map_err(|error| load_error(name, &error))?;
+        // One that cannot be opened, or not with these settings, says so when it is loaded.
+        if let Ok(checkpoint) = Checkpoint::open(&path) {
+            let _ = self.size_up(checkpoint.config(), &mut facts);
+        }
+        Ok(facts)
     }
 
     fn load(&self, name: &str) -> Result<ServedModel, LoadError> {

@@ -249,6 +249,6 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
-        with_features!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+        with_features!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
 }

@@ -315,11 +315,20 @@ async fn submit(
         ..Job::new(prompt.clone(), sampling)
     };
     let (sender, outputs) = unbounded_channel();
+    let caller = sender.clone();
     let sink = Box::new(move |output| sender.send(output).is_ok());
     // A grammar is compiled where the job is submitted.
     let submitted = if job.grammar.is_some() {
-        let model = model.clone();
-        off_the_runtime(move || Ok(model.inference.submit(job, sink)?)).await
+        let (model, caller) = (model.clone(), caller);
+        off_the_runtime(move || {
+            let cancel = model.inference.submit(job, sink)?;
+            // Nobody holds it if the caller went away meanwhile, and the prompt would be computed for nothing.
+            if caller.is_closed() {
+                cancel();
+            }
+            Ok(cancel)
+        })
+        .await
     } else {
         model.inference.submit(job, sink).map_err(ApiError::from)
     };

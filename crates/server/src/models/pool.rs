@@ -311,7 +311,12 @@ impl ModelPool {
         self.make_room(entry, facts.memory_bytes).await?;
         let (loader, name) = (self.inner.loader.clone(), entry.name.clone());
         let loading = tokio::task::spawn_blocking(move || loader.load(&name));
-        loading.await.unwrap_or_else(|error| Err(LoadError::Failed(format!("loading it broke: {error}"))))
+        let model = loading
+            .await
+            .unwrap_or_else(|error| Err(LoadError::Failed(format!("loading it broke: {error}"))))?;
+        // How many keys and values it keeps is decided when it is loaded: it may be more than was foreseen.
+        self.make_room(entry, model.memory_bytes).await?;
+        Ok(model)
     }
 
     /// Unloads models that nobody uses, the longest unused first, until `wanted` bytes fit into the budget.

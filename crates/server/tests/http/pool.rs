@@ -75,6 +75,21 @@ async fn memory_goes_to_what_is_used() {
 }
 
 #[tokio::test]
+async fn a_model_that_takes_more_than_was_foreseen_needs_the_room_or_goes() {
+    let app = App::new(ServerSettings { memory_bytes: Some(1300), ..ServerSettings::default() });
+    let pool = app.state.models();
+    drop(pool.acquire(Some("scripted"), None).await.unwrap());
+    // 600 were foreseen, and fitted beside the first.
+    app.shelf.taken.store(900, Ordering::Relaxed);
+    let tiny = pool.acquire(Some("tiny"), None).await.unwrap();
+    assert_eq!(loaded(&app).await, ["tiny"]);
+    app.shelf.taken.store(1400, Ordering::Relaxed);
+    drop(tiny);
+    let refused = pool.acquire(Some("scripted"), None).await.unwrap_err();
+    assert!(refused.message.contains("1400") && refused.message.contains("1300"), "{}", refused.message);
+}
+
+#[tokio::test]
 async fn a_running_answer_keeps_its_model() {
     let app = App::new(ServerSettings { idle_unload_seconds: Some(0), ..ServerSettings::default() });
     let app = app.script(Script::Say("x".repeat(2000)));

@@ -25,7 +25,7 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tower::ServiceExt;
@@ -210,6 +210,8 @@ pub struct Shelf {
     pub scripted: Arc<Scripted>,
     pub loads: AtomicUsize,
     pub load_time: Duration,
+    /// What a loaded model takes, whatever was foreseen.
+    pub taken: AtomicU64,
 }
 
 const MODELS: [&str; 3] = ["tiny", "scripted", "owner/other:Q4_0"];
@@ -252,7 +254,7 @@ impl ModelLoader for Shelf {
             template: Ok(BuiltinTemplate::ChatMl.compile(&tokenizer).expect("a template")),
             tokenizer,
             sampling: Map::from_iter([("temperature".to_owned(), json!(0))]),
-            memory_bytes: 600,
+            memory_bytes: self.taken.load(Ordering::Relaxed),
         })
     }
 
@@ -343,7 +345,8 @@ impl App {
             cancelled: Arc::default(),
             patience: Mutex::default(),
         });
-        let shelf = Arc::new(Shelf { scripted, loads: AtomicUsize::new(0), load_time });
+        let shelf =
+            Arc::new(Shelf { scripted, loads: AtomicUsize::new(0), load_time, taken: AtomicU64::new(600) });
         let state = AppState::with_services(settings, shelf.clone(), services);
         App { router: router(state.clone()), state, shelf }
     }
