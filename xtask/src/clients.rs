@@ -24,7 +24,9 @@ pub fn run() -> Result<()> {
     copy_scripts(&folder)?;
     let python = python_packages(&folder)?;
     node_packages(&folder)?;
-    process::run(process::cargo().current_dir(workspace::root()).args(["build", "--package", "alti-cli"]))?;
+    // As the tests are built: a package by itself is built with other features, and all of it a second time.
+    let build = ["test", "--workspace", "--no-run", "--quiet"];
+    process::run(process::cargo().current_dir(workspace::root()).args(build))?;
     default_model::bring()?;
     let server = Server::start(&folder)?;
     let mut scripts = Command::new(python);

@@ -52,6 +52,8 @@ pub(super) struct Candidates {
     logits: Vec<f32>,
     entries: Vec<Candidate>,
     form: Form,
+    /// Those of one bin, while a nucleus is sought.
+    bin: Vec<Candidate>,
 }
 
 /// The softmax of a list at the time it was taken: `p(logit) = exp(logit - maximum) / total`.
@@ -243,6 +245,73 @@ impl Candidates {
         &self.entries[..count]
     }
 
+    /// Keeps the nucleus: the most likely candidates whose probabilities add up to at least `mass`, at least one, and no
+    /// more than it takes. Their order is the list's own, so that nothing is sorted.
+    ///
+    /// The probabilities are added up in bins of equal width over the logits; only the bin in which the sum reaches
+    /// `mass` is looked at candidate by candidate.
+    pub(super) fn keep_nucleus(&mut self, mass: f64) {
+        const BINS: usize = 1024;
+        let softmax = self.softmax();
+        let Some(best) = self.most_likely() else { return };
+        if self.form == Form::Sorted {
+            return self.keep_mass(softmax, Candidate::by_likelihood, |sum| sum >= mass);
+        }
+        // Tokens below (1 - mass) / count hold less than 1 - mass together, so none of them is in the
+        // nucleus. Half of that leaves room for rounding.
+        let floor = (softmax.total * (1.0 - mass) / self.most() as f64 / 2.0).ln() as f32 + softmax.maximum;
+        // A mass of 1 has no floor.
+        self.keep_from(floor.max(f32::MIN));
+        let lowest = self.entries.iter().map(|candidate| candidate.logit).fold(best.logit, f32::min);
+        let scale = BINS as f32 / (best.logit - lowest).max(f32::MIN_POSITIVE);
+        let bin = |logit: f32| (((best.logit - logit) * scale) as usize).min(BINS - 1);
+        let mut weights = [0f64; BINS];
+        for candidate in &self.entries {
+            weights[bin(candidate.logit)] += softmax.weight(candidate.logit);
+        }
+        let wanted = mass * softmax.total;
+        let mut before = 0.0;
+        let reached = weights.iter().position(|weight| {
+            before += weight;
+            before >= wanted
+        });
+        let Some(reached) = reached else { return };
+        before -= weights[reached];
+        self.bin.clear();
+        self.bin.extend(self.entries.iter().filter(|candidate| bin(candidate.logit) == reached));
+        self.bin.sort_unstable_by(Candidate::by_likelihood);
+        let last = self.bin.iter().find(|candidate| {
+            before += softmax.weight(candidate.logit);
+            before >= wanted
+        });
+        // Rounding can leave the sum just below the mass.
+        let Some(last) = last.or(self.bin.last()).copied() else { return };
+        self.entries.retain(|candidate| Candidate::by_likelihood(candidate, &last).is_le());
+    }
+
+    /// The first candidate, in the list's order, up to and with which the weights of `softmax` add up to more than
+    /// `target`.
+    pub(super) fn find_weight(&self, softmax: Softmax, target: f64) -> Option<Candidate> {
+        /// Candidates whose weights are added up before any is looked at.
+        const STRETCH: usize = 512;
+        let mut sum_before = 0.0;
+        let mut passes = |weight: f64| {
+            let is_within = sum_before + weight > target;
+            sum_before += if is_within { 0.0 } else { weight };
+            is_within
+        };
+        let weight = |logit: f32| softmax.weight(logit);
+        if self.form != Form::Row {
+            return self.entries.iter().copied().find(|candidate| passes(weight(candidate.logit)));
+        }
+        let stretch =
+            self.logits.chunks(STRETCH).position(|stretch| passes(sum(stretch, |&logit| weight(logit))))?;
+        let within = (0u32..).zip(&self.logits).skip(stretch * STRETCH);
+        let within = within.map(|(token, &logit)| Candidate { token, logit }).filter(Candidate::is_in_play);
+        // Rounding can move the place a little behind the stretch.
+        within.clone().find(|candidate| passes(weight(candidate.logit)))
+    }
+
     /// Keeps the shortest prefix, in the order of `compare`, whose probabilities satisfy `enough`,
     /// which gets the mass so far. Sorts in growing pieces, because the prefix is mostly short.
     pub(super) fn keep_mass(
@@ -255,7 +324,9 @@ impl Candidates {
         let mut weight = 0.0;
         let (mut start, mut piece) = (0, FIRST_PIECE);
         self.list();
-        self.form = Form::Entries;
+        if self.form != Form::Sorted {
+            self.form = Form::Entries;
+        }
         while start < self.entries.len() {
             let end = (start + piece).min(self.entries.len());
             self.select(start, self.entries.len(), end - start, compare);

@@ -1,6 +1,6 @@
 //! The end of a chain: one token from the distribution that the samplers left.
 
-use super::candidates::{Candidate, Candidates, Softmax};
+use super::candidates::{Candidates, Softmax};
 
 /// A token and how it was drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,14 +14,9 @@ pub struct Sampled {
 
 /// Draws by inverting the cumulative distribution at `uniform` in [0, 1), in the list's order.
 /// `None` if the list is empty.
-pub(super) fn draw(candidates: &mut Candidates, softmax: Softmax, uniform: f64) -> Option<Sampled> {
+pub(super) fn draw(candidates: &Candidates, softmax: Softmax, uniform: f64) -> Option<Sampled> {
     let target = uniform * softmax.total;
-    let mut weight = 0.0;
-    let reached = |candidate: &&Candidate| {
-        weight += softmax.weight(candidate.logit);
-        weight > target
-    };
-    let candidate = candidates.entries().iter().find(reached).copied();
+    let candidate = candidates.find_weight(softmax, target);
     // Rounding can leave the sum just below a target next to 1.
     let candidate = candidate.or_else(|| candidates.most_likely())?;
     let probability = softmax.probability(candidate.logit) as f32;

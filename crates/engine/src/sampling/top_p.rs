@@ -2,23 +2,11 @@
 //! up to at least `p` (Holtzman et al., "The curious case of neural text degeneration", 2020,
 //! <https://arxiv.org/abs/1904.09751>).
 
-use super::candidates::{Candidate, Candidates};
-
-/// Below this many entries sorting is cheaper than a pass that shortens the list first.
-const SHORT_LIST: usize = 1024;
+use super::candidates::Candidates;
 
 /// Keeps the nucleus of mass `p`, at least one token.
 pub(super) fn apply(p: f32, candidates: &mut Candidates) {
-    let p = f64::from(p);
-    let softmax = candidates.softmax();
-    let count = candidates.most();
-    if count > SHORT_LIST {
-        // Tokens below (1 - p) / count hold less than 1 - p together, so none of them is in the
-        // nucleus. Half of that leaves room for rounding.
-        let floor = (softmax.total * (1.0 - p) / count as f64 / 2.0).ln() as f32 + softmax.maximum;
-        candidates.keep_from(floor);
-    }
-    candidates.keep_mass(softmax, Candidate::by_likelihood, |mass| mass >= p);
+    candidates.keep_nucleus(f64::from(p));
 }
 
 #[cfg(test)]
@@ -47,12 +35,13 @@ mod tests {
                 let mut all = candidates.entries().to_vec();
                 super::apply(p, &mut candidates);
                 all.sort_by(Candidate::by_likelihood);
-                let kept = candidates.entries();
-                assert_eq!(kept, &all[..kept.len()], "most likely first");
+                let mut kept = candidates.entries().to_vec();
+                kept.sort_by(Candidate::by_likelihood);
+                assert_eq!(kept, &all[..kept.len()], "the most likely ones");
                 let mass = |list: &[Candidate]| -> f64 {
                     list.iter().map(|candidate| softmax.probability(candidate.logit)).sum()
                 };
-                assert!(mass(kept) >= f64::from(p) - 1e-9, "p {p}: {}", mass(kept));
+                assert!(mass(&kept) >= f64::from(p) - 1e-9, "p {p}: {}", mass(&kept));
                 assert!(mass(&kept[..kept.len() - 1]) < f64::from(p) + 1e-9, "p {p}: not minimal");
             }
         }
