@@ -9,7 +9,7 @@ use alti_plan::calibration::{CONSTANTS, Calibration};
 use alti_plan::inference::ServingCalibration;
 use alti_plan::published::{
     Comparison, Half, TrainingCase, built_in, carbon_rows, constant_mfu, days_rows, layout_choices,
-    memory_rows, serving_cases, serving_rows, summary, training_cases,
+    memory_rows, serving_cases, serving_rows, step_error_quantiles, summary, training_cases,
 };
 use alti_plan::report::svg::{Point, scatter};
 use std::collections::BTreeMap;
@@ -82,6 +82,7 @@ fn report(cases: &[TrainingCase], fitted: &Calibration, rows: bool) {
             100.0 * bias
         );
     }
+    println!("STEP_ERRORS = {:.3?}", step_error_quantiles(cases, fitted));
     for half in [Half::Used, Half::Held] {
         println!("a constant MFU {half:?}: mean {:.1} %", 100.0 * constant_mfu(cases, half));
     }
@@ -306,14 +307,15 @@ fn write_docs(cases: &[TrainingCase], fitted: &Calibration) {
     for it in &all {
         let _ = writeln!(
             rows,
-            "| {:+.1} % | {:.4} | {:.4} | {} | {} | {} | {} |",
+            "| {:+.1} % | {:.4} | {:.4} | {} | {} | {} | {}{} |",
             100.0 * it.error(),
             it.predicted,
             it.published,
             it.unit,
             if it.half == Half::Used { "used" } else { "held" },
             it.check,
-            it.what
+            it.what,
+            if it.refused.is_some() { " (refused)" } else { "" }
         );
     }
     let path = format!("{root}/planning.md");

@@ -110,6 +110,25 @@ pub fn positive(field: &str, value: f64) -> Result<f64, PlanError> {
     }
 }
 
+/// The number from `least` to `most` that `value` must be.
+///
+/// # Errors
+/// When it is not.
+pub fn between(field: &str, value: f64, least: f64, most: f64) -> Result<f64, PlanError> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    // A number with hundreds of digits helps nobody.
+    let written = |number: f64| match number.abs() {
+        size if size == 0.0 || (1e-3..1e15).contains(&size) => number.to_string(),
+        _ => format!("{number:e}"),
+    };
+    let nearest = if value > most { most } else { least };
+    let problem = "it is outside of what can be planned";
+    let remedy = format!("the nearest that works is {}", written(nearest));
+    Err(PlanError::value(field, written(value), problem, remedy))
+}
+
 /// The part of one, 0 to 1, that `value` must be.
 ///
 /// # Errors

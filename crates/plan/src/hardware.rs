@@ -1,6 +1,6 @@
 //! The hardware catalogue: what each accelerator can do by its datasheet, in one TOML table that users extend.
 
-use crate::error::{PlanError, nearest, plain, positive};
+use crate::error::{PlanError, between, nearest, plain, positive};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -113,7 +113,13 @@ impl Accelerator {
             ("flops.bf16", self.flops.get("bf16").copied().unwrap_or(0.0)),
         ];
         for (field, value) in numbers {
-            positive(&of(field), value)?;
+            between(&of(field), positive(&of(field), value)?, 1e-9, 1e21)?;
+        }
+        let cards = self.power * f64::from(self.per_node);
+        if self.server_power < cards {
+            let problem = format!("its {} accelerators alone draw {cards}", self.per_node);
+            let remedy = format!("write {cards} or more");
+            return Err(PlanError::value(of("server_power"), self.server_power, problem, remedy));
         }
         for (precision, &rate) in &self.flops {
             bytes_of(precision)?;
@@ -202,6 +208,10 @@ mod tests {
         catalogue.extend("mine.toml", &text).unwrap();
         assert_eq!(catalogue.accelerators.len(), count);
         assert_eq!(catalogue.find("h100").unwrap().price_hour, Some(1.0));
+        let weak = Accelerator { server_power: 100.0, ..row.clone() };
+        let text = toml::to_string(&BTreeMap::from([("accelerator", vec![weak])])).unwrap();
+        let error = catalogue.extend("mine.toml", &text).unwrap_err().to_string();
+        assert!(error.contains("server_power") && error.contains("5600 or more"), "{error}");
         row.memory = -1.0;
         let text = toml::to_string(&BTreeMap::from([("accelerator", vec![row])])).unwrap();
         let error = catalogue.extend("mine.toml", &text).unwrap_err().to_string();

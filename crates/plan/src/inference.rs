@@ -1,6 +1,6 @@
 //! Serving by roofline: prefill and decode times, memory of keys and values, throughput at a steady state.
 
-use crate::error::{PlanError, fraction, positive};
+use crate::error::{PlanError, between, fraction};
 use crate::hardware::{Accelerator, bytes_of};
 use crate::model::ModelShape;
 use crate::units::GIB;
@@ -119,14 +119,14 @@ impl Server<'_> {
     /// # Errors
     /// When they do not: with the nearest that works.
     pub fn check(&self, shape: RequestShape) -> Result<(), PlanError> {
-        positive("input tokens", shape.input)?;
-        positive("output tokens", shape.output)?;
+        between("input tokens", shape.input, 1.0, 1e9)?;
+        between("output tokens", shape.output, 1.0, 1e9)?;
         fraction("prefix hits", self.prefix_hits)?;
         bytes_of(self.precision)?;
         bytes_of(self.cache_precision)?;
         if let Some(speculation) = &self.speculation {
             fraction("accepted drafts", speculation.accepted)?;
-            positive("drafted tokens", speculation.drafted)?;
+            between("drafted tokens", speculation.drafted, 1.0, 1000.0)?;
             fraction("draft cost", speculation.draft_cost)?;
         }
         if self.tensor == 0 || !self.model.heads.is_multiple_of(u64::from(self.tensor)) {
@@ -149,7 +149,10 @@ impl Server<'_> {
     }
 
     fn too_small(&self, tokens: f64) -> PlanError {
-        let needed = |tensor: f64| self.weight_bytes() / tensor + tokens * self.cache_bytes() / tensor;
+        let needed = |tensor: f64| {
+            let other = Server { tensor: tensor as u32, ..self.clone() };
+            (self.weight_bytes() + tokens * other.cache_bytes()) / tensor
+        };
         let usable = self.accelerator.memory * SERVED;
         let heads = self.model.heads;
         let fits = (1..=heads.min(1024))
@@ -178,8 +181,9 @@ impl Server<'_> {
     /// Bytes of keys and values of one token.
     #[must_use]
     pub fn cache_bytes(&self) -> f64 {
-        let shared = (f64::from(self.tensor) / self.model.kv_heads as f64).max(1.0);
-        // More ranks than heads of keys: each rank keeps a copy.
+        // More ranks than heads of keys: some ranks keep copies. A latent serves all heads: every rank keeps it whole.
+        let heads = if self.model.is_latent() { 1.0 } else { self.model.kv_heads as f64 };
+        let shared = (f64::from(self.tensor) / heads).max(1.0);
         self.model.cached_values() * bytes_of(self.cache_precision).unwrap_or(2.0) * shared
     }
 
@@ -191,7 +195,8 @@ impl Server<'_> {
     }
 
     /// Positions of a sequence whose keys and values layers hold, on average over layers: chunked layers hold a chunk.
-    fn held_positions(&self, tokens: f64) -> f64 {
+    #[must_use]
+    pub fn held_positions(&self, tokens: f64) -> f64 {
         self.model.attended_positions(tokens) / self.model.attending_layers()
     }
 
@@ -242,16 +247,28 @@ impl Server<'_> {
         2.0 * layers * self.model.expert_parameters() * (touched * 64.0 - routed).max(0.0)
     }
 
+    /// Tokens of a prompt of `input` that the prefix cache holds, all but one at most.
+    #[must_use]
+    pub fn cached_prefix(&self, input: f64) -> f64 {
+        (input * self.prefix_hits).min(input - 1.0).max(0.0)
+    }
+
     /// Seconds of one prefill of `input` tokens, alone, of which the prefix cache holds its part.
     #[must_use]
     pub fn prefill(&self, input: f64) -> f64 {
-        let new = (input * (1.0 - self.prefix_hits)).max(1.0);
+        let cached = self.cached_prefix(input);
+        self.prefill_chunk(cached, input - cached)
+    }
+
+    /// Seconds to compute `new` tokens of a prompt of which `done` are there: they attend to those, too.
+    #[must_use]
+    pub fn prefill_chunk(&self, done: f64, new: f64) -> f64 {
         let t = f64::from(self.tensor);
         let products = 2.0 * self.model.matrix_parameters() * new / (t * self.rate());
-        let positions = self.model.attended_positions(input) * (1.0 - new / input / 2.0);
+        let positions = self.model.attended_until(done + new) - self.model.attended_until(done);
         let width = (self.model.heads * self.model.head_size) as f64;
         let plain = self.accelerator.peak("bf16") * self.accelerator.throttle * self.calibration.efficiency;
-        let attention = 4.0 * new * positions * width / (t * plain * 0.5);
+        let attention = 4.0 * positions * width / (t * plain * 0.5);
         products + attention + self.all_reduces(new)
     }
 
@@ -298,5 +315,56 @@ impl Server<'_> {
     pub fn throughput(&self, shape: RequestShape) -> Result<Throughput, PlanError> {
         self.check(shape)?;
         Ok(self.at_batch(shape, self.batch(shape)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::HardwareCatalogue;
+    use crate::model::ModelCatalogue;
+
+    fn check(model: &str, then: impl FnOnce(Server<'_>)) {
+        let model = ModelCatalogue::built_in().find(model).unwrap();
+        let hardware = HardwareCatalogue::built_in();
+        let accelerator = hardware.find("H200").unwrap();
+        then(Server {
+            model: &model,
+            accelerator,
+            tensor: 1,
+            precision: "fp8",
+            cache_precision: "fp8",
+            prefix_hits: 0.0,
+            speculation: None,
+            calibration: ServingCalibration::of(accelerator),
+        });
+    }
+
+    #[test]
+    fn chunks_of_a_prompt_sum_to_the_whole() {
+        for model in ["Llama-3.1-8B", "Llama-4-Scout"] {
+            check(model, |server| {
+                let whole = server.prefill(40_000.0);
+                let chunks = (0..20).map(|chunk| server.prefill_chunk(2000.0 * f64::from(chunk), 2000.0));
+                let sum: f64 = chunks.sum();
+                assert!((sum / whole - 1.0).abs() < 1e-9, "{model}: {sum} of {whole}");
+                let half = Server { prefix_hits: 0.5, ..server.clone() }.prefill(40_000.0);
+                let rest = server.prefill_chunk(20_000.0, 20_000.0);
+                assert!((half / rest - 1.0).abs() < 1e-9, "what is cached is still attended to");
+            });
+        }
+    }
+
+    #[test]
+    fn every_rank_keeps_a_latent_whole() {
+        check("DeepSeek-V3", |server| {
+            let one = server.cache_bytes();
+            assert_eq!(Server { tensor: 8, ..server.clone() }.cache_bytes(), 8.0 * one);
+        });
+        check("Llama-3.1-8B", |server| {
+            let one = server.cache_bytes();
+            assert_eq!(Server { tensor: 8, ..server.clone() }.cache_bytes(), one);
+            assert_eq!(Server { tensor: 16, ..server.clone() }.cache_bytes(), 2.0 * one);
+        });
     }
 }

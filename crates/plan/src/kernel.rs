@@ -136,11 +136,11 @@ impl<'a> Kernels<'a> {
         let t = f64::from(self.layout.tensor);
         let heads = model.heads as f64 / t;
         let layers = f64::from(model.layers);
-        let positions = model.attended_positions(self.job.sequence as f64) / layers;
         if self.job.stack.flash {
-            // Half of the positions come later. Backward is five products for two (arXiv 2205.14135, appendix B).
+            let positions = model.causal_positions(self.job.sequence as f64) / layers;
+            // Backward is five products for two (arXiv 2205.14135, appendix B).
             let products = if pass == Pass::Forward { 1.0 } else { 2.5 };
-            let flops = 0.5 * 4.0 * self.tokens * positions * heads * model.head_size as f64 * products;
+            let flops = 4.0 * self.tokens * positions * heads * model.head_size as f64 * products;
             let family = &self.job.accelerator.family;
             let fast = if family == "ampere" { 1.0 } else { self.job.stack.attention_speed };
             let rate = self.job.accelerator.peak("bf16")
@@ -165,28 +165,19 @@ impl<'a> Kernels<'a> {
         let stack = self.job.stack;
         let t = f64::from(self.layout.tensor);
         let h = model.hidden as f64;
-        let layers = f64::from(model.layers);
         let along = if stack.sequence_parallel { t } else { 1.0 };
         // Two norms and two residual additions: 2 x (read, write) + 2 x (two reads, write), two bytes each.
         let whole = 20.0 * h / along;
-        // Activation of the feed-forward and positions or biases of queries and keys, read and written.
-        let active = model.experts.as_ref().map_or(0.0, |it| {
-            let routed = f64::from(it.active) * it.feed_forward as f64 + it.shared_feed_forward as f64;
-            f64::from(model.expert_layers()) * routed
-        });
-        let wide = if model.gated { 6.0 } else { 4.0 };
-        let inner = (f64::from(model.dense_layers()) * model.feed_forward as f64 + active) / layers;
+        // Positions or biases of queries and keys, read and written.
+        let layers = f64::from(model.layers);
         let rotary = 4.0 * ((model.heads + model.kv_heads) * model.head_size) as f64;
         // Routed tokens are copied into the order of experts and back.
         let moved = model
             .experts
             .as_ref()
             .map_or(0.0, |it| 8.0 * h * f64::from(it.active) * f64::from(model.expert_layers()) / layers);
-        let factor = match stack.fused {
-            true => self.calibration.elementwise_fused(),
-            false => self.calibration.elementwise_eager(),
-        };
-        let bytes = self.tokens * (whole + (wide * inner + rotary) / t + moved) * factor;
+        let each = whole + (self.activation_bytes() + rotary) / t + moved;
+        let bytes = self.tokens * each * self.traffic();
         match pass {
             Pass::Forward => bytes / self.bandwidth,
             Pass::Backward => {
@@ -197,6 +188,33 @@ impl<'a> Kernels<'a> {
                 (2.0 * bytes + self.calibration.accumulate() * sums) / self.bandwidth
             }
         }
+    }
+
+    /// Bytes that the activation function of the mean layer's feed-forward reads and writes for a token, all ranks together.
+    fn activation_bytes(&self) -> f64 {
+        let model = self.job.model;
+        let active = model.experts.as_ref().map_or(0.0, |it| {
+            let routed = f64::from(it.active) * it.feed_forward as f64 + it.shared_feed_forward as f64;
+            f64::from(model.expert_layers()) * routed
+        });
+        let wide = if model.gated { 6.0 } else { 4.0 };
+        let inner = f64::from(model.dense_layers()) * model.feed_forward as f64 + active;
+        wide * inner / f64::from(model.layers)
+    }
+
+    /// Traffic of element-wise operations over the least possible.
+    fn traffic(&self) -> f64 {
+        match self.job.stack.fused {
+            true => self.calibration.elementwise_fused(),
+            false => self.calibration.elementwise_eager(),
+        }
+    }
+
+    /// Seconds of the activation function of the mean layer, forward.
+    #[must_use]
+    pub fn activation(&self) -> f64 {
+        let t = f64::from(self.layout.tensor);
+        self.tokens * self.activation_bytes() / t * self.traffic() / self.bandwidth
     }
 
     /// Embedding, output product and loss, forward and backward.

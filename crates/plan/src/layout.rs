@@ -15,10 +15,30 @@ pub enum Recompute {
     None,
     /// Attention's scores (arXiv 2205.05198, section 5); nothing where they are never stored.
     Selective,
+    /// The output of the feed-forward's activation function (SwiGLU, GELU), which one element-wise kernel makes again from
+    /// its stored inputs (Megatron Core's `mlp` activation function module; Transformer Engine's `recompute_swiglu`).
+    Activation,
     /// Every other matrix product and all that is element-wise (torchtitan's `op` policy).
     EveryOther,
     /// Whole layers: only their inputs are stored.
     Full,
+}
+
+impl Recompute {
+    /// What each is called on a command line.
+    pub const TABLE: [(&str, Recompute); 5] = [
+        ("none", Recompute::None),
+        ("selective", Recompute::Selective),
+        ("activation", Recompute::Activation),
+        ("every-other", Recompute::EveryOther),
+        ("full", Recompute::Full),
+    ];
+}
+
+impl Sharding {
+    /// Stages of ZeRO by their number.
+    pub const TABLE: [Sharding; 4] =
+        [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Weights];
 }
 
 /// What is split over data-parallel ranks (ZeRO, arXiv 1910.02054).
@@ -63,6 +83,7 @@ impl fmt::Display for Recompute {
         f.write_str(match self {
             Recompute::None => "no recomputation",
             Recompute::Selective => "selective recomputation",
+            Recompute::Activation => "activation function recomputed",
             Recompute::EveryOther => "every other product recomputed",
             Recompute::Full => "full recomputation",
         })
@@ -160,20 +181,31 @@ impl Layout {
     /// # Errors
     /// When it is not: which of its numbers, and the nearest that works.
     pub fn check(&self, job: &Job<'_>, gpus: u64) -> Result<(), PlanError> {
-        self.check_counts()?;
+        self.check_model(job)?;
         if self.gpus() != gpus {
             let model = u64::from(self.tensor) * u64::from(self.context) * u64::from(self.pipeline);
             let mesh = format!("TP x CP x PP x DP is {} and there are {gpus} GPUs", self.gpus());
             let remedy = match gpus / model {
-                0 => format!("TP x CP x PP of {model} is more than there are; use {} GPUs or less", model),
+                0 => format!("use {model} GPUs, or a TP x CP x PP of at most {gpus}"),
                 data => format!("with DP {data} it is {}", data * model),
             };
             return Err(PlanError::value("layout", self, mesh, remedy));
         }
+        let ranks = u64::from(self.data) * u64::from(self.context);
+        divides("expert parallel", self.expert, "data- and context-parallel ranks", ranks)?;
+        self.check_batch(job)
+    }
+
+    /// Whether the model and its sequences can be split so, on however many GPUs and with whatever batch.
+    ///
+    /// # Errors
+    /// As [`Layout::check`].
+    pub fn check_model(&self, job: &Job<'_>) -> Result<(), PlanError> {
+        self.check_counts()?;
         let model = job.model;
         divides("tensor parallel", self.tensor, "heads", model.heads)?;
         let widest = model.experts.as_ref().map_or(model.feed_forward, |experts| experts.feed_forward);
-        divides("tensor parallel", self.tensor, "feed-forward width", widest.max(1))?;
+        divides("tensor parallel", self.tensor, "columns of the feed-forward", widest.max(1))?;
         let chunks = u64::from(self.pipeline) * u64::from(self.interleave);
         if chunks > u64::from(model.layers) {
             let most = (model.layers / self.pipeline.min(model.layers)).max(1);
@@ -185,12 +217,14 @@ impl Layout {
         divides("context parallel", self.context, "tokens of a sequence", job.sequence)?;
         if let Some(experts) = &model.experts {
             divides("expert parallel", self.expert, "experts", u64::from(experts.count))?;
-            let ranks = u64::from(self.data) * u64::from(self.context);
-            divides("expert parallel", self.expert, "data- and context-parallel ranks", ranks)?;
         } else if self.expert != 1 {
             let problem = format!("{} has no experts", model.name);
             return Err(PlanError::value("expert parallel", self.expert, problem, "use 1"));
         }
+        Ok(())
+    }
+
+    fn check_batch(&self, job: &Job<'_>) -> Result<(), PlanError> {
         let microbatches = self.microbatches(job);
         if microbatches < 0.999 || (microbatches - microbatches.round()).abs() > 1e-6 {
             let unit = f64::from(self.data) * f64::from(self.microbatch) * job.sequence as f64;
@@ -265,6 +299,7 @@ mod tests {
         check(good, 16384, &[]);
         check(Layout { tensor: 12, ..good }, 12 * 2048, &["tensor parallel is 12", "128 heads", "8 or 16"]);
         check(good, 16000, &["16384 and there are 16000", "DP 125"]);
+        check(good, 64, &["use 128 GPUs"]);
         check(Layout { data: 100, ..good }, 12800, &["batch tokens", "nearest that works is 16384000"]);
         check(Layout { pipeline: 256, data: 8, ..good }, 16384, &["126 layers"]);
         check(Layout { expert: 2, ..good }, 16384, &["no experts", "use 1"]);

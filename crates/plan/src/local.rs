@@ -87,7 +87,7 @@ pub fn fit(machine: &Machine, model: &ModelShape, context: f64) -> Result<Vec<Fi
         let run_bytes = stored + cache + 2e8;
         let tune_bytes = stored + 16.0 * adapters + activations + 2e8;
         let train_bytes = 16.0 * model.parameters() + activations + 2e8;
-        let forward = model.forward_flops(context / 2.0);
+        let forward = model.causal_forward_flops(context);
         let train = REACHED.1 * machine.training_rate / (3.0 * forward);
         Fit {
             model: model.name.clone(),

@@ -78,6 +78,8 @@ struct TokenActivations {
     whole: f64,
     split: f64,
     scores: f64,
+    /// Of the split part, the output of the feed-forward's activation function.
+    activation: f64,
 }
 
 fn of_token(job: &Job<'_>) -> TokenActivations {
@@ -101,7 +103,7 @@ fn of_token(job: &Job<'_>) -> TokenActivations {
     // Softmax's output and its dropout: 2 + 2 + 1 bytes, or 2 + 2 where there is no dropout.
     let bytes = if job.stack.dropout { 5.0 } else { 4.0 };
     let scores = if job.stack.flash { 0.0 } else { bytes * model.heads as f64 * job.sequence as f64 };
-    TokenActivations { whole, split, scores }
+    TokenActivations { whole, split, scores, activation: 2.0 * inner / layers }
 }
 
 /// Bytes that one layer keeps for a token, and bytes that it needs on top while it is computed, on one GPU.
@@ -115,6 +117,7 @@ fn of_layer(job: &Job<'_>, layout: &Layout) -> (f64, f64) {
     match layout.recompute {
         Recompute::None => (all + token.scores / t, 0.0),
         Recompute::Selective => (all, token.scores / t),
+        Recompute::Activation => (all + (token.scores - token.activation) / t, token.activation / t),
         Recompute::EveryOther => {
             // Kept: the input, queries, values, attention's output, one of the wide products and the last one.
             let (queries, keys) =
@@ -135,6 +138,47 @@ fn in_flight(job: &Job<'_>, layout: &Layout) -> f64 {
     (p * interleaved).min(layout.microbatches(job).max(1.0))
 }
 
+/// What the activations of the fullest GPU are computed from: the product of all four.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations {
+    /// Tokens of a microbatch on one context-parallel rank.
+    pub tokens: f64,
+    /// Bytes that a layer keeps for a token.
+    pub bytes: f64,
+    /// Layers of the fullest stage.
+    pub layers: f64,
+    /// Microbatches in flight.
+    pub in_flight: f64,
+}
+
+impl Activations {
+    /// All of them, byte.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.tokens * self.bytes * self.layers * self.in_flight
+    }
+}
+
+/// Activations and logits of the fullest stage of a pipeline: the last holds one microbatch and the logits, the first all
+/// microbatches in flight.
+#[must_use]
+pub fn activations(job: &Job<'_>, layout: &Layout) -> (Activations, f64) {
+    let first = Activations {
+        tokens: job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context),
+        bytes: of_layer(job, layout).0,
+        layers: layout.layers_of_stage(job.model),
+        in_flight: in_flight(job, layout),
+    };
+    let logits =
+        first.tokens * job.model.vocabulary as f64 / f64::from(layout.tensor) * job.stack.logit_bytes;
+    let last = Activations { in_flight: 1.0, ..first };
+    match layout.pipeline {
+        1 => (first, logits),
+        _ if last.total() + logits > first.total() => (last, logits),
+        _ => (first, 0.0),
+    }
+}
+
 /// Memory of the fullest GPU.
 #[must_use]
 pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
@@ -146,20 +190,11 @@ pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
         false => bytes * (dense + routed),
     };
     let stack = job.stack;
-    let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
-    let (kept, working) = of_layer(job, layout);
-    let layers = layout.layers_of_stage(job.model);
+    let (activations, logits) = activations(job, layout);
+    let tokens = activations.tokens;
+    let (_, working) = of_layer(job, layout);
     let along = if stack.sequence_parallel { f64::from(layout.tensor) } else { 1.0 };
     let hidden = job.model.hidden as f64;
-    let first = tokens * kept * layers * in_flight(job, layout);
-    let logits = tokens * job.model.vocabulary as f64 / f64::from(layout.tensor) * stack.logit_bytes;
-    // The last stage holds one microbatch and the logits, the first all microbatches in flight: the fuller one counts.
-    let last = tokens * kept * layers + logits;
-    let (activations, logits) = match layout.pipeline {
-        1 => (first, logits),
-        _ if last > first => (tokens * kept * layers, logits),
-        _ => (first, 0.0),
-    };
     // Inputs gathered along the sequence: one at a time (arXiv 2205.05198, section 4.2.2), or those of attention and
     // feed-forward, a sum not yet scattered, and the output's with its gradient.
     let gathered = match (along > 1.0, stack.gathers_again) {
@@ -171,7 +206,7 @@ pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
         weights: sharded(stack.weight_bytes, Sharding::Weights),
         gradients: sharded(stack.gradient_bytes, Sharding::Gradients),
         optimizer: sharded(stack.optimizer_bytes, Sharding::Optimizer),
-        activations,
+        activations: activations.total(),
         working: tokens * (working + 4.0 * hidden / along) + gathered,
         logits,
         buffers: buffers(job, layout, dense + routed),
@@ -179,19 +214,28 @@ pub fn training_memory(job: &Job<'_>, layout: &Layout) -> TrainingMemory {
 }
 
 /// What ZeRO-3 gathers: two layers and the embedding in BF16 with the layer's gradient; behind pipeline stages the whole
-/// stage stays gathered, and its gradients add up unreduced until the last microbatch (FSDP2 under a schedule).
+/// stage stays gathered, and its gradients add up unreduced until the last microbatch (FSDP2 under a schedule). ZeRO-2
+/// holds the gradients that are being scattered: two layers', or two chunks' of an interleaved stage, in which those of as
+/// many microbatches as there are stages add up first (arXiv 2407.21783, section 3.3.2).
 fn buffers(job: &Job<'_>, layout: &Layout, local: f64) -> f64 {
-    if layout.sharding < Sharding::Weights || layout.data * layout.context == 1 {
+    if layout.sharding < Sharding::Gradients || layout.data * layout.context == 1 {
         return 0.0;
     }
-    if layout.pipeline > 1 {
-        return local * (2.0 + job.stack.gradient_bytes);
-    }
+    let gradients = job.stack.gradient_bytes;
     let t = f64::from(layout.tensor);
     let model = job.model;
     let layer = (model.dense_parameters_of_layers() + model.routed_parameters() / f64::from(layout.expert))
         / (t * f64::from(model.layers));
-    (2.0 * 2.0 + job.stack.gradient_bytes) * layer + 2.0 * model.embedding_parameters() / t
+    match (layout.sharding, layout.pipeline > 1) {
+        (Sharding::Weights, true) => local * (2.0 + gradients),
+        (Sharding::Weights, false) => {
+            (2.0 * 2.0 + gradients) * layer + 2.0 * model.embedding_parameters() / t
+        }
+        (_, true) if layout.interleave > 1 => {
+            local * gradients * (2.0 / f64::from(layout.interleave)).min(1.0)
+        }
+        _ => (2.0 * layer * gradients).min(local * gradients),
+    }
 }
 
 /// Whether the layout fits the accelerator's memory.
@@ -206,10 +250,8 @@ pub fn fits(job: &Job<'_>, layout: &Layout) -> Result<TrainingMemory, PlanError>
     }
     let (largest, _) =
         memory.parts().into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or(("weights", 0.0));
-    let remedy = remedy(job, layout, available).unwrap_or_else(|| {
-        let gpus = (layout.gpus() as f64 * memory.total() / available).ceil();
-        format!("{largest} take the most; it needs about {gpus:.0} GPUs, or ones with more memory")
-    });
+    let remedy = remedy(job, layout, available)
+        .unwrap_or_else(|| format!("{largest} take the most; use more GPUs, or ones with more memory"));
     Err(PlanError::Memory {
         what: format!("{} in {layout}", job.model.name),
         needed_gib: memory.total() / GIB,
@@ -222,9 +264,10 @@ pub fn fits(job: &Job<'_>, layout: &Layout) -> Result<TrainingMemory, PlanError>
 fn remedy(job: &Job<'_>, layout: &Layout, available: f64) -> Option<String> {
     let mut changed = *layout;
     type Change = fn(&mut Layout);
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 5] = [
         ("ZeRO-1", |it| it.sharding = it.sharding.max(Sharding::Optimizer)),
         ("a microbatch of 1", |it| it.microbatch = 1),
+        ("ZeRO-2", |it| it.sharding = it.sharding.max(Sharding::Gradients)),
         ("full recomputation", |it| it.recompute = Recompute::Full),
         ("ZeRO-3", |it| it.sharding = Sharding::Weights),
     ];

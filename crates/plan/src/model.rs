@@ -205,6 +205,24 @@ impl ModelShape {
         (self.attending_layers() - chunked) * sequence + chunked * chunk
     }
 
+    /// Positions that the tokens of a sequence of `sequence` attend to, earlier ones only, summed over tokens and layers: the
+    /// half of a square in layers that see all, a row of triangles of a chunk's side in layers of chunked attention.
+    #[must_use]
+    pub fn attended_until(&self, sequence: f64) -> f64 {
+        let chunked = f64::from(self.chunked_layers).min(self.attending_layers());
+        let triangle = |side: f64| side * side / 2.0;
+        let chunk = self.attention_chunk.map_or(sequence.max(1.0), |chunk| chunk as f64);
+        let chunks = (sequence / chunk).floor();
+        (self.attending_layers() - chunked) * triangle(sequence)
+            + chunked * (chunks * triangle(chunk) + triangle(sequence - chunks * chunk))
+    }
+
+    /// Mean number of earlier positions that a token of a sequence attends to, summed over layers.
+    #[must_use]
+    pub fn causal_positions(&self, sequence: f64) -> f64 {
+        self.attended_until(sequence) / sequence
+    }
+
     /// FLOPs of a token's forward pass, attention over the whole sequence counted without the causal half, as
     /// Megatron-LM counts (arXiv 2104.04473, appendix): `2 P + 4 a d Σ s`.
     #[must_use]
@@ -213,10 +231,24 @@ impl ModelShape {
         2.0 * self.matrix_parameters() + attention
     }
 
-    /// FLOPs of a token in training: forward and twice that backward (arXiv 2001.08361, section 2.1).
+    /// FLOPs of a token's forward pass, attention to earlier tokens only: `2 P + 4 a d Σ s/2`.
+    #[must_use]
+    pub fn causal_forward_flops(&self, sequence: f64) -> f64 {
+        let width = (self.heads * self.head_size) as f64;
+        2.0 * self.matrix_parameters() + 4.0 * width * self.causal_positions(sequence)
+    }
+
+    /// FLOPs of a token in training, attention to earlier tokens only: forward and twice that backward (arXiv 2001.08361,
+    /// section 2.1).
     #[must_use]
     pub fn training_flops(&self, sequence: f64) -> f64 {
-        3.0 * self.forward_flops(sequence)
+        3.0 * self.causal_forward_flops(sequence)
+    }
+
+    /// Whether attention caches one latent for all heads (multi-head latent attention, arXiv 2405.04434, section 2.1).
+    #[must_use]
+    pub fn is_latent(&self) -> bool {
+        self.cached_values_per_layer.is_some()
     }
 
     /// Values of keys and values cached for one token, all layers.
@@ -227,7 +259,7 @@ impl ModelShape {
     }
 
     /// A Llama-like dense model of about `parameters` parameters: depth and width grow together as those of Llama 3 do
-    /// (width ≈ 128 x layers), heads of 128, feed-forward 3.5 x width, vocabulary of 128,256.
+    /// (width about 128 x layers), heads of 128, feed-forward 3.5 x width, vocabulary of 128,256.
     ///
     /// # Errors
     /// When the number is none.
@@ -237,8 +269,9 @@ impl ModelShape {
             let remedy = format!("the nearest is {:.0e}", parameters.clamp(1e6, 1e15));
             return Err(PlanError::value("parameters", parameters, "no transformer has so many", remedy));
         }
-        let shape = |width: u64| {
-            let layers = ((width as f64 / 128.0).round() as u32).max(2);
+        // Wide models take widths and depths that many ranks and stages divide.
+        let (step, depth) = if parameters < 30e9 { (128, 1) } else { (1024, 4) };
+        let shape = |width: u64, layers: u32| {
             let heads = (width / 128).max(1);
             let kv_heads = (1..=8).rev().find(|kv| heads.is_multiple_of(*kv)).unwrap_or(1);
             ModelShape {
@@ -264,15 +297,18 @@ impl ModelShape {
                 source: "derived from a number of parameters".to_owned(),
             }
         };
-        let distance = |model: &ModelShape| (model.parameters() / parameters).ln().abs();
-        // Wide models take widths that many ranks and stages divide.
-        let usual = |width: &u64| match *width {
-            0..4096 => true,
-            4096..16_384 => width.is_multiple_of(512),
-            _ => width.is_multiple_of(2048),
+        let fitted = |width: u64| {
+            let (one, two) = (shape(width, 1).parameters(), shape(width, 2).parameters());
+            let layers = ((parameters - one) / (two - one) + 1.0) / f64::from(depth);
+            shape(width, (layers.round().clamp(1.0, 1e5) as u32).max(1) * depth)
         };
-        let widths = (1..=1024).map(|step| step * 128).filter(usual).map(shape);
-        Ok(widths.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_else(|| shape(4096)))
+        // The width at which the depth that gives the parameters is nearest to the usual one.
+        let distance = |model: &ModelShape| {
+            let usual = (128.0 * f64::from(model.layers) / model.hidden as f64).ln().abs();
+            usual + 10.0 * (model.parameters() / parameters).ln().abs()
+        };
+        let widths = (1..=1024).map(|count| fitted(count * step));
+        Ok(widths.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_else(|| fitted(4096)))
     }
 
     /// Whether the numbers of a shape go together.
@@ -287,6 +323,9 @@ impl ModelShape {
             ("heads", self.heads, 1 << 20),
             ("kv_heads", self.kv_heads, self.heads),
             ("head_size", self.head_size, 1 << 16),
+            ("feed_forward", self.feed_forward, 1 << 26),
+            ("experts' feed_forward", self.experts.as_ref().map_or(1, |it| it.feed_forward), 1 << 26),
+            ("attention_chunk", self.attention_chunk.unwrap_or(1), 1 << 40),
             ("vocabulary", self.vocabulary, 1 << 30),
             ("context", self.context, 1 << 40),
         ];
@@ -411,10 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn chunked_attention_is_counted_within_its_chunks() {
+        let scout = ModelCatalogue::built_in().find("Llama-4-Scout").unwrap();
+        let chunk = scout.attention_chunk.unwrap() as f64;
+        let (all, chunked) = (scout.attending_layers(), f64::from(scout.chunked_layers));
+        for chunks in [1.0, 4.0] {
+            let expected = (all - chunked) * chunks * chunk / 2.0 + chunked * chunk / 2.0;
+            assert!((scout.causal_positions(chunks * chunk) / expected - 1.0).abs() < 1e-12);
+        }
+        let dense = ModelCatalogue::built_in().find("Llama-3.1-8B").unwrap();
+        assert_eq!(dense.causal_positions(8192.0), 32.0 * 4096.0);
+    }
+
+    #[test]
     fn a_number_of_parameters_is_a_model() {
-        for parameters in [1e9, 8e9, 70e9, 405e9, 4e12] {
+        for parameters in [1e9, 8e9, 70e9, 389e9, 405e9, 4e12] {
             let model = ModelShape::of_parameters(parameters).unwrap();
-            assert!((model.parameters() / parameters - 1.0).abs() < 0.1, "{}", model.parameters());
+            assert!((model.parameters() / parameters - 1.0).abs() < 0.02, "{}", model.parameters());
+            assert!(parameters < 30e9 || model.heads.is_multiple_of(8), "{} heads", model.heads);
+            let usual = model.hidden as f64 / 128.0 / f64::from(model.layers);
+            assert!((0.8..1.25).contains(&usual), "{} wide, {} layers", model.hidden, model.layers);
             model.check().unwrap();
         }
         assert!(ModelShape::of_parameters(f64::NAN).is_err());

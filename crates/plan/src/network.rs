@@ -17,6 +17,10 @@ pub struct Network {
     inside: f64,
     /// Byte/s of one GPU to other nodes.
     between: f64,
+    /// GPUs of a part of the network that is not oversubscribed.
+    pod: f64,
+    /// How many times slower a byte crosses from pod to pod than within one.
+    oversubscription: f64,
     /// How far apart data-parallel neighbours are.
     data_stride: f64,
     /// Seconds to start a tensor-parallel collective.
@@ -32,13 +36,13 @@ impl Network {
         let accelerator = job.accelerator;
         let gpus = layout.gpus() as f64;
         let node = f64::from(accelerator.per_node);
-        // What leaves a pod shares the uplinks above it.
-        let beyond = if gpus > f64::from(job.pod.max(1)) { job.oversubscription.max(1.0) } else { 1.0 };
         Network {
             node,
             nodes: (gpus / node).max(1.0),
             inside: accelerator.node_link * calibration.node_link(),
-            between: accelerator.network_link * calibration.network_link() / beyond,
+            between: accelerator.network_link * calibration.network_link(),
+            pod: f64::from(job.pod.max(1)),
+            oversubscription: job.oversubscription.max(1.0),
             data_stride: f64::from(layout.tensor),
             start: calibration.collective(),
             one_link: job.stack.one_link,
@@ -58,7 +62,22 @@ impl Network {
             return (self.inside, LATENCY.0);
         }
         let members = (self.node / stride).clamp(1.0, ranks);
-        (self.inside.min(self.between * members), LATENCY.1)
+        (self.inside.min(self.between * members) / self.beyond(ranks, stride), LATENCY.1)
+    }
+
+    /// How many times longer a ring of `ranks` that are `stride` apart takes for crossing pods. It goes in two steps: within
+    /// each of `q` pods `k` members pass on `(k - 1) / k` of the bytes, and then each member its `1 / k` of them around the
+    /// pods, `(q - 1) / q` of it, over the uplinks that are oversubscribed. Without oversubscription both are the ring's
+    /// `(n - 1) / n`.
+    fn beyond(&self, ranks: f64, stride: f64) -> f64 {
+        let inside = (self.pod / stride).floor().clamp(1.0, ranks);
+        let pods = ranks / inside;
+        if pods <= 1.0 {
+            return 1.0;
+        }
+        let within = (inside - 1.0) / inside;
+        let across = (pods - 1.0) / (pods * inside);
+        (within + across * self.oversubscription) / (within + across)
     }
 
     /// Seconds of one tensor-parallel all-reduce of a layer's output (or reduce-scatter and all-gather, which move as
@@ -103,7 +122,10 @@ impl Network {
         let members = (self.node / stride).clamp(1.0, e);
         // What stays in the node uses its fabric, the rest each GPU's own link.
         let inside = bytes * (members - 1.0) / e / self.inside;
-        let between = bytes * (e - members) / e / self.between;
+        // Of what leaves the node, the part for other pods meets their uplinks.
+        let near = (self.pod / stride).clamp(members, e.max(members));
+        let crossing = (near - members).max(0.0) + (e - near).max(0.0) * self.oversubscription;
+        let between = bytes * crossing / e / self.between;
         let layers = f64::from(job.model.expert_layers()) / f64::from(job.model.layers);
         2.0 * layers * (inside.max(between) + LATENCY.1)
     }
@@ -117,6 +139,9 @@ impl Network {
         let stride = f64::from(layout.tensor * layout.context) * f64::from(layout.data);
         let (bandwidth, latency) =
             if stride * 2.0 <= self.node { (self.inside, LATENCY.0) } else { (self.between, LATENCY.1) };
+        // Neighbouring stages are `stride` GPUs apart: of those in one pod, the last ones have theirs in the next.
+        let far = (stride / self.pod).min(1.0);
+        let bandwidth = bandwidth / (1.0 + far * (self.oversubscription - 1.0));
         let along = if job.stack.sequence_parallel { f64::from(layout.tensor) } else { 1.0 };
         let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
         let bytes = 2.0 * tokens * job.model.hidden as f64 / along;
@@ -139,5 +164,48 @@ impl Network {
         let bandwidth = if self.one_link { bandwidth.min(self.between) } else { bandwidth };
         // Rings of many nodes go over trees: latency grows with their depth.
         (ranks - 1.0) / ranks * bytes / bandwidth + ranks.log2() * latency
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::HardwareCatalogue;
+    use crate::model::ModelCatalogue;
+    use crate::stack::Stack;
+
+    /// Seconds of a gigabyte around all ranks of `layout`, over what they are without oversubscription.
+    fn slower(layout: &Layout, pod: u32) -> (f64, f64) {
+        let model = ModelCatalogue::built_in().find("Llama-3.1-405B").unwrap();
+        let hardware = HardwareCatalogue::built_in();
+        let with = |oversubscription: f64| {
+            let job = Job {
+                model: &model,
+                accelerator: hardware.find("H100").unwrap(),
+                stack: Stack::find(Stack::DEFAULT).unwrap(),
+                sequence: 8192,
+                batch_tokens: 16_777_216.0,
+                precision: "bf16",
+                oversubscription,
+                pod,
+            };
+            let network = Network::new(&job, layout, &Calibration::default());
+            let data = network.data_collective(1e10, f64::from(layout.data));
+            (data, network.tensor_collective(&job, layout) + network.stage_boundary(&job, layout))
+        };
+        let (seven, one) = (with(7.0), with(1.0));
+        (seven.0 / one.0, seven.1 / one.1)
+    }
+
+    #[test]
+    fn only_what_crosses_pods_meets_their_uplinks() {
+        let layout = Layout { tensor: 8, pipeline: 16, data: 128, ..Layout::SINGLE };
+        // A data-parallel ring of 128 x 8 GPUs is inside of a pod of 3,072, whatever the whole job takes.
+        assert_eq!(slower(&layout, 3072).0, 1.0);
+        // In pods of 512 it crosses two of them: 63/64 inside, then 1/2 of 1/64 at a seventh of the speed.
+        let expected = (63.0 / 64.0 + 7.0 / 128.0) / (127.0 / 128.0);
+        let (data, rest) = slower(&layout, 512);
+        assert!((data / expected - 1.0).abs() < 0.01, "{data} of {expected}");
+        assert!(rest > 1.0);
     }
 }

@@ -1,5 +1,6 @@
 //! Latency under traffic: one server with continuous batching, simulated step by step over a trace of requests.
 
+use crate::error::{PlanError, between};
 use crate::inference::{RequestShape, Server};
 use crate::random::{Random, quantile};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,22 @@ pub struct Targets {
     pub between_p99: f64,
 }
 
+impl Targets {
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let numbers = [
+            ("first_token_median", self.first_token_median),
+            ("first_token_p99", self.first_token_p99),
+            ("between_median", self.between_median),
+            ("between_p99", self.between_p99),
+        ];
+        numbers.into_iter().try_for_each(|(field, value)| between(field, value, 1e-6, 1e6).map(|_| ()))
+    }
+}
+
 impl Default for Targets {
     fn default() -> Targets {
         Targets { first_token_median: 0.5, first_token_p99: 2.0, between_median: 0.05, between_p99: 0.2 }
@@ -55,6 +72,20 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// The longer of both waits, in each respect.
+    #[must_use]
+    pub fn worse(self, other: Latency) -> Latency {
+        Latency {
+            first_token_median: self.first_token_median.max(other.first_token_median),
+            first_token_p99: self.first_token_p99.max(other.first_token_p99),
+            between_median: self.between_median.max(other.between_median),
+            between_p99: self.between_p99.max(other.between_p99),
+            output_tokens: self.output_tokens.min(other.output_tokens),
+            batch: self.batch.max(other.batch),
+            answered: self.answered.min(other.answered),
+        }
+    }
+
     /// Whether users wait no longer than they should, and all are answered.
     #[must_use]
     pub fn meets(&self, targets: &Targets) -> bool {
@@ -92,6 +123,21 @@ pub enum Role {
     DecodeOnly,
 }
 
+/// Seconds that half and 99 of 100 of `rate` requests a second wait for a server that takes `service` for each, one after
+/// the other, random arrivals (M/D/1): by Lindley's recursion over simulated ones.
+#[must_use]
+pub fn waits_in_line(rate: f64, service: f64) -> (f64, f64) {
+    let mut random = Random::new(17);
+    let mut wait = 0.0_f64;
+    let mut waits: Vec<f64> = (0..20_000)
+        .map(|_| {
+            wait = (wait + service - random.exponential(1.0 / rate)).max(0.0);
+            wait
+        })
+        .collect();
+    (quantile(&mut waits, 0.5), quantile(&mut waits, 0.99))
+}
+
 /// Simulates one server over a trace. Every step decodes all running sequences once and prefills up to `chunk` tokens of
 /// the prompts that wait, as far as memory and the batch cap let them in.
 #[must_use]
@@ -101,7 +147,7 @@ pub fn simulate(server: &Server<'_>, trace: &[Arrival], role: Role, chunk: f64) 
     let mut next = 0;
     while (next < trace.len() || state.busy()) && state.now < end && state.steps < 3_000_000 {
         while next < trace.len() && trace[next].time <= state.now {
-            state.waiting.push_back((trace[next], trace[next].shape.0));
+            state.waiting.push_back((trace[next], server.cached_prefix(trace[next].shape.0)));
             next += 1;
         }
         if !state.busy() {
@@ -119,7 +165,7 @@ struct State<'a> {
     chunk: f64,
     now: f64,
     steps: u64,
-    /// Requests with the tokens of their prompt that are not computed yet.
+    /// Requests with the tokens of their prompt that are there: cached, or computed by steps before.
     waiting: VecDeque<(Arrival, f64)>,
     /// Steps at which running sequences end, with the tokens they hold at the end.
     running: BinaryHeap<Reverse<(u64, u64)>>,
@@ -167,21 +213,21 @@ impl<'a> State<'a> {
         let mut started = Vec::new();
         let room = self.server.cache_room() / self.server.cache_bytes();
         let mut budget = self.chunk;
-        while let Some((arrival, left)) = self.waiting.front_mut() {
+        while let Some((arrival, done)) = self.waiting.front_mut() {
             let held = arrival.shape.0 + arrival.shape.1;
             let full = batch + started.len() as f64 >= self.server.calibration.batch_cap
                 || (self.reserved + held > room && !(self.running.is_empty() && started.is_empty()));
             if budget <= 0.0 || full {
                 break;
             }
-            let now = left.min(budget);
             if self.role == Role::Both {
-                time += self.server.prefill(now);
+                let now = (arrival.shape.0 - *done).min(budget);
+                time += self.server.prefill_chunk(*done, now);
                 budget -= now;
-            }
-            *left -= now;
-            if *left > 0.0 && self.role == Role::Both {
-                break;
+                *done += now;
+                if *done < arrival.shape.0 {
+                    break;
+                }
             }
             started.push(*arrival);
             self.reserved += held;
@@ -268,4 +314,17 @@ pub fn most_requests(
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_in_line_are_those_of_the_formula() {
+        // Mean wait of M/D/1 at load r: r / (2 (1 - r)) services; at 0.7 that is 1.17, its median a little less.
+        let (median, p99) = waits_in_line(0.7, 1.0);
+        assert!((0.4..1.17).contains(&median) && (5.0..8.5).contains(&p99), "{median} {p99}");
+        assert!(waits_in_line(0.2, 1.0).1 < p99);
+    }
 }

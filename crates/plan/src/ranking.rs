@@ -1,7 +1,8 @@
 //! Ranking: how many candidates a second a ranking model scores on an accelerator, and machines for a number of users.
 
 use crate::calibration::Calibration;
-use crate::error::{PlanError, fraction, positive};
+use crate::error::{PlanError, between, fraction};
+use crate::fleet::DIURNAL;
 use crate::hardware::Accelerator;
 use crate::kernel::STREAM;
 use serde::{Deserialize, Serialize};
@@ -40,9 +41,33 @@ impl Default for RankingLoad {
             history: 512.0,
             history_cached: 0.8,
             candidate_bytes: 32_768.0,
-            peak: 1.6,
+            // The busiest hour of the curve that serving is planned with, over its mean.
+            peak: 24.0 / DIURNAL.iter().sum::<f64>(),
             utilisation: 0.6,
         }
+    }
+}
+
+impl RankingLoad {
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let numbers = [
+            ("users", self.users, 1e-3, 1e12),
+            ("requests_a_user", self.requests_a_user, 1e-6, 1e6),
+            ("candidates", self.candidates, 1.0, 1e9),
+            ("parameters", self.parameters, 1.0, 1e14),
+            ("history", self.history, 0.0, 1e9),
+            ("candidate_bytes", self.candidate_bytes, 0.0, 1e12),
+            ("peak", self.peak, 1.0, 1000.0),
+            ("utilisation", self.utilisation, 1e-3, 1.0),
+        ];
+        for (field, value, least, most) in numbers {
+            between(field, value, least, most)?;
+        }
+        fraction("history_cached", self.history_cached).map(|_| ())
     }
 }
 
@@ -59,6 +84,10 @@ pub struct RankingPlan {
     pub accelerators: f64,
     /// Accelerator-hours a day if machines follow the load.
     pub hours_a_day: f64,
+    /// Seconds of computing a page.
+    pub computing: f64,
+    /// Seconds of gathering its features, beside it.
+    pub gathering: f64,
     /// Whether gathering features, not computing, sets the pace.
     pub memory_bound: bool,
 }
@@ -74,30 +103,13 @@ pub fn plan_ranking(
     precision: &str,
     calibration: &Calibration,
 ) -> Result<RankingPlan, PlanError> {
-    let numbers = [
-        ("users", load.users),
-        ("requests_a_user", load.requests_a_user),
-        ("candidates", load.candidates),
-        ("parameters", load.parameters),
-        ("utilisation", load.utilisation),
-    ];
-    for (field, value) in numbers {
-        positive(field, value)?;
-    }
-    fraction("history_cached", load.history_cached)?;
-    fraction("utilisation", load.utilisation)?;
+    load.check()?;
     crate::hardware::bytes_of(precision)?;
-    if !(load.peak.is_finite() && load.peak >= 1.0) {
-        return Err(PlanError::value(
-            "peak",
-            load.peak,
-            "the busiest hour is above the mean",
-            "write 1 or more",
-        ));
-    }
     let tokens = load.history * (1.0 - load.history_cached) + load.candidates;
     let flops = 2.0 * load.parameters * tokens;
-    let rate = accelerator.peak(precision) * calibration.matmul(&accelerator.family, precision);
+    let rate = accelerator.peak(precision)
+        * accelerator.throttle
+        * calibration.matmul(&accelerator.family, precision);
     // Small products of a ranking model reach about half of what those of training do.
     let computing = flops / (0.5 * rate);
     let gathering = load.candidates * load.candidate_bytes / (STREAM * accelerator.memory_bandwidth);
@@ -110,6 +122,28 @@ pub fn plan_ranking(
         peak_requests,
         accelerators: (peak_requests * seconds / load.utilisation).ceil(),
         hours_a_day: 24.0 * mean * seconds / load.utilisation,
+        computing,
+        gathering,
         memory_bound: gathering > computing,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::HardwareCatalogue;
+
+    #[test]
+    fn a_power_limit_slows_ranking_too() {
+        let hardware = HardwareCatalogue::built_in();
+        let h100 = hardware.find("H100").unwrap();
+        let load = RankingLoad::default();
+        let of = |accelerator: &Accelerator| {
+            plan_ranking(&load, accelerator, "bf16", &Calibration::default()).unwrap().accelerators
+        };
+        let slow = Accelerator { throttle: 0.5, ..h100.clone() };
+        assert!((of(&slow) / of(h100) - 2.0).abs() < 0.01);
+        let bad = RankingLoad { history: -5000.0, ..load };
+        assert!(bad.check().unwrap_err().to_string().contains("history is -5000"));
+    }
 }

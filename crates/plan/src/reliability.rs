@@ -1,6 +1,6 @@
 //! Failures: how often a job is interrupted, how often it should save itself, and what is left of its time.
 
-use crate::error::{PlanError, positive};
+use crate::error::{PlanError, between, positive};
 use crate::published::built_in;
 use crate::random::{Random, quantile};
 use crate::units::{DAY, HOUR};
@@ -59,8 +59,8 @@ impl Checkpointing {
     /// # Errors
     /// When one is not.
     pub fn check(&self) -> Result<(), PlanError> {
-        positive("checkpoint cost", self.cost)?;
-        positive("restart time", self.restart)?;
+        between("checkpoint seconds", self.cost, 1e-3, 1e7)?;
+        between("restart seconds", self.restart, 1e-3, 1e7)?;
         positive("mean time to interruption", self.mean_time)?;
         Ok(())
     }
@@ -116,15 +116,16 @@ pub struct Goodput {
     pub interruptions: f64,
 }
 
-/// Simulates `runs` runs that need `work` seconds of progress, saving after every `interval` seconds of it.
+/// Simulates `runs` runs that need `work` seconds of progress, saving after every `interval` seconds of it but after the
+/// last.
 #[must_use]
 pub fn simulate(checkpointing: &Checkpointing, work: f64, interval: f64, runs: usize, seed: u64) -> Goodput {
     let mut random = Random::new(seed);
     let (mut parts, mut counts) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
     for _ in 0..runs {
-        let (time, interruptions) = one_run(checkpointing, work, interval, &mut random);
-        parts.push(work / time);
-        counts.push(interruptions);
+        let run = one_run(checkpointing, work, interval, &mut random);
+        parts.push(run.goodput());
+        counts.push(run.interruptions);
     }
     Goodput {
         low: quantile(&mut parts, 0.05),
@@ -134,32 +135,66 @@ pub fn simulate(checkpointing: &Checkpointing, work: f64, interval: f64, runs: u
     }
 }
 
-fn one_run(checkpointing: &Checkpointing, work: f64, interval: f64, random: &mut Random) -> (f64, f64) {
-    let segment = interval + checkpointing.cost;
-    let segments = (work / interval).ceil();
-    let (mut time, mut done, mut interruptions) = (0.0, 0.0, 0.0);
-    // A run that can hardly progress is cut off, so that absurd inputs end too.
-    while done < segments && interruptions < 1e6 {
-        let until = random.exponential(checkpointing.mean_time);
-        let possible = (until / segment).floor();
-        if done + possible >= segments {
-            return (time + (segments - done) * segment, interruptions);
-        }
-        done += possible;
-        time += until;
-        interruptions += 1.0;
-        // A restart can be interrupted, too.
-        loop {
-            let next = random.exponential(checkpointing.mean_time);
-            if next >= checkpointing.restart || interruptions >= 1e6 {
-                time += checkpointing.restart;
-                break;
-            }
-            time += next;
-            interruptions += 1.0;
-        }
+/// Interruptions after which a simulated run is cut off, so that absurd inputs end too: its goodput is known well enough by
+/// then, since each interruption is a sample of it.
+const CUT_OFF: f64 = 1e5;
+
+/// What became of one simulated run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SimulatedRun {
+    /// Seconds of progress that it made: all of the work, or less where it was cut off.
+    progress: f64,
+    /// Seconds that this took.
+    time: f64,
+    /// Times that it was interrupted.
+    interruptions: f64,
+}
+
+impl SimulatedRun {
+    /// The part of its time that made progress.
+    pub(crate) fn goodput(&self) -> f64 {
+        self.progress / self.time
     }
-    (time.max(work), interruptions)
+}
+
+/// One run: whole intervals with a checkpoint after each, then what is left of the work, after which nothing is saved but
+/// the result.
+pub(crate) fn one_run(
+    checkpointing: &Checkpointing,
+    work: f64,
+    interval: f64,
+    random: &mut Random,
+) -> SimulatedRun {
+    let segment = interval + checkpointing.cost;
+    let saved = ((work / interval).ceil() - 1.0).max(0.0);
+    let last = work - saved * interval;
+    let mut run = SimulatedRun { progress: 0.0, time: 0.0, interruptions: 0.0 };
+    let mut done = 0.0;
+    while run.interruptions < CUT_OFF {
+        let left = (saved - done) * segment + last;
+        let until = random.exponential(checkpointing.mean_time);
+        if until >= left {
+            return SimulatedRun { progress: work, time: run.time + left, ..run };
+        }
+        done += (until / segment).floor().min(saved - done);
+        run.time += until;
+        run.interruptions += 1.0;
+        restart(checkpointing, &mut run, random);
+    }
+    SimulatedRun { progress: done * interval, ..run }
+}
+
+/// A restart, which can be interrupted, too.
+fn restart(checkpointing: &Checkpointing, run: &mut SimulatedRun, random: &mut Random) {
+    loop {
+        let next = random.exponential(checkpointing.mean_time);
+        if next >= checkpointing.restart || run.interruptions >= CUT_OFF {
+            run.time += checkpointing.restart;
+            return;
+        }
+        run.time += next;
+        run.interruptions += 1.0;
+    }
 }
 
 /// Spare nodes that are enough with a given certainty: of nodes that fail and are away for `repair_days`, more are away at
@@ -219,6 +254,24 @@ mod tests {
         let goodput = simulate(&it, 54.0 * DAY, interval, 400, 7);
         assert!((goodput.median / it.efficiency(interval) - 1.0).abs() < 0.01, "{goodput:?}");
         assert!(goodput.low < goodput.median && goodput.median < goodput.high);
+    }
+
+    #[test]
+    fn short_runs_pay_for_their_own_length_only() {
+        let it = Checkpointing { cost: 30.0, restart: 300.0, mean_time: 2.28e7 };
+        let interval = it.best_interval();
+        // A tenth of an interval, and a tenth more than one: nothing but one checkpoint is lost.
+        for (work, lost) in [(0.1 * interval, 0.0), (1.1 * interval, it.cost)] {
+            let goodput = simulate(&it, work, interval, 100, 3);
+            assert!((goodput.median - work / (work + lost)).abs() < 1e-9, "{goodput:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_cannot_progress_says_so() {
+        let it = Checkpointing { cost: 300.0, restart: 3000.0, mean_time: 60.0 };
+        let goodput = simulate(&it, 54.0 * DAY, it.best_interval(), 2, 3);
+        assert!(goodput.median < 0.01, "{goodput:?}");
     }
 
     #[test]

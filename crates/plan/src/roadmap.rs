@@ -1,18 +1,15 @@
 //! Several generations of models: when to buy what, power by quarter, capital and its depreciation, budgets, and what
 //! dominates the uncertainty.
 
-use crate::calibration::Calibration;
+use crate::calibration::{Basis, Calibration};
 use crate::economics::Economics;
-use crate::error::{PlanError, positive};
+use crate::error::{PlanError, between};
+use crate::futures::{Parts, Range, Sensitivity, futures};
+use crate::generation::{Sizing, plan_generation};
 use crate::hardware::{Accelerator, HardwareCatalogue};
-use crate::layout::Job;
-use crate::model::ModelShape;
-use crate::random::{Random, quantile};
-use crate::scaling::{ScalingLaw, for_flops};
-use crate::search::{Constraints, search};
-use crate::stack::Stack;
-use crate::training::Reliability;
-use crate::units::{DAY, HOUR, HOURS_OF_YEAR, short};
+use crate::search::Candidate;
+use crate::training::{MOST, Reliability};
+use crate::units::{DAY, HOUR, HOURS_OF_YEAR};
 use serde::{Deserialize, Serialize};
 
 /// One generation.
@@ -37,25 +34,36 @@ pub struct Generation {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoadmapRequest {
-    /// Generations, in order.
-    pub generations: Vec<Generation>,
     /// FLOPs of the generation before the first.
     pub base_flops: f64,
     /// How many times the compute of the one before a generation takes.
     pub growth: f64,
-    /// Compute beside the final run (experiments, data, post-training), part of it.
+    /// Compute beside the final run (experiments, data, post-training), part of it: so many more machines are there.
     pub experiments: f64,
-    /// $ that may be spent a year on machines, building and power; none where absent.
+    /// $ that may be spent in a year on machines, building, power and upkeep of all generations; none where absent.
     pub yearly_budget: Option<f64>,
-    /// Prices and site.
-    pub economics: Economics,
-    /// Failures, in the first generation.
-    pub reliability: Reliability,
+    /// W that the site has for all generations that are there; none where absent.
+    pub power_limit: Option<f64>,
     /// By how much rates of failure, and seconds to save and to restart, fall with every generation: without any, clusters
     /// ten times as large as today's would mostly restart.
     pub failures_fall: f64,
+    /// How many times more FLOP/s a dollar buys each year beyond the catalogue's last (2 in 2.1 years: Epoch AI, Trends in
+    /// Machine Learning Hardware, 2023, accelerators for machine learning).
+    pub flops_per_dollar_growth: f64,
+    /// The same for a watt (2 in 3.0 years: the same).
+    pub flops_per_watt_growth: f64,
+    /// The same for memory, its bandwidth and links of an accelerator (2 in 4.1 years: the same).
+    pub memory_growth: f64,
     /// Simulated futures.
     pub samples: usize,
+    /// Prices and site: those of the settings.
+    #[serde(skip)]
+    pub economics: Economics,
+    /// Failures, in the first generation: those of the settings.
+    #[serde(skip)]
+    pub reliability: Reliability,
+    /// Generations, in order.
+    pub generations: Vec<Generation>,
 }
 
 impl Default for RoadmapRequest {
@@ -68,16 +76,52 @@ impl Default for RoadmapRequest {
             accelerator: None,
         };
         RoadmapRequest {
-            generations: (0..3).map(generation).collect(),
             base_flops: 3.8e25,
             growth: 10.0,
             experiments: 0.5,
             yearly_budget: None,
-            economics: Economics { own: true, ..Economics::default() },
-            reliability: Reliability::default(),
+            power_limit: None,
             failures_fall: 3.0,
+            flops_per_dollar_growth: 1.39,
+            flops_per_watt_growth: 1.26,
+            memory_growth: 1.18,
             samples: 5000,
+            economics: Economics::default(),
+            reliability: Reliability::default(),
+            generations: (0..3).map(generation).collect(),
         }
+    }
+}
+
+impl RoadmapRequest {
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let numbers = [
+            ("growth", self.growth, 1e-3, 1e4),
+            ("failures_fall", self.failures_fall, 0.1, 1e3),
+            ("base_flops", self.base_flops, 1e15, 1e36),
+            ("experiments", self.experiments, 0.0, 100.0),
+            ("yearly_budget", self.yearly_budget.unwrap_or(1.0), 1.0, MOST),
+            ("power_limit", self.power_limit.unwrap_or(1.0), 1.0, MOST),
+            ("flops_per_dollar_growth", self.flops_per_dollar_growth, 1.0, 10.0),
+            ("flops_per_watt_growth", self.flops_per_watt_growth, 1.0, 10.0),
+            ("memory_growth", self.memory_growth, 1.0, 10.0),
+            ("samples", self.samples as f64, 100.0, 1e6),
+            ("generations", self.generations.len() as f64, 1.0, 12.0),
+        ];
+        for (field, value, least, most) in numbers {
+            between(field, value, least, most)?;
+        }
+        for generation in &self.generations {
+            let of = |field: &str| format!("{field} of {}", generation.name);
+            between(&of("start"), generation.start, 2000.0, 2100.0)?;
+            between(&of("days"), generation.days, 0.1, 3650.0)?;
+            between(&of("flops"), generation.flops.unwrap_or(1e20), 1e15, 1e36)?;
+        }
+        Ok(())
     }
 }
 
@@ -94,30 +138,41 @@ pub struct PlannedGeneration {
     pub parameters: f64,
     /// Tokens by it.
     pub tokens: f64,
-    /// The accelerator.
+    /// The accelerator's name.
     pub accelerator: String,
-    /// Accelerators to have.
+    /// How its efficiency is known.
+    pub basis: Basis,
+    /// What is assumed about an accelerator that nobody sells yet.
+    pub assumed: Option<String>,
+    /// Accelerators to have: those of the final run, and those of experiments beside it.
     pub accelerators: f64,
-    /// Of them, those to buy (machines of earlier generations serve and rank meanwhile).
-    pub layout: String,
+    /// Of them, those of the final run.
+    pub of_run: f64,
+    /// How the final run is laid out, and how fast that is.
+    pub best: Candidate,
     /// Model FLOPs utilisation.
     pub mfu: f64,
     /// Part of the time that makes progress.
     pub goodput: f64,
+    /// Days of the final run, failures included.
+    pub days: f64,
     /// Power of the site for it, W.
     pub power: f64,
-    /// Machines, network and building, $.
+    /// Machines, network and building, $; nothing where they are rented.
     pub capital: f64,
     /// Energy of final run and experiments, kWh.
     pub energy: f64,
     /// Emissions, t CO2e.
     pub carbon: f64,
-    /// Whether the year's budget is enough; else the part of the compute that it pays for.
+    /// Part of the compute asked for that budget and power leave: 1 where they are enough.
     pub affordable: f64,
+    /// The accelerator as it is planned with.
+    #[serde(skip)]
+    pub row: Accelerator,
 }
 
 /// A quarter of a year.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Quarter {
     /// When it begins, year.
     pub start: f64,
@@ -127,110 +182,84 @@ pub struct Quarter {
     pub capital: f64,
     /// $ written off.
     pub depreciation: f64,
-    /// $ for power and upkeep.
+    /// $ for rent, power, upkeep and capital.
     pub running: f64,
     /// Accelerators no longer needed for training, which serve and rank.
     pub freed: f64,
-}
-
-/// How far one unknown moves the cost.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sensitivity {
-    /// The unknown.
-    pub name: &'static str,
-    /// Its low, likely and high factor.
-    pub factors: (f64, f64, f64),
-    /// Cost at its low end, $.
-    pub low: f64,
-    /// Cost at its high end, $.
-    pub high: f64,
-    /// Part of the variance of the cost that it explains in the simulation.
-    pub share: f64,
+    /// The money by what it is for.
+    pub parts: Parts,
 }
 
 /// A roadmap, planned.
 #[derive(Clone, Debug, Serialize)]
 pub struct Roadmap {
+    /// Whether machines are bought.
+    pub own: bool,
     /// The generations.
     pub generations: Vec<PlannedGeneration>,
     /// Quarters from the first purchase to two years after the last.
     pub quarters: Vec<Quarter>,
-    /// $ of all capital, power and upkeep.
+    /// The money by what it is for, all quarters.
+    pub parts: Parts,
+    /// $ of all quarters.
     pub cost: f64,
     /// 5th, 50th and 95th percentile of the cost over simulated futures, $.
-    pub cost_range: (f64, f64, f64),
+    pub cost_range: Range,
     /// The same of the power of the last generation, W.
-    pub power_range: (f64, f64, f64),
+    pub power_range: Range,
     /// What moves the cost, most first.
     pub tornado: Vec<Sensitivity>,
 }
 
-/// What is not known.
-struct Unknown {
-    name: &'static str,
-    /// Factors on the plan: low, likely, high.
-    factors: Range,
-    /// The powers of the factor that capital and running cost follow with.
-    powers: (f64, f64),
-}
-
-const fn unknown(name: &'static str, factors: Range, capital: f64, running: f64) -> Unknown {
-    Unknown { name, factors, powers: (capital, running) }
-}
-
-const UNKNOWNS: [Unknown; 7] = [
-    // Twice the planner's own mean error on held rows.
-    unknown("utilisation (MFU)", (0.85, 1.0, 1.15), -1.0, -1.0),
-    unknown("compute needed", (0.6, 1.0, 1.6), 1.0, 1.0),
-    unknown("price of machines", (0.8, 1.0, 1.35), 0.85, 0.3),
-    unknown("experiments beside the run", (0.85, 1.0, 1.3), 0.0, 0.4),
-    unknown("failures and restarts", (0.97, 1.0, 1.15), 1.0, 1.0),
-    unknown("price of power", (0.7, 1.0, 1.8), 0.0, 0.6),
-    unknown("building and grid connection", (0.8, 1.0, 1.6), 0.15, 0.0),
-];
-
 /// Plans a roadmap.
 ///
 /// # Errors
-/// When a number is impossible, or a generation fits no cluster.
+/// When a number is impossible, or a generation fits no cluster, no budget or no power.
 pub fn plan_roadmap(
     request: &RoadmapRequest,
     hardware: &HardwareCatalogue,
     calibration: &Calibration,
 ) -> Result<Roadmap, PlanError> {
-    positive("growth", request.growth)?;
-    positive("failures_fall", request.failures_fall)?;
-    positive("base_flops", request.base_flops)?;
+    request.check()?;
     request.economics.check()?;
-    if request.generations.is_empty() || request.generations.len() > 12 {
-        let problem = "a roadmap has 1 to 12 generations";
-        return Err(PlanError::value("generations", request.generations.len(), problem, "name 1 to 12"));
-    }
+    request.reliability.check()?;
+    let economics = Economics { own: Some(request.economics.own.unwrap_or(true)), ..request.economics };
     let mut flops = request.base_flops;
     let mut generations: Vec<PlannedGeneration> = Vec::new();
     for generation in &request.generations {
         flops = generation.flops.unwrap_or(flops * request.growth);
-        if !(2000.0..2100.0).contains(&generation.start) {
-            let problem = "it is no year";
-            return Err(PlanError::value("start", generation.start, problem, "write one such as 2026.25"));
-        }
-        if generations.last().is_some_and(|last| generation.start < last.start) {
-            let problem = "it begins before the generation that it follows";
-            return Err(PlanError::value("start", generation.start, problem, "put generations in order"));
+        if generations.last().is_some_and(|last| last.start > generation.start) {
+            let problem = "the generation before it starts later";
+            let remedy = "order generations by their start";
+            return Err(PlanError::value(
+                format!("start of {}", generation.name),
+                generation.start,
+                problem,
+                remedy,
+            ));
         }
         let reliability = later(request, generations.len());
-        generations.push(plan_generation(request, generation, flops, &reliability, hardware, calibration)?);
+        let sizing =
+            Sizing { request, economics: &economics, reliability: &reliability, hardware, calibration };
+        let planned = within_limits(&sizing, generation, flops, &generations)?;
+        generations.push(planned);
     }
-    let quarters = quarters(&generations, request, hardware)?;
-    let capital: f64 = quarters.iter().map(|it| it.capital).sum();
-    let running: f64 = quarters.iter().map(|it| it.running).sum();
+    let quarters = quarters(&generations, &economics);
+    let mut parts = Parts::default();
+    quarters.iter().for_each(|quarter| parts.add(&quarter.parts));
     let power = generations.last().map_or(0.0, |it| it.power);
-    let (cost_range, power_range, tornado) = futures(capital, running, power, request.samples);
-    Ok(Roadmap { generations, quarters, cost: capital + running, cost_range, power_range, tornado })
+    let futures = futures(&parts, power, request.experiments, request.samples);
+    Ok(Roadmap {
+        own: economics.owns(),
+        generations,
+        quarters,
+        cost: parts.total(),
+        parts,
+        cost_range: futures.cost,
+        power_range: futures.power,
+        tornado: futures.tornado,
+    })
 }
-
-/// Largest cluster that layouts are searched for; beyond, data-parallel copies of it are added and the batch grows.
-const LARGEST: f64 = 65_536.0;
 
 /// How failures are handled some generations later.
 fn later(request: &RoadmapRequest, generations: usize) -> Reliability {
@@ -244,213 +273,274 @@ fn later(request: &RoadmapRequest, generations: usize) -> Reliability {
     reliability
 }
 
-fn plan_generation(
-    request: &RoadmapRequest,
+/// The generation as large as it is asked for, or as the year's budget and the site's power leave room for beside those
+/// before it.
+fn within_limits(
+    sizing: &Sizing<'_>,
     generation: &Generation,
-    flops: f64,
-    reliability: &Reliability,
-    hardware: &HardwareCatalogue,
-    calibration: &Calibration,
+    asked: f64,
+    before: &[PlannedGeneration],
 ) -> Result<PlannedGeneration, PlanError> {
-    let days = positive("days", generation.days)?;
-    let optimum = for_flops(ScalingLaw::Llama3, flops)?;
-    let model = ModelShape::of_parameters(optimum.parameters)?;
-    let accelerator = match &generation.accelerator {
-        Some(name) => hardware.find(name)?,
-        None => cheapest(hardware, generation.start, &request.economics, calibration)?,
-    };
-    let stack = Stack::find(Stack::DEFAULT)?;
-    // Batches grow with the cluster, as Llama 3's 16 M tokens on 16,384 GPUs did.
-    let peak = accelerator.peak("bf16");
-    let count = power_of_two_times_eight(flops / (peak * 0.36 * days * DAY)).min(LARGEST);
-    let sequences = 2_f64.powf((1024.0 * count.max(4096.0) / 8192.0).log2().round());
-    let job = Job {
-        model: &model,
-        accelerator,
-        stack,
-        sequence: 8192,
-        batch_tokens: sequences * 8192.0,
-        precision: "bf16",
-        oversubscription: 1.0,
-        pod: u32::MAX,
-    };
-    let constraints =
-        Constraints { batch_rounding: 0.3, microbatch: Some(1), context: Some(1), ..Constraints::default() };
-    let best = search(&job, count as u64, &constraints, calibration, 1)?.best[0];
-    // More machines fail more often, so that need and goodput follow from each other.
-    let mut need = flops / (peak * best.mfu * 0.9 * days * DAY);
-    let mut goodput = 0.9;
-    for _ in 0..40 {
-        goodput = reliability.plan(need, HOUR)?.efficiency;
-        need = 0.5 * need + 0.5 * flops / (peak * best.mfu * goodput.max(1e-3) * days * DAY);
+    let mut flops = asked;
+    for _ in 0..8 {
+        let planned = plan_generation(sizing, generation, flops)?;
+        let (share, limit) = share(sizing, &planned, before);
+        if share >= 1.0 {
+            return Ok(PlannedGeneration { affordable: flops / asked, ..planned });
+        }
+        if share * flops / asked < 1e-3 {
+            let problem = format!("the {limit} leaves it {:.1} % of its compute", 100.0 * share.max(0.0));
+            let remedy = format!("raise {limit}, start later, or leave the generation out");
+            return Err(PlanError::value(
+                format!("flops of {}", generation.name),
+                format!("{asked:.2e}"),
+                problem,
+                remedy,
+            ));
+        }
+        // Smaller models train a little more cheaply than in proportion; a little less than what is left converges.
+        flops *= 0.995 * share;
     }
-    if goodput < 0.05 {
-        let problem =
-            format!("failures would leave {:.1} % of the time of {need:.0} machines", 100.0 * goodput);
-        let remedy = "give it more days, or let failures_fall be larger";
-        return Err(PlanError::value(format!("days of {}", generation.name), days, problem, remedy));
-    }
-    // The layout is of a round number of machines near by; machines are bought for what is needed, in servers.
-    let node = f64::from(accelerator.per_node);
-    let accelerators = (need / node).ceil() * node;
-    let economics = &request.economics;
-    let hours = accelerators * days * 24.0 * (1.0 + request.experiments);
-    let bill = economics.bill(accelerator, hours);
-    let capital = economics.capital(accelerator, accelerators);
-    let yearly = capital + economics.bill(accelerator, accelerators * HOURS_OF_YEAR).power;
-    Ok(PlannedGeneration {
-        name: generation.name.clone(),
-        start: generation.start,
-        flops,
-        parameters: optimum.parameters,
-        tokens: optimum.tokens,
-        accelerator: accelerator.name.clone(),
-        accelerators,
-        layout: format!("{} on {}", best.layout, short(count)),
-        mfu: best.mfu,
-        goodput,
-        power: economics.site_power(accelerator, accelerators),
-        capital,
-        energy: bill.energy,
-        carbon: bill.carbon,
-        affordable: request.yearly_budget.map_or(1.0, |budget| (budget / yearly).clamp(0.0, 1.0)),
-    })
+    let problem = "no size of it was found within yearly_budget and power_limit";
+    Err(PlanError::value(
+        format!("flops of {}", generation.name),
+        format!("{asked:.2e}"),
+        problem,
+        "raise the limits",
+    ))
 }
 
-/// The number 8 times a power of two that is next to `count`, at least 8.
-fn power_of_two_times_eight(count: f64) -> f64 {
-    8.0 * 2_f64.powf((count / 8.0).max(1.0).log2().round())
-}
-
-/// Of accelerators that can be bought by `year`, the one whose FLOPs cost least, power of their life included.
-fn cheapest<'a>(
-    hardware: &'a HardwareCatalogue,
-    year: f64,
-    economics: &Economics,
-    calibration: &Calibration,
-) -> Result<&'a Accelerator, PlanError> {
-    let sold = hardware.accelerators.iter().filter(|it| {
-        // A year passes until a new part comes in the numbers that a cluster takes.
-        it.price_buy.is_some() && f64::from(it.year) + 0.75 <= year && year < f64::from(it.year) + 4.0
-    });
-    let trains = |it: &&Accelerator| !["cpu", "mtia"].contains(&it.family.as_str());
-    let cost = |it: &Accelerator| {
-        let rate = it.peak("bf16") * calibration.matmul(&it.family, "bf16");
-        let owned = Economics { own: true, ..*economics };
-        owned.bill(it, 1.0).total() / (rate * HOUR)
+/// The least part of a generation that a year's budget or the power of the site leaves room for, and which of them.
+fn share(
+    sizing: &Sizing<'_>,
+    planned: &PlannedGeneration,
+    before: &[PlannedGeneration],
+) -> (f64, &'static str) {
+    let economics = sizing.economics;
+    let mut least = (1.0, "yearly_budget");
+    let mut bound = |value: f64, name: &'static str| {
+        if value < least.0 {
+            least = (value, name);
+        }
     };
-    let newest = hardware.accelerators.iter().filter(|it| it.price_buy.is_some()).filter(trains);
-    sold.filter(trains)
-        .min_by(|a, b| cost(a).total_cmp(&cost(b)))
-        // Beyond the catalogue the newest there is stands in for what is not announced.
-        .or_else(|| newest.max_by_key(|it| it.year))
-        .ok_or_else(|| PlanError::value("start", year, "no accelerator has a price", "add one to the table"))
-}
-
-/// Machines are bought a quarter before training begins, serve and rank after it until they are written off.
-fn quarters(
-    generations: &[PlannedGeneration],
-    request: &RoadmapRequest,
-    hardware: &HardwareCatalogue,
-) -> Result<Vec<Quarter>, PlanError> {
-    let economics = &request.economics;
-    let first = generations.first().map_or(2026.0, |it| it.start) - 0.25;
-    let last = generations.last().map_or(2026.0, |it| it.start) + 2.0;
-    let first = (first * 4.0).floor() / 4.0;
-    let count = ((last - first) * 4.0).round() as usize;
-    let mut found = Vec::with_capacity(count);
-    for index in 0..count {
+    let first = bought(planned, economics);
+    let life = ((economics.depreciation_years + 1.0) * 4.0) as usize;
+    let (mut year, mut own, mut others) = (first.floor(), 0.0, 0.0);
+    for index in 0..life {
         let start = first + index as f64 / 4.0;
-        let mut quarter =
-            Quarter { start, power: 0.0, capital: 0.0, depreciation: 0.0, running: 0.0, freed: 0.0 };
+        if start.floor() > year {
+            (year, own, others) = (start.floor(), 0.0, 0.0);
+        }
+        let one = held(planned, economics, start);
+        let rest: Vec<Quarter> = before.iter().map(|it| held(it, economics, start)).collect();
+        if index == 0 {
+            // What those before spent earlier in the year in which this one is bought.
+            let quarters = ((start - year) * 4.0).round() as u32;
+            let earlier = (0..quarters).map(|quarter| year + f64::from(quarter) / 4.0);
+            others = earlier
+                .flat_map(|start| before.iter().map(move |it| held(it, economics, start).parts.total()))
+                .sum();
+        }
+        own += one.parts.total();
+        others += rest.iter().map(|it| it.parts.total()).sum::<f64>();
+        if let Some(budget) = sizing.request.yearly_budget.filter(|_| own > 0.0) {
+            bound((budget - others) / own, "yearly_budget");
+        }
+        if let Some(limit) = sizing.request.power_limit.filter(|_| one.power > 0.0) {
+            bound((limit - rest.iter().map(|it| it.power).sum::<f64>()) / one.power, "power_limit");
+        }
+    }
+    least
+}
+
+/// The quarter in which the machines of a generation come: the one before its training where they are bought.
+fn bought(generation: &PlannedGeneration, economics: &Economics) -> f64 {
+    let quarter = (generation.start * 4.0).floor() / 4.0;
+    if economics.owns() { quarter - 0.25 } else { quarter }
+}
+
+/// What a generation's machines draw and cost in the quarter that begins at `start`.
+fn held(generation: &PlannedGeneration, economics: &Economics, start: f64) -> Quarter {
+    let age = start - bought(generation, economics);
+    let mut quarter = Quarter { start, ..Quarter::default() };
+    let (row, count) = (&generation.row, generation.accelerators);
+    let hours = HOURS_OF_YEAR / 4.0;
+    if !economics.owns() {
+        // Rented for the days of the final run, experiments beside it.
+        let first = (generation.start - start) * HOURS_OF_YEAR;
+        let last = first + generation.days * DAY / HOUR;
+        let hours = (last.min(hours) - first.max(0.0)).max(0.0);
+        if hours > 0.0 {
+            quarter.power = generation.power;
+            quarter.parts.rent = economics.bill(row, count * hours).machines;
+        }
+    } else if (0.0..economics.depreciation_years).contains(&age) {
+        let owning = economics.owning(row);
+        let each = count / 4.0;
+        quarter.power = generation.power;
+        quarter.depreciation = each * (owning.machines + owning.building);
+        quarter.parts = Parts {
+            power: economics.bill(row, count * hours).power,
+            upkeep: each * owning.upkeep,
+            interest_of_machines: each * owning.interest_of_machines,
+            interest_of_building: each * owning.interest_of_building,
+            ..Parts::default()
+        };
+        if age == 0.0 {
+            let (machines, building) = economics.capital_parts(row, count).unwrap_or_default();
+            (quarter.parts.machines, quarter.parts.building) = (machines, building);
+        }
+    }
+    quarter.capital = quarter.parts.machines + quarter.parts.building;
+    quarter.running = quarter.parts.total() - quarter.capital;
+    quarter
+}
+
+/// Machines are bought a quarter before training begins, serve and rank after it until they are written off; rented ones go
+/// when it is done.
+fn quarters(generations: &[PlannedGeneration], economics: &Economics) -> Vec<Quarter> {
+    let first = generations.first().map_or(2026.0, |it| bought(it, economics));
+    let last = generations.last().map_or(2026.0, |it| it.start) + 2.0;
+    let count = ((last - first) * 4.0).round() as usize;
+    let sum = |index: usize| {
+        let start = first + index as f64 / 4.0;
+        let mut quarter = Quarter { start, ..Quarter::default() };
         for (position, generation) in generations.iter().enumerate() {
-            let bought = (generation.start * 4.0).floor() / 4.0 - 0.25;
-            let age = start - bought;
-            if age < 0.0 || age >= economics.depreciation_years {
-                continue;
-            }
-            let accelerator = hardware.find(&generation.accelerator)?;
-            let bill = economics.bill(accelerator, generation.accelerators * HOURS_OF_YEAR / 4.0);
-            quarter.power += generation.power;
-            quarter.running += bill.power + bill.upkeep;
-            quarter.depreciation += if economics.own { bill.machines } else { 0.0 };
-            if age == 0.0 {
-                quarter.capital += generation.capital;
-            }
+            let one = held(generation, economics, start);
+            quarter.power += one.power;
+            quarter.capital += one.capital;
+            quarter.depreciation += one.depreciation;
+            quarter.running += one.running;
+            quarter.parts.add(&one.parts);
             let next = generations.get(position + 1).map_or(f64::INFINITY, |it| it.start);
-            if start >= next {
+            if start >= next && one.power > 0.0 {
                 quarter.freed += generation.accelerators;
             }
         }
-        found.push(quarter);
-    }
-    Ok(found)
-}
-
-type Range = (f64, f64, f64);
-
-/// Draws futures: every unknown from its triangle, and sees what becomes of cost and power.
-fn futures(capital: f64, running: f64, power: f64, samples: usize) -> (Range, Range, Vec<Sensitivity>) {
-    let cost = |factors: &[f64; UNKNOWNS.len()]| {
-        let mut parts = (capital, running);
-        for (factor, unknown) in factors.iter().zip(&UNKNOWNS) {
-            parts.0 *= factor.powf(unknown.powers.0);
-            parts.1 *= factor.powf(unknown.powers.1);
-        }
-        parts.0 + parts.1
+        quarter
     };
-    let samples = samples.clamp(100, 1_000_000);
-    let mut random = Random::new(2);
-    let (mut costs, mut powers) = (Vec::with_capacity(samples), Vec::with_capacity(samples));
-    for _ in 0..samples {
-        let factors = std::array::from_fn(|index| {
-            let (low, likely, high) = UNKNOWNS[index].factors;
-            random.triangular(low, likely, high)
-        });
-        costs.push(cost(&factors));
-        powers.push(power * factors[1] * factors[4] / factors[0]);
-    }
-    let mut tornado: Vec<Sensitivity> = Vec::new();
-    for (index, unknown) in UNKNOWNS.iter().enumerate() {
-        let at = |value: f64| {
-            let mut factors = [1.0; UNKNOWNS.len()];
-            factors[index] = value;
-            cost(&factors)
-        };
-        let ends = (at(unknown.factors.0), at(unknown.factors.2));
-        tornado.push(Sensitivity {
-            name: unknown.name,
-            factors: unknown.factors,
-            low: ends.0.min(ends.1),
-            high: ends.0.max(ends.1),
-            share: (ends.1 - ends.0).powi(2),
-        });
-    }
-    let all: f64 = tornado.iter().map(|it| it.share).sum();
-    tornado.iter_mut().for_each(|it| it.share /= all.max(1e-9));
-    tornado.sort_by(|a, b| (b.high - b.low).total_cmp(&(a.high - a.low)));
-    let range =
-        |values: &mut Vec<f64>| (quantile(values, 0.05), quantile(values, 0.5), quantile(values, 0.95));
-    (range(&mut costs), range(&mut powers), tornado)
+    (0..count).map(sum).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn plan(change: impl FnOnce(&mut RoadmapRequest)) -> Result<Roadmap, PlanError> {
+        let mut request = RoadmapRequest { samples: 2000, ..RoadmapRequest::default() };
+        change(&mut request);
+        plan_roadmap(&request, &HardwareCatalogue::built_in(), &Calibration::default())
+    }
+
+    fn years(roadmap: &Roadmap) -> Vec<f64> {
+        let mut sums = std::collections::BTreeMap::new();
+        for it in &roadmap.quarters {
+            *sums.entry(it.start.floor() as u32).or_insert(0.0) += it.parts.total();
+        }
+        sums.into_values().collect()
+    }
+
     #[test]
     fn three_generations_of_ten_times_the_compute() {
-        let hardware = HardwareCatalogue::built_in();
-        let roadmap = plan_roadmap(&RoadmapRequest::default(), &hardware, &Calibration::default()).unwrap();
+        let roadmap = plan(|_| {}).unwrap();
         assert_eq!(roadmap.generations.len(), 3);
         let flops: Vec<f64> = roadmap.generations.iter().map(|it| it.flops).collect();
         assert!((flops[1] / flops[0] - 10.0).abs() < 1e-9);
         assert!(roadmap.cost_range.0 < roadmap.cost && roadmap.cost < roadmap.cost_range.2);
-        assert!((roadmap.tornado.iter().map(|it| it.share).sum::<f64>() - 1.0).abs() < 1e-9);
+        let shares: f64 = roadmap.tornado.iter().map(|it| it.share).sum();
+        assert!((0.8..1.1).contains(&shares), "{shares}");
         assert!(roadmap.quarters.iter().any(|it| it.freed > 0.0));
-        let mut bad = RoadmapRequest::default();
-        bad.generations[1].start = 1999.0;
-        let error = plan_roadmap(&bad, &hardware, &Calibration::default()).unwrap_err().to_string();
-        assert!(error.contains("no year"), "{error}");
+        let days: Vec<f64> = roadmap.generations.iter().map(|it| it.days).collect();
+        assert!(days.iter().all(|it| (90.0..=100.0).contains(it)), "{days:?}");
+        // Machines that nobody sells yet are said to be assumed, and are better than today's.
+        assert!(roadmap.generations[0].assumed.is_none());
+        let last = &roadmap.generations[2];
+        assert!(last.assumed.as_ref().is_some_and(|it| it.contains("2029")), "{:?}", last.assumed);
+        assert!(last.row.peak("bf16") > 1.5 * roadmap.generations[0].row.peak("bf16"));
+        // What no published run shows is not bought because of a guess.
+        assert!(roadmap.generations.iter().all(|it| it.basis != Basis::Assumed));
+        let error = plan(|it| it.generations[1].start = 1999.0).unwrap_err().to_string();
+        assert!(error.contains("start of generation 2"), "{error}");
+    }
+
+    #[test]
+    fn the_first_machines_are_those_that_a_run_would_take() {
+        use crate::search::Constraints;
+        use crate::training::{RunRequest, plan_run};
+        let roadmap = plan(|it| {
+            it.generations.truncate(1);
+            it.generations[0].flops = Some(3.8e25);
+            it.generations[0].accelerator = Some("H100".to_owned());
+        })
+        .unwrap();
+        let generation = &roadmap.generations[0];
+        let model = crate::model::ModelShape::of_parameters(generation.parameters).unwrap();
+        let plan = plan_run(
+            &RunRequest {
+                job: crate::layout::Job {
+                    model: &model,
+                    accelerator: &generation.row,
+                    stack: crate::stack::Stack::find(crate::stack::Stack::DEFAULT).unwrap(),
+                    sequence: 8192,
+                    batch_tokens: generation.best.batch_tokens,
+                    precision: "bf16",
+                    oversubscription: 1.0,
+                    pod: u32::MAX,
+                },
+                gpus: generation.of_run as u64,
+                tokens: generation.tokens,
+                unique_tokens: None,
+                constraints: Constraints { batch_rounding: 0.25, ..Constraints::default() },
+                reliability: Reliability { runs: 50, ..Reliability::default() },
+                economics: Economics::default(),
+            },
+            &Calibration::default(),
+        )
+        .unwrap();
+        assert!(
+            (plan.best().mfu / generation.mfu - 1.0).abs() < 0.01,
+            "{} {}",
+            plan.best().mfu,
+            generation.mfu
+        );
+        assert!((plan.days.1 / generation.days - 1.0).abs() < 0.02, "{} {}", plan.days.1, generation.days);
+        assert_eq!(plan.gpus_used as f64, generation.of_run);
+    }
+
+    #[test]
+    fn experiments_are_bought_and_billed() {
+        let (none, half) = (plan(|it| it.experiments = 0.0).unwrap(), plan(|_| {}).unwrap());
+        assert!((half.cost / none.cost - 1.5).abs() < 0.01, "{} {}", half.cost, none.cost);
+        let of = |roadmap: &Roadmap| (roadmap.generations[0].accelerators, roadmap.generations[0].of_run);
+        assert!(of(&none).0 == of(&none).1 && (of(&half).0 / of(&half).1 - 1.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn rented_machines_have_rent_and_no_capital() {
+        let rented = plan(|it| {
+            it.generations.truncate(1);
+            it.economics.own = Some(false);
+        })
+        .unwrap();
+        assert!(!rented.own && rented.parts.rent == rented.cost && rented.cost > 0.0, "{:?}", rented.parts);
+        let hours = rented.generations[0].accelerators * rented.generations[0].days * 24.0;
+        let rent = rented.generations[0].row.price_hour.unwrap();
+        assert!((rented.cost / (hours * rent) - 1.0).abs() < 0.01);
+        assert!(rented.generations[0].capital == 0.0 && rented.quarters.iter().all(|it| it.capital == 0.0));
+    }
+
+    #[test]
+    fn a_budget_and_the_power_of_a_site_shrink_generations() {
+        let free = plan(|_| {}).unwrap();
+        let most = years(&free).into_iter().fold(0.0, f64::max);
+        let budget = 0.3 * most;
+        let poor = plan(|it| it.yearly_budget = Some(budget)).unwrap();
+        assert!(years(&poor).iter().all(|year| *year <= budget * 1.0001), "{:?} of {budget}", years(&poor));
+        assert!(poor.generations[2].affordable < 0.9 && poor.generations[0].affordable == 1.0);
+        let dark = plan(|it| it.power_limit = Some(2e9)).unwrap();
+        assert!(dark.quarters.iter().all(|it| it.power <= 2e9));
+        assert!(dark.generations[2].affordable < 1.0);
+        let error = plan(|it| it.yearly_budget = Some(100.0)).unwrap_err().to_string();
+        assert!(error.contains("yearly_budget"), "{error}");
     }
 }

@@ -1,10 +1,11 @@
 //! A serving plan: servers for a number of requests within latency targets, and what a million tokens cost.
 
 use crate::economics::Economics;
-use crate::error::{PlanError, positive};
+use crate::error::PlanError;
 use crate::inference::{RequestShape, Server, Throughput};
-use crate::queueing::{Arrival, Latency, Role, Targets, most_requests, simulate};
+use crate::queueing::{Arrival, Latency, Role, Targets, most_requests, waits_in_line};
 use crate::settings::Traffic;
+use crate::trace::{TracePlan, size_over_trace};
 use serde::Serialize;
 
 /// Tokens of prompts that one step computes beside decoding (chunked prefill, arXiv 2308.16369).
@@ -23,8 +24,10 @@ pub struct ServeRequest<'a> {
     pub targets: Targets,
     /// Prices and site.
     pub economics: Economics,
-    /// A trace to simulate, over all servers together; random requests at the peak rate where absent.
+    /// A trace to size the servers over; random requests at the peak rate where absent.
     pub trace: Option<Vec<Arrival>>,
+    /// Servers to judge over the trace; as many as it needs where absent.
+    pub servers: Option<f64>,
 }
 
 /// Servers that prefill apart from servers that decode.
@@ -38,7 +41,7 @@ pub struct Disaggregated {
     pub accelerators: f64,
     /// Seconds to send keys and values of a request from one to the other.
     pub transfer: f64,
-    /// Users' waits on a decoding server.
+    /// Users' waits from the request to the first token, and between tokens.
     pub latency: Latency,
 }
 
@@ -49,8 +52,12 @@ pub struct ServePlan {
     pub most: Throughput,
     /// Bytes of keys and values of a token.
     pub cache_bytes_a_token: f64,
+    /// Tokens in and out of a mean request: those asked for, or the trace's.
+    pub shape: RequestShape,
     /// Requests a second of one server within the targets.
     pub requests_a_server: f64,
+    /// Requests of a day.
+    pub requests_a_day: f64,
     /// What users of it wait.
     pub latency: Latency,
     /// Servers for the busiest hour.
@@ -69,8 +76,8 @@ pub struct ServePlan {
     pub api_cost_a_day: Option<f64>,
     /// The same with prefill and decode apart, where that is possible.
     pub disaggregated: Option<Disaggregated>,
-    /// What users wait in the trace given, spread over the servers.
-    pub trace: Option<Latency>,
+    /// How the servers do over the trace given.
+    pub trace: Option<TracePlan>,
 }
 
 /// Plans servers.
@@ -78,17 +85,33 @@ pub struct ServePlan {
 /// # Errors
 /// When the model does not fit, or no server meets the targets: what is nearest.
 pub fn plan_serving(request: &ServeRequest<'_>) -> Result<ServePlan, PlanError> {
-    let ServeRequest { server, shape, traffic, targets, economics, .. } = request;
+    let ServeRequest { server, economics, .. } = request;
     economics.check()?;
-    positive("requests", traffic.peak_requests)?;
+    economics.check_prices(server.accelerator)?;
+    request.targets.check()?;
+    request.traffic.check()?;
+    let Some(requests) = &request.trace else { return plan_servers(request, None) };
+    // With a trace, its mean request and its rate over the day are planned with.
+    let trace = size_over_trace(server, requests, &request.targets, request.servers)?;
+    let mut of_trace = request.clone();
+    of_trace.shape = trace.shape;
+    of_trace.traffic.peak_requests = trace.requests_a_second;
+    of_trace.traffic.curve = vec![1.0; 24];
+    plan_servers(&of_trace, Some(trace))
+}
+
+fn plan_servers(request: &ServeRequest<'_>, trace: Option<TracePlan>) -> Result<ServePlan, PlanError> {
+    let ServeRequest { server, shape, traffic, targets, economics, .. } = request;
     let most = server.throughput(*shape)?;
     let found = most_requests(server, *shape, targets, Role::Both, CHUNK);
     let (requests_a_server, latency) = found.ok_or_else(|| too_slow(server, *shape, targets))?;
-    let servers = (traffic.peak_requests / requests_a_server).ceil();
+    let random = (traffic.peak_requests / requests_a_server).ceil();
+    let servers = trace.as_ref().map_or(random, |trace| trace.servers);
     let accelerators = servers * f64::from(server.tensor);
-    let cost_a_day = economics.bill(server.accelerator, accelerators * 24.0).total();
-    let mean = traffic.curve.iter().sum::<f64>() / traffic.curve.len().max(1) as f64;
-    let requests_a_day = traffic.peak_requests * mean * 86_400.0;
+    // Servers for the busiest hour are there all day, and those bought are paid for all day.
+    let always = Economics { used: 1.0, ..*economics };
+    let cost_a_day = always.bill(server.accelerator, accelerators * 24.0).total();
+    let requests_a_day = traffic.peak_requests * traffic.mean_load() * 86_400.0;
     let millions = |tokens: f64| (requests_a_day * tokens / 1e6).max(1e-12);
     let api_cost_a_day = match (traffic.api_input_price, traffic.api_output_price) {
         (None, None) => None,
@@ -96,15 +119,12 @@ pub fn plan_serving(request: &ServeRequest<'_>) -> Result<ServePlan, PlanError> 
             input.unwrap_or(0.0) * millions(shape.input) + output.unwrap_or(0.0) * millions(shape.output),
         ),
     };
-    let trace = request.trace.as_ref().map(|trace| {
-        // Requests go round the servers in turn: one of them sees every n-th.
-        let one: Vec<Arrival> = trace.iter().step_by(servers.max(1.0) as usize).copied().collect();
-        simulate(server, &one, Role::Both, CHUNK)
-    });
     Ok(ServePlan {
         most,
+        shape: *shape,
         cache_bytes_a_token: server.cache_bytes(),
         requests_a_server,
+        requests_a_day,
         latency,
         servers,
         accelerators,
@@ -129,54 +149,42 @@ fn too_slow(server: &Server<'_>, shape: RequestShape, targets: &Targets) -> Plan
     PlanError::value("latency targets", format!("{:.3} s", targets.first_token_p99), problem, remedy)
 }
 
-/// Prefill and decode on servers of their own (arXiv 2401.09670): prefill servers work one prompt at a time and are planned
-/// to seven tenths of their time, decode servers are simulated with requests that arrive prefilled.
-fn disaggregate(request: &ServeRequest<'_>) -> Option<Disaggregated> {
-    let server = &request.server;
-    let prefill = server.prefill(request.shape.input);
-    let prefill_servers = (request.traffic.peak_requests * prefill / 0.7).ceil();
-    // Waiting behind others at seven tenths of the load takes about one prefill more on average (M/D/1).
-    if prefill * 2.2 > request.targets.first_token_median.max(request.targets.first_token_p99 / 3.0) {
-        return None;
-    }
-    let (rate, latency) = most_requests(server, request.shape, &request.targets, Role::DecodeOnly, CHUNK)?;
-    let decode_servers = (request.traffic.peak_requests / rate).ceil();
-    let bytes = request.shape.input * server.cache_bytes();
-    Some(Disaggregated {
-        prefill_servers,
-        decode_servers,
-        accelerators: (prefill_servers + decode_servers) * f64::from(server.tensor),
-        transfer: bytes / (server.accelerator.network_link * f64::from(server.tensor)),
-        latency,
-    })
-}
+/// Loads of prefill servers that are tried: the highest at which users wait no longer than they should is taken.
+const PREFILL_LOADS: [f64; 6] = [0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
 
-/// Requests of a trace file: lines of `time,input tokens,output tokens`, seconds from its beginning; a head is skipped.
-///
-/// # Errors
-/// When a line is none; `file` and line are named.
-pub fn parse_trace(file: &str, text: &str) -> Result<Vec<Arrival>, PlanError> {
-    let mut found = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let numbers: Vec<Option<f64>> = line.split(',').map(|it| it.trim().parse().ok()).collect();
-        match numbers.as_slice() {
-            [Some(time), Some(input), Some(output)]
-                if time.is_finite() && *time >= 0.0 && *input >= 1.0 && *output >= 1.0 && *output < 1e7 =>
-            {
-                found.push(Arrival { time: *time, shape: (input.min(1e8), *output) });
-            }
-            _ if index == 0 || line.trim().is_empty() => {}
-            _ => {
-                let problem = format!("`{line}` is not `seconds,input tokens,output tokens`");
-                return Err(PlanError::file(format!("{file}:{}", index + 1), problem));
-            }
+/// Prefill and decode on servers of their own (arXiv 2401.09670): prefill servers work one prompt at a time, decode servers
+/// are simulated with requests that arrive prefilled. A first token takes waiting for a prefill server, the prefill, sending
+/// its keys and values, and the wait for a decoding step.
+fn disaggregate(request: &ServeRequest<'_>) -> Option<Disaggregated> {
+    let (server, targets) = (&request.server, &request.targets);
+    let peak = request.traffic.peak_requests;
+    let prefill = server.prefill(request.shape.input);
+    let bytes = request.shape.input * server.cache_bytes();
+    let transfer = bytes / (server.accelerator.network_link * f64::from(server.tensor));
+    PREFILL_LOADS.iter().find_map(|load| {
+        let prefill_servers = (peak * prefill / load).ceil().max(1.0);
+        let waits = waits_in_line(peak / prefill_servers, prefill);
+        let before = (waits.0 + prefill + transfer, waits.1 + prefill + transfer);
+        let left = Targets {
+            first_token_median: targets.first_token_median - before.0,
+            first_token_p99: targets.first_token_p99 - before.1,
+            ..*targets
+        };
+        if left.first_token_median <= 0.0 || left.first_token_p99 <= 0.0 {
+            return None;
         }
-    }
-    if found.is_empty() {
-        return Err(PlanError::file(file, "has no requests"));
-    }
-    found.sort_by(|a, b| a.time.total_cmp(&b.time));
-    Ok(found)
+        let (rate, mut latency) = most_requests(server, request.shape, &left, Role::DecodeOnly, CHUNK)?;
+        latency.first_token_median += before.0;
+        latency.first_token_p99 += before.1;
+        let decode_servers = (peak / rate).ceil();
+        Some(Disaggregated {
+            prefill_servers,
+            decode_servers,
+            accelerators: (prefill_servers + decode_servers) * f64::from(server.tensor),
+            transfer,
+            latency,
+        })
+    })
 }
 
 #[cfg(test)]
@@ -206,6 +214,7 @@ mod tests {
             targets: Targets::default(),
             economics: Economics::default(),
             trace: None,
+            servers: None,
         })
     }
 
@@ -237,10 +246,43 @@ mod tests {
     }
 
     #[test]
-    fn traces_are_read() {
-        let trace = parse_trace("t.csv", "time,in,out\n1.5,100,20\n0.5,50,10\n").unwrap();
-        assert_eq!(trace[0].time, 0.5);
-        let error = parse_trace("t.csv", "0,1,1\nx,1,1\n").unwrap_err().to_string();
-        assert!(error.contains("t.csv:2"), "{error}");
+    fn a_first_token_apart_waits_for_its_prefill() {
+        with(4, |request| {
+            let prefill = request.server.prefill(request.shape.input);
+            let apart = plan_serving(&request).unwrap().disaggregated.unwrap();
+            assert!(apart.latency.first_token_median > prefill + apart.transfer, "{apart:?}");
+            assert!(apart.latency.first_token_p99 > 1.5 * prefill, "{apart:?}");
+            assert!(apart.latency.meets(&request.targets));
+        });
+        // A target below the prefill itself cannot be met by any number of servers.
+        with(4, |mut request| {
+            request.targets.first_token_median = 0.9 * request.server.prefill(request.shape.input);
+            assert!(disaggregate(&request).is_none());
+        });
+    }
+
+    #[test]
+    fn a_trace_sizes_the_servers_and_they_are_judged() {
+        let arrival =
+            |index: u32, input: f64| Arrival { time: f64::from(index) * 0.02, shape: (input, 200.0) };
+        let mut trace: Vec<Arrival> = (0..6000).map(|index| arrival(index, 1000.0)).collect();
+        let plan = |trace: &[Arrival], servers: Option<f64>| {
+            with(4, |mut request| {
+                request.trace = Some(trace.to_vec());
+                request.servers = servers;
+                plan_serving(&request)
+            })
+        };
+        let needed = plan(&trace, None).unwrap();
+        let of = needed.trace.as_ref().unwrap();
+        assert!(of.met && of.needed == needed.servers && needed.servers > 1.0, "{of:?}");
+        let fewer = plan(&trace, Some(1.0)).unwrap().trace.unwrap();
+        assert!(!fewer.met && fewer.needed == of.needed, "{fewer:?}");
+        // A request longer than the context is counted and does not hold up the others.
+        trace[10] = arrival(10, 1e8);
+        let with_long = plan(&trace, None).unwrap().trace.unwrap();
+        assert!(with_long.too_long == 1 && with_long.met, "{with_long:?}");
+        let error = plan(&[arrival(0, 1e8)], None).unwrap_err().to_string();
+        assert!(error.contains("longer than"), "{error}");
     }
 }

@@ -1,8 +1,8 @@
 //! Everything that a user may set in one TOML file; what is absent has a default.
 
 use crate::economics::Economics;
-use crate::error::{PlanError, positive};
-use crate::fleet::FleetRequest;
+use crate::error::{PlanError, between};
+use crate::fleet::{FleetRequest, check_curve};
 use crate::queueing::Targets;
 use crate::ranking::RankingLoad;
 use crate::roadmap::RoadmapRequest;
@@ -34,6 +34,8 @@ impl Default for Cluster {
 pub struct Traffic {
     /// Requests in the busiest hour, a second.
     pub peak_requests: f64,
+    /// Requests of a user a day, where users are given.
+    pub requests_a_user: f64,
     /// Load of each hour over the busiest.
     pub curve: Vec<f64>,
     /// $ for a million tokens of prompt that a closed API charges, to compare with.
@@ -46,10 +48,43 @@ impl Default for Traffic {
     fn default() -> Traffic {
         Traffic {
             peak_requests: 10.0,
+            requests_a_user: 10.0,
             curve: crate::fleet::DIURNAL.to_vec(),
             api_input_price: None,
             api_output_price: None,
         }
+    }
+}
+
+impl Traffic {
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        between("peak_requests", self.peak_requests, 1e-9, 1e12)?;
+        between("requests_a_user", self.requests_a_user, 1e-6, 1e6)?;
+        between("api_input_price", self.api_input_price.unwrap_or(0.0), 0.0, 1e6)?;
+        between("api_output_price", self.api_output_price.unwrap_or(0.0), 0.0, 1e6)?;
+        check_curve("curve", &self.curve)
+    }
+
+    /// The mean load over the busiest hour's.
+    #[must_use]
+    pub fn mean_load(&self) -> f64 {
+        self.curve.iter().sum::<f64>() / self.curve.len() as f64
+    }
+}
+
+impl Cluster {
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        between("gpus_per_node", f64::from(self.gpus_per_node.unwrap_or(1)), 1.0, 65_536.0)?;
+        between("oversubscription", self.oversubscription, 1.0, 1000.0)?;
+        between("pod", f64::from(self.pod), 1.0, f64::from(u32::MAX)).map(|_| ())
     }
 }
 
@@ -58,7 +93,7 @@ impl Default for Traffic {
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Prices and site.
-    pub economics: Option<Economics>,
+    pub economics: Economics,
     /// Failures.
     pub reliability: Reliability,
     /// The network.
@@ -87,36 +122,25 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self) -> Result<(), PlanError> {
-        if let Some(economics) = &self.economics {
-            economics.check()?;
-        }
-        positive("traffic.peak_requests", self.traffic.peak_requests)?;
-        positive("cluster.oversubscription", self.cluster.oversubscription)?;
-        positive("cluster.gpus_per_node", f64::from(self.cluster.gpus_per_node.unwrap_or(1)))?;
-        for price in [self.traffic.api_input_price, self.traffic.api_output_price].into_iter().flatten() {
-            if !(price.is_finite() && price >= 0.0) {
-                return Err(PlanError::value(
-                    "traffic price",
-                    price,
-                    "it cannot be below 0",
-                    "write 0 or more",
-                ));
-            }
-        }
-        Ok(())
+    /// Checks that all numbers are possible.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn check(&self) -> Result<(), PlanError> {
+        self.economics.check()?;
+        self.reliability.check()?;
+        self.cluster.check()?;
+        self.traffic.check()?;
+        self.targets.check()?;
+        self.ranking.check()?;
+        self.fleet.check()?;
+        self.roadmap.check()
     }
 
     /// The settings as a TOML text.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_else(|error| format!("# {error}\n"))
-    }
-
-    /// Prices and site.
-    #[must_use]
-    pub fn economics(&self) -> Economics {
-        self.economics.unwrap_or_default()
     }
 }
 
@@ -127,10 +151,52 @@ mod tests {
     #[test]
     fn a_file_names_only_what_differs() {
         let settings = Settings::parse("mine.toml", "[economics]\nown = true\npower_price = 0.05\n").unwrap();
-        assert!(settings.economics().own && settings.economics().pue > 1.0);
+        assert!(settings.economics.owns() && settings.economics.pue > 1.0);
         let error = Settings::parse("mine.toml", "[economics]\npowerprice = 1\n").unwrap_err().to_string();
         assert!(error.contains("mine.toml") && error.contains("power_price"), "{error}");
-        assert!(Settings::parse("mine.toml", "[economics]\npue = 0.5\n").is_err());
         assert_eq!(Settings::parse("all.toml", &Settings::default().to_toml()).unwrap(), Settings::default());
+        // What a file does not say about owning stays open: a roadmap buys, and all else rents.
+        let settings = Settings::parse("mine.toml", "[economics]\npower_price = 0.05\n").unwrap();
+        assert_eq!(settings.economics.own, None);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_and_named() {
+        let lines = [
+            ("economics", "pue = 0.5"),
+            ("economics", "network_share = 1e308"),
+            ("economics", "interest = -0.1"),
+            ("economics", "used = 0.0"),
+            ("ranking", "history = -5000.0"),
+            ("ranking", "history = nan"),
+            ("ranking", "candidate_bytes = -1.0"),
+            ("traffic", "curve = []"),
+            ("traffic", "curve = [nan, -5.0]"),
+            ("traffic", "requests_a_user = 0.0"),
+            ("traffic", "api_input_price = nan"),
+            ("reliability", "repair_days = -1.0"),
+            ("reliability", "repair_days = nan"),
+            ("reliability", "runs = 0"),
+            ("reliability", "restart_seconds = inf"),
+            ("cluster", "oversubscription = 0.1"),
+            ("cluster", "pod = 0"),
+            ("cluster", "gpus_per_node = 0"),
+            ("fleet", "switch_minutes = nan"),
+            ("fleet", "granule = 0.0"),
+            ("targets", "between_p99 = 0.0"),
+            ("roadmap", "yearly_budget = -1.0"),
+            ("roadmap", "power_limit = 0.0"),
+            ("roadmap", "experiments = -0.5"),
+            ("roadmap", "experiments = inf"),
+            ("roadmap", "growth = nan"),
+            ("roadmap", "flops_per_dollar_growth = 0.1"),
+            ("roadmap", "samples = 0"),
+        ];
+        for (table, line) in lines {
+            let error =
+                Settings::parse("mine.toml", &format!("[{table}]\n{line}\n")).unwrap_err().to_string();
+            let field = line.split(' ').next().unwrap();
+            assert!(error.contains("mine.toml") && error.contains(field), "{line}: {error}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! stage. Every term is one of [`StepTime`]'s lines, so that a plan can say where the time goes.
 
 use crate::calibration::Calibration;
-use crate::kernel::{Kernels, Pass};
+use crate::kernel::{KernelTime, Kernels, Pass};
 use crate::layout::{Job, Layout, Recompute, Sharding};
 use crate::memory::local_parameters;
 use crate::network::Network;
@@ -67,24 +67,31 @@ impl StepTime {
     }
 }
 
-/// What one microbatch costs in one stage without its ends, s.
+/// What one microbatch costs in one layer, forward and backward, s.
 #[derive(Clone, Copy, Debug, Default)]
-struct StageTime {
-    products: f64,
-    attention: f64,
-    elementwise: f64,
-    recompute: f64,
-    host: f64,
-    tensor: f64,
-    context: f64,
-    expert: f64,
+pub struct LayerTime {
+    /// Kernels of the forward pass.
+    pub forward: KernelTime,
+    /// Kernels of the backward pass.
+    pub backward: KernelTime,
+    /// Forward work done again.
+    pub recompute: f64,
+    /// Waiting for the host.
+    pub host: f64,
+    /// Tensor-parallel collectives that are not hidden.
+    pub tensor: f64,
+    /// Context-parallel exchange that is not hidden.
+    pub context: f64,
+    /// Exchange of routed tokens.
+    pub expert: f64,
 }
 
-impl StageTime {
-    fn total(&self) -> f64 {
-        self.products
-            + self.attention
-            + self.elementwise
+impl LayerTime {
+    /// All of it, s.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.forward.total()
+            + self.backward.total()
             + self.recompute
             + self.host
             + self.tensor
@@ -93,58 +100,121 @@ impl StageTime {
     }
 }
 
+/// What a step's time is computed from: [`StepDetail::time`] is the formula, and an explanation shows the same numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct StepDetail {
+    /// Pipeline stages.
+    pub stages: f64,
+    /// Model chunks of a stage.
+    pub interleave: f64,
+    /// Microbatches that a rank works through.
+    pub microbatches: f64,
+    /// Layers of the fullest stage.
+    pub layers: f64,
+    /// One layer for one microbatch.
+    pub layer: LayerTime,
+    /// Embedding, output and loss for one microbatch, forward and backward.
+    pub head: KernelTime,
+    /// Waiting to send and receive activations for one microbatch.
+    pub sends: f64,
+    /// Data-parallel traffic of a step, s.
+    pub traffic: f64,
+    /// Of it, what is hidden.
+    pub hidden: f64,
+    /// Parameters that a rank updates.
+    pub shard: f64,
+    /// Byte/s of memory that the update reaches.
+    pub update_bandwidth: f64,
+    /// Seconds of a step for what is in no other line.
+    pub constant: f64,
+    /// Slowdown for each doubling of the number of nodes.
+    pub straggler: f64,
+    /// Nodes of the job.
+    pub nodes: f64,
+}
+
 /// The time of a step.
 #[must_use]
 pub fn step_time(job: &Job<'_>, layout: &Layout, calibration: &Calibration) -> StepTime {
-    let kernels = Kernels::new(job, layout, calibration);
-    let network = Network::new(job, layout, calibration);
-    let stage = stage_time(job, layout, &kernels, &network, calibration);
-    let head = kernels.output();
-    let (p, v) = (f64::from(layout.pipeline), f64::from(layout.interleave));
-    let microbatches = layout.microbatches(job);
-    // Embedding and output matrix make the last stage the slowest; all others wait for it.
-    let slowest = stage.total() + head.products + head.elementwise;
-    let sends = network.stage_boundary(job, layout) * if layout.interleave > 1 { 0.0 } else { 1.0 };
-    let steady = microbatches * (slowest + sends);
-    let fill = (p - 1.0) * (stage.total() + sends) / v;
-    let work = microbatches * stage.total();
-    let head_work = microbatches * (head.products + head.elementwise);
-    // Where there is one stage its end is work; where there are several, all but the last wait for it.
-    let waiting = if layout.pipeline > 1 { head_work } else { 0.0 };
-    let own = if layout.pipeline > 1 { 0.0 } else { 1.0 };
-    let slow = 1.0 + calibration.straggler() * network.nodes().log2();
-    let (data, optimizer) = update_time(job, layout, &network, calibration, microbatches, work + head_work);
-    let mut step = StepTime {
-        products: microbatches * (stage.products + own * head.products),
-        attention: microbatches * stage.attention,
-        elementwise: microbatches * (stage.elementwise + own * head.elementwise),
-        recompute: microbatches * stage.recompute,
-        host: microbatches * stage.host,
-        tensor: microbatches * stage.tensor,
-        context: microbatches * stage.context,
-        expert: microbatches * stage.expert,
-        pipeline: microbatches * sends,
-        bubble: fill + waiting,
-        data,
-        optimizer,
-        other: calibration.step(),
-    };
-    debug_assert!(
-        (step.total() - (steady + fill + data + optimizer + calibration.step())).abs() < 1e-6 * steady
-    );
-    step.other += step.total() * (slow - 1.0);
-    step
+    step_detail(job, layout, calibration).time()
 }
 
-/// Seconds that layers of one stage take for one microbatch, forward and backward.
-fn stage_time(
+/// What the time of a step is computed from.
+#[must_use]
+pub fn step_detail(job: &Job<'_>, layout: &Layout, calibration: &Calibration) -> StepDetail {
+    let kernels = Kernels::new(job, layout, calibration);
+    let network = Network::new(job, layout, calibration);
+    let layer = layer_time(job, layout, &kernels, &network, calibration);
+    let head = kernels.output();
+    let layers = layout.layers_of_stage(job.model);
+    let microbatches = layout.microbatches(job);
+    let work = microbatches * (layers * layer.total() + head.products + head.elementwise);
+    let (traffic, hidden, shard) = update_time(job, layout, &network, calibration, microbatches, work);
+    StepDetail {
+        stages: f64::from(layout.pipeline),
+        interleave: f64::from(layout.interleave),
+        microbatches,
+        layers,
+        layer,
+        head,
+        sends: network.stage_boundary(job, layout) * if layout.interleave > 1 { 0.0 } else { 1.0 },
+        traffic,
+        hidden,
+        shard,
+        update_bandwidth: 0.8 * job.accelerator.memory_bandwidth,
+        constant: calibration.step(),
+        straggler: calibration.straggler(),
+        nodes: network.nodes(),
+    }
+}
+
+impl StepDetail {
+    /// Seconds of a stage's layers for one microbatch.
+    #[must_use]
+    pub fn stage(&self) -> f64 {
+        self.layers * self.layer.total()
+    }
+
+    /// The time of the step, by cause. Embedding and output make the last stage the slowest: where there are several, all
+    /// others wait for it; where there is one, they are its work.
+    #[must_use]
+    pub fn time(&self) -> StepTime {
+        let each = self.microbatches * self.layers;
+        let layer = &self.layer;
+        let own = if self.stages > 1.0 { 0.0 } else { 1.0 };
+        let head = self.head.products + self.head.elementwise;
+        let fill = (self.stages - 1.0) * (self.stage() + self.sends) / self.interleave;
+        let mut step = StepTime {
+            products: each * (layer.forward.products + layer.backward.products)
+                + own * self.microbatches * self.head.products,
+            attention: each * (layer.forward.attention + layer.backward.attention),
+            elementwise: each * (layer.forward.elementwise + layer.backward.elementwise)
+                + own * self.microbatches * self.head.elementwise,
+            recompute: each * layer.recompute,
+            host: each * layer.host,
+            tensor: each * layer.tensor,
+            context: each * layer.context,
+            expert: each * layer.expert,
+            pipeline: self.microbatches * self.sends,
+            bubble: fill + (1.0 - own) * self.microbatches * head,
+            data: self.traffic - self.hidden,
+            // AdamW reads gradient, master and both moments, and writes all but the gradient, and the BF16 weight.
+            optimizer: 30.0 * self.shard / self.update_bandwidth,
+            other: self.constant,
+        };
+        step.other += step.total() * self.straggler * self.nodes.log2();
+        step
+    }
+}
+
+/// What one layer takes for one microbatch, forward and backward.
+fn layer_time(
     job: &Job<'_>,
     layout: &Layout,
     kernels: &Kernels<'_>,
     network: &Network,
     calibration: &Calibration,
-) -> StageTime {
-    let layers = layout.layers_of_stage(job.model);
+) -> LayerTime {
     let forward = kernels.layer(Pass::Forward);
     let backward = kernels.layer(Pass::Backward);
     let collective = network.tensor_collective(job, layout);
@@ -158,23 +228,38 @@ fn stage_time(
         }
         false => 2.0 * collective,
     };
-    let again = match layout.recompute {
+    let recompute = match layout.recompute {
         Recompute::None => 0.0,
         Recompute::Selective if job.stack.flash => 0.0,
         Recompute::Selective => forward.attention,
+        Recompute::Activation => kernels.activation(),
         Recompute::EveryOther => 0.5 * forward.products + forward.elementwise,
         Recompute::Full => forward.total() + tensor + exchange,
     };
+    let (ring_forward, ring_backward) = network.context_exchange(job, layout);
+    let mut layer = LayerTime {
+        forward,
+        backward,
+        recompute,
+        host: 0.0,
+        tensor: 2.0 * tensor,
+        context: (ring_forward - forward.attention).max(0.0) + (ring_backward - backward.attention).max(0.0),
+        expert: 2.0 * exchange,
+    };
+    layer.host = host_time(job, layout, calibration, layer.total());
+    layer
+}
+
+/// Seconds that a layer takes longer than its `device` time because the host launches too slowly.
+fn host_time(job: &Job<'_>, layout: &Layout, calibration: &Calibration, device: f64) -> f64 {
     // Whole layers again cost the host a whole pass; parts cost a part of one.
     let passes = match layout.recompute {
         Recompute::None => 1.0,
+        Recompute::Activation => 1.1,
         Recompute::Selective => 1.2,
         Recompute::EveryOther => 1.5,
         Recompute::Full => 2.0,
     };
-    let (ring_forward, ring_backward) = network.context_exchange(job, layout);
-    let ring = (ring_forward - forward.attention).max(0.0) + (ring_backward - backward.attention).max(0.0);
-    let device = forward.total() + backward.total() + again + 2.0 * tensor + 2.0 * exchange + ring;
     let plain = if job.stack.slow_host { calibration.host_slow() } else { calibration.host_fast() };
     let expert_layers = f64::from(job.model.expert_layers()) / f64::from(job.model.layers);
     let per_pass = plain + expert_layers * calibration.host_experts();
@@ -184,16 +269,7 @@ fn stage_time(
         Recompute::Full if job.stack.slow_host => calibration.drain(),
         _ => 0.0,
     };
-    StageTime {
-        products: layers * (forward.products + backward.products),
-        attention: layers * (forward.attention + backward.attention),
-        elementwise: layers * (forward.elementwise + backward.elementwise),
-        recompute: layers * again,
-        host: layers * (blend(host, device + drain, calibration.blend()) - device),
-        tensor: layers * 2.0 * tensor,
-        context: layers * ring,
-        expert: layers * 2.0 * exchange,
-    }
+    blend(host, device + drain, calibration.blend()) - device
 }
 
 /// The time of two that run beside each other and now and then wait for one another: a norm between their sum and the
@@ -202,7 +278,18 @@ fn blend(a: f64, b: f64, order: f64) -> f64 {
     (a.powf(order) + b.powf(order)).powf(1.0 / order)
 }
 
-/// Seconds of data-parallel traffic that nothing hides, and of the optimiser.
+/// How often gradients are scattered in a step: once, unless they are kept sharded (ZeRO-2). Then every microbatch adds
+/// to them; in an interleaved pipeline as many follow one another through a chunk as there are stages, and add up first
+/// (arXiv 2407.21783, section 3.3.2).
+fn scatters(layout: &Layout, microbatches: f64) -> f64 {
+    match (layout.sharding, layout.pipeline > 1 && layout.interleave > 1) {
+        (Sharding::Gradients, true) => (microbatches / f64::from(layout.pipeline)).ceil(),
+        (Sharding::Gradients, false) => microbatches,
+        _ => 1.0,
+    }
+}
+
+/// Seconds of data-parallel traffic, what of it is hidden, and the parameters that a rank updates.
 fn update_time(
     job: &Job<'_>,
     layout: &Layout,
@@ -210,40 +297,38 @@ fn update_time(
     calibration: &Calibration,
     microbatches: f64,
     work: f64,
-) -> (f64, f64) {
+) -> (f64, f64, f64) {
     let (dense, routed) = local_parameters(job, layout);
     let ranks = f64::from(layout.data) * f64::from(layout.context);
     let expert_ranks = ranks / f64::from(layout.expert);
     let overlap = if job.stack.data_overlap { calibration.data_overlap() } else { 0.0 };
     let volume = |per_parameter: f64| {
-        network.data_collective(per_parameter * dense, ranks)
-            + network.data_collective(per_parameter * routed, expert_ranks)
+        network.data_collective_once(per_parameter * dense, ranks)
+            + network.data_collective_once(per_parameter * routed, expert_ranks)
     };
-    let exposed = match layout.sharding {
+    let (traffic, exposed) = match layout.sharding {
         // Weights are gathered forward and backward and gradients scattered, with every microbatch.
         Sharding::Weights => {
-            let gradients = network.data_collective_once(job.stack.gradient_bytes.min(4.0) * dense, ranks)
-                + network.data_collective_once(job.stack.gradient_bytes.min(4.0) * routed, expert_ranks);
-            let weights = network.data_collective_once(2.0 * dense, ranks)
-                + network.data_collective_once(2.0 * routed, expert_ranks);
+            let gradients = volume(job.stack.gradient_bytes.min(4.0));
+            let weights = volume(2.0);
             let gathers = if layout.pipeline > 1 { 1.0 } else { 2.0 * microbatches };
             let scatters = if layout.pipeline > 1 { 1.0 } else { microbatches };
             let traffic = gathers * weights + scatters * gradients;
             // What overlaps can hide behind the whole of the work, but for the first gather and the last scatter.
-            (traffic - overlap * work).max((1.0 - overlap) * traffic).max((weights + gradients) / 32.0)
+            let least = ((1.0 - overlap) * traffic).max((weights + gradients) / 32.0);
+            (traffic, (traffic - overlap * work).max(least))
         }
-        // Gradients are scattered or reduced once, behind the last microbatch's backward pass.
+        // Gradients are scattered behind the backward pass, and once what they became is gathered.
         _ => {
-            let traffic = volume(job.stack.gradient_bytes);
-            let window = 2.0 / 3.0 * work / microbatches;
-            (traffic - overlap * traffic.min(window)).max(0.0)
+            let scatters = scatters(layout, microbatches);
+            let traffic = (scatters + 1.0) * volume(job.stack.gradient_bytes);
+            let window = 2.0 / 3.0 * work / microbatches * scatters;
+            (traffic, (traffic - overlap * traffic.min(window)).max(0.0))
         }
     };
     let shard = match layout.sharding {
         Sharding::None => dense + routed,
         _ => dense / ranks + routed / expert_ranks.max(1.0),
     };
-    // AdamW reads gradient, master and both moments, and writes all but the gradient, and the BF16 weight.
-    let optimizer = 30.0 * shard / (0.8 * job.accelerator.memory_bandwidth);
-    (exposed, optimizer)
+    (traffic, traffic - exposed, shard)
 }

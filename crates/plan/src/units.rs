@@ -37,11 +37,17 @@ pub fn short(value: f64) -> String {
 /// Three significant digits, without zeros that say nothing.
 #[must_use]
 pub fn digits(value: f64) -> String {
+    significant(value, 3)
+}
+
+/// A number of significant digits, without zeros that say nothing.
+#[must_use]
+pub fn significant(value: f64, count: u32) -> String {
     if !value.is_finite() {
         return "-".to_owned();
     }
     let magnitude = value.abs().max(1e-12).log10().floor();
-    let decimals = (2.0 - magnitude).clamp(0.0, 9.0) as usize;
+    let decimals = (f64::from(count) - 1.0 - magnitude).clamp(0.0, 15.0) as usize;
     let text = format!("{value:.decimals$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),

@@ -80,7 +80,7 @@ proptest! {
             economics: Economics::default(),
         };
         match plan_run(&request, &Calibration::default()) {
-            Ok(plan) => prop_assert!(plan.days.1.is_finite() && plan.bill.total() >= 0.0),
+            Ok(plan) => prop_assert!(plan.days_uncertain.2.is_finite() && plan.bill.total() >= 0.0 && plan.gpus_used <= gpus),
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }
@@ -112,6 +112,7 @@ proptest! {
             targets: Targets::default(),
             economics: Economics::default(),
             trace: None,
+            servers: None,
         };
         match plan_serving(&request) {
             Ok(plan) => prop_assert!(plan.servers >= 1.0 && plan.cost_a_day.is_finite()),
@@ -123,7 +124,7 @@ proptest! {
     fn any_text_is_settings_or_an_error(text in ".{0,200}") {
         let _ = Settings::parse("settings.toml", &text);
         let _ = alti_plan::config::model_of_config("config.json", "m", &text);
-        let _ = alti_plan::serve::parse_trace("trace.csv", &text);
+        let _ = alti_plan::trace::parse_trace("trace.csv", &text);
         let _ = alti_plan::units::parse_count(&text);
     }
 }

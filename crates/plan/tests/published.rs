@@ -1,10 +1,10 @@
 //! How near predictions must be to what was published. The bounds are those that the planner promises; where a row set is
 //! split, the held half is judged, which no constant was fitted to.
 
-use alti_plan::calibration::Calibration;
+use alti_plan::calibration::{Calibration, STEP_ERRORS};
 use alti_plan::published::{
     Comparison, Half, TrainingCase, built_in, carbon_rows, constant_mfu, days_rows, layout_choices,
-    memory_rows, serving_rows, summary, training_cases,
+    memory_rows, serving_rows, step_error_quantiles, summary, training_cases,
 };
 
 fn held(comparisons: &[Comparison]) -> alti_plan::published::Summary {
@@ -55,4 +55,11 @@ fn the_first_choice_is_near_the_best_measured_layout() {
 fn serving_of_held_rows_is_within_a_fifth() {
     let found = held(&serving_rows(&built_in("inference_truth.csv")));
     assert!(found.rows > 15 && found.mean_absolute_error <= 0.2, "{found:?}");
+}
+
+#[test]
+fn the_error_that_plans_draw_is_that_of_held_rows() {
+    let found = step_error_quantiles(&training_cases(), &Calibration::default());
+    let near = found.iter().zip(STEP_ERRORS).all(|(found, kept)| (found / kept - 1.0).abs() < 0.005);
+    assert!(near, "{found:.3?} for {STEP_ERRORS:?}");
 }

@@ -64,6 +64,7 @@ fn of_row(hardware: &HardwareCatalogue, models: &ModelCatalogue, row: &Row) -> O
         published,
         predicted: predicted / GIB,
         half: row.half,
+        refused: None,
     };
     let mut found = Vec::new();
     found.extend(row.number("params_opt_gib_per_gpu").map(|it| comparison("state", it, memory.state())));

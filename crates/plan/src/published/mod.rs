@@ -14,7 +14,7 @@ pub use layouts::layout_choices;
 pub use memory::memory_rows;
 pub use serving::{ServingCase, serving_cases, serving_rows};
 pub use simple::{carbon_rows, days_rows};
-pub use training::{TrainingCase, constant_mfu, training_cases, training_rows};
+pub use training::{TrainingCase, constant_mfu, step_error_quantiles, training_cases, training_rows};
 
 use crate::error::PlanError;
 use serde::Serialize;
@@ -157,6 +157,9 @@ pub struct Comparison {
     pub predicted: f64,
     /// Which half the row is in.
     pub half: Half,
+    /// Why the planner would refuse what was measured, where it would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl Comparison {

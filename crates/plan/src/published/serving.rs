@@ -82,6 +82,7 @@ pub fn serving_rows(rows: &[Row]) -> Vec<Comparison> {
         published: case.published,
         predicted: case.predicted(ServingCalibration::of(&case.accelerator)),
         half: case.half,
+        refused: None,
         source: case.source,
     };
     serving_cases(rows).into_iter().map(compare).collect()

@@ -25,6 +25,7 @@ pub fn days_rows(rows: &[Row]) -> Vec<Comparison> {
             published,
             predicted: days_with_recomputation(tokens, row.number("params_total")?, gpus, flops),
             half: row.half,
+            refused: None,
         })
     });
     found.collect()
@@ -45,6 +46,7 @@ pub fn carbon_rows(rows: &[Row]) -> Vec<Comparison> {
             published,
             predicted: crate::power::tonnes(hours, power, intensity),
             half: row.half,
+            refused: None,
         })
     });
     found.collect()

@@ -3,6 +3,7 @@
 use super::cases::{framework, gpt, layouts, model};
 use super::{Comparison, Half, Row, built_in};
 use crate::calibration::Calibration;
+use crate::error::PlanError;
 use crate::hardware::{Accelerator, HardwareCatalogue};
 use crate::layout::{Job, Layout, Recompute, Sharding};
 use crate::memory::fits;
@@ -86,6 +87,27 @@ impl TrainingCase {
         fastest.or_else(|| least.map(time).min_by(f64::total_cmp)).unwrap_or(f64::NAN)
     }
 
+    /// Measured over predicted seconds of a step.
+    #[must_use]
+    pub fn step_error(&self, calibration: &Calibration) -> f64 {
+        let ratio = self.published / self.quantity_of(self.seconds(calibration));
+        if self.quantity == Quantity::Seconds { ratio } else { 1.0 / ratio }
+    }
+
+    /// Why the planner would refuse the layout that was measured, if it would: then its prediction is of a run that it
+    /// thinks cannot be.
+    #[must_use]
+    pub fn refused(&self) -> Option<PlanError> {
+        let job = self.job();
+        let check =
+            |layout: &Layout| layout.check(&job, layout.gpus()).and_then(|()| fits(&job, layout).map(|_| ()));
+        let mut errors = Vec::new();
+        for layout in &self.layouts {
+            errors.push(check(layout).err()?);
+        }
+        errors.into_iter().next()
+    }
+
     /// The published quantity for a step of `seconds`.
     #[must_use]
     pub fn quantity_of(&self, seconds: f64) -> f64 {
@@ -96,8 +118,11 @@ impl TrainingCase {
             Quantity::Tokens => rate,
             Quantity::Teraflops { passes, causal } => {
                 let sequence = self.sequence as f64;
-                let counted = if causal { sequence / 2.0 } else { sequence };
-                passes * self.model.forward_flops(counted) * rate / 1e12
+                let forward = match causal {
+                    true => self.model.causal_forward_flops(sequence),
+                    false => self.model.forward_flops(sequence),
+                };
+                passes * forward * rate / 1e12
             }
         }
     }
@@ -117,6 +142,7 @@ impl TrainingCase {
             published: self.published,
             predicted: self.quantity_of(self.seconds(calibration)),
             half: self.half,
+            refused: self.refused().map(|error| error.to_string()),
         }
     }
 }
@@ -216,12 +242,20 @@ fn single_case(hardware: &HardwareCatalogue, row: &Row) -> Option<TrainingCase> 
     })
 }
 
+/// Quantiles at 0, 5, 10 ... 100 % of measured over predicted seconds of a step, held rows of clusters.
+#[must_use]
+pub fn step_error_quantiles(cases: &[TrainingCase], calibration: &Calibration) -> [f64; 21] {
+    let held = cases.iter().filter(|it| it.half == Half::Held && !it.source.contains("single node"));
+    let mut errors: Vec<f64> = held.map(|it| it.step_error(calibration)).collect();
+    std::array::from_fn(|index| crate::random::quantile(&mut errors, index as f64 / 20.0))
+}
+
 /// Mean absolute error, on a half, of the simplest of planners: every run reaches the same part of its accelerators' peak,
 /// the median of the used half.
 #[must_use]
 pub fn constant_mfu(cases: &[TrainingCase], half: Half) -> f64 {
     let seconds_at_peak = |case: &TrainingCase| {
-        let flops = case.model.training_flops(case.sequence as f64) * case.batch_tokens;
+        let flops = 3.0 * case.model.forward_flops(case.sequence as f64) * case.batch_tokens;
         flops / (case.layouts[0].gpus() as f64 * case.accelerator.peak(case.precision))
     };
     let measured = |case: &TrainingCase| {

@@ -1,6 +1,9 @@
 //! A plan as one HTML file with charts that opens without a network.
 
+mod service;
 pub mod svg;
+
+pub use service::{fleet_report, ranking_report, serving_report};
 
 use crate::explain::Line;
 use crate::memory::USABLE;
@@ -65,7 +68,14 @@ pub fn run_report(
     );
     let mut body = facts(&[
         ("time, with failures", format!("{} days", digits(plan.days.1))),
-        ("90 of 100 runs", format!("{} to {} days", digits(plan.days.0), digits(plan.days.2))),
+        (
+            "90 of 100, by chance of failures",
+            format!("{} to {} days", digits(plan.days.0), digits(plan.days.2)),
+        ),
+        (
+            "90 of 100, with the planner's own error",
+            format!("{} to {} days", digits(plan.days_uncertain.0), digits(plan.days_uncertain.2)),
+        ),
         ("money", money(plan.bill.total())),
         ("GPU-hours", short(plan.gpu_hours)),
         ("MFU", format!("{:.1} %", 100.0 * best.mfu)),
@@ -73,6 +83,29 @@ pub fn run_report(
         ("power of the site", format!("{} MW", digits(plan.site_power / 1e6))),
         ("emissions", format!("{} t CO2e", thousands(plan.bill.carbon))),
     ]);
+    body += &best_layouts(request, plan);
+    let _ = write!(body, "<h2>Layouts, and why the next is slower</h2>\n{}", layout_table(plan));
+    if front.len() > 1 {
+        let point = |it: &ParetoPoint| Point {
+            at: (it.days, it.cost),
+            label: format!("{} GPUs", thousands(it.gpus as f64)),
+            labelled: true,
+            group: usize::from(!it.best),
+        };
+        let points: Vec<Point> = front.iter().map(point).collect();
+        let groups = ["nothing is better in both", "another is better in both"];
+        let chart = scatter("Cost against time", ("days", "$"), &groups, &points, false);
+        let _ = write!(body, "<h2>Cost against time</h2>\n{chart}");
+    }
+    body += &over_time(request, plan);
+    body += &formula_table(formulas);
+    page(&title, &body)
+}
+
+/// Where the step and the memory of the best layouts go.
+fn best_layouts(request: &RunRequest<'_>, plan: &RunPlan) -> String {
+    let best = plan.best();
+    let mut body = String::new();
     let candidates = &plan.layouts.best;
     let shown = &candidates[..candidates.len().min(6)];
     let label = |index: usize| format!("{}. {}", index + 1, shown[index].layout);
@@ -97,29 +130,40 @@ pub fn run_report(
         let usable = request.job.accelerator.memory * USABLE / GIB;
         bars("GiB of a GPU by use", "GiB", &names, &rows, Some(usable))
     });
-    let _ = write!(body, "<h2>Layouts, and why the next is slower</h2>\n{}", layout_table(plan));
-    if front.len() > 1 {
-        let point = |it: &ParetoPoint| Point {
-            at: (it.days, it.cost),
-            label: format!("{} GPUs", thousands(it.gpus as f64)),
-            labelled: true,
-            group: usize::from(!it.best),
-        };
-        let points: Vec<Point> = front.iter().map(point).collect();
-        let groups = ["nothing is better in both", "another is better in both"];
-        let chart = scatter("Cost against time", ("days", "$"), &groups, &points, false);
-        let _ = write!(body, "<h2>Cost against time</h2>\n{chart}");
-    }
+    body
+}
+
+/// Money spent and power drawn over the days of a run.
+fn over_time(request: &RunRequest<'_>, plan: &RunPlan) -> String {
+    let days = plan.days.1;
+    let total = plan.bill.total();
+    let spent = [
+        ("money so far", vec![(0.0, 0.0), (days, total)]),
+        ("of it power", vec![(0.0, 0.0), (days, plan.bill.power)]),
+    ];
+    let mean = plan.site_power * request.economics.draw / 1e6;
+    let full = plan.site_power / 1e6;
+    let drawn = [("mean", vec![(0.0, mean), (days, mean)]), ("full load", vec![(0.0, full), (days, full)])];
+    // Rent holds the power.
+    let spent = if plan.bill.power > 0.0 { &spent[..] } else { &spent[..1] };
+    format!(
+        "<h2>Cost and power over time</h2>\n{}{}",
+        lines("Money over the days of the run", "day", "$", spent),
+        lines("Power over the days of the run", "day", "MW", &drawn)
+    )
+}
+
+/// Formulas as a table.
+fn formula_table(formulas: &[Line]) -> String {
     let rows: Vec<Vec<String>> = formulas
         .iter()
         .map(|it| {
-            let words = [it.what, it.formula, &it.numbers, &it.value, it.source];
+            let words = [&it.what, it.formula, &it.numbers, &it.value, it.source];
             words.iter().map(|word| (*word).to_owned()).collect()
         })
         .collect();
     let head = ["what", "formula", "numbers", "value", "source"];
-    let _ = write!(body, "<h2>Every formula with its numbers</h2>\n{}", table(&head, &rows));
-    page(&title, &body)
+    format!("<h2>Every formula with its numbers</h2>\n{}", table(&head, &rows))
 }
 
 fn layout_table(plan: &RunPlan) -> String {
@@ -144,7 +188,7 @@ fn layout_table(plan: &RunPlan) -> String {
 
 /// The report of a roadmap.
 #[must_use]
-pub fn roadmap_report(roadmap: &Roadmap) -> String {
+pub fn roadmap_report(roadmap: &Roadmap, formulas: &[Line]) -> String {
     let mut body = facts(&[
         ("money, all years", money(roadmap.cost)),
         ("90 of 100 futures", format!("{} to {}", money(roadmap.cost_range.0), money(roadmap.cost_range.2))),
@@ -162,13 +206,19 @@ pub fn roadmap_report(roadmap: &Roadmap) -> String {
                 format!("{:.2}", it.start),
                 format!("{:.1e}", it.flops),
                 format!("{} on {} tokens", short(it.parameters), short(it.tokens)),
-                format!("{} {}", thousands(it.accelerators), it.accelerator),
+                format!(
+                    "{} {} ({} for the final run)",
+                    thousands(it.accelerators),
+                    it.accelerator,
+                    thousands(it.of_run)
+                ),
+                it.assumed.clone().unwrap_or_else(|| it.basis.to_string()),
                 format!("{} MW", digits(it.power / 1e6)),
                 money(it.capital),
             ]
         })
         .collect();
-    let head = ["generation", "start", "FLOPs", "model", "machines", "power", "capital"];
+    let head = ["generation", "start", "FLOPs", "model", "machines", "known from", "power", "capital"];
     let _ = write!(body, "<h2>Generations</h2>\n{}", table(&head, &rows));
     let over = |of: fn(&crate::roadmap::Quarter) -> f64| {
         roadmap.quarters.iter().map(|it| (it.start, of(it))).collect::<Vec<_>>()
@@ -178,7 +228,7 @@ pub fn roadmap_report(roadmap: &Roadmap) -> String {
     let cost = [
         ("capital", over(|it| it.capital)),
         ("written off", over(|it| it.depreciation)),
-        ("power and upkeep", over(|it| it.running)),
+        ("rent, power, upkeep, interest", over(|it| it.running)),
     ];
     let _ = write!(body, "<h2>Money by quarter</h2>\n{}", lines("Money", "year", "$", &cost));
     let freed = [("freed accelerators", over(|it| it.freed))];
@@ -190,5 +240,6 @@ pub fn roadmap_report(roadmap: &Roadmap) -> String {
     });
     let chart = tornado("What the cost depends on", roadmap.cost, &swings.collect::<Vec<_>>(), money);
     let _ = write!(body, "<h2>What dominates the uncertainty</h2>\n{chart}");
+    body += &formula_table(formulas);
     page("Roadmap of compute", &body)
 }

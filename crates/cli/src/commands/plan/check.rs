@@ -1,5 +1,6 @@
 //! `alti plan check`: predictions beside what was published.
 
+use super::screen::row;
 use crate::exit::{Exit, Failure};
 use crate::{input, output};
 use alti_plan::calibration::Calibration;
@@ -7,6 +8,7 @@ use alti_plan::published::{
     Comparison, Half, Row, Summary, TABLES, built_in, carbon_rows, days_rows, layout_choices, memory_rows,
     rows, serving_rows, summary, training_rows,
 };
+use alti_plan::units::significant;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -109,17 +111,28 @@ impl Answer {
                 self.layouts.len()
             );
         }
+        let refused =
+            self.checks.iter().flat_map(|check| &check.comparisons).filter(|it| it.refused.is_some());
+        let refused = refused.count();
+        if refused > 0 {
+            let words = format!(
+                "{refused} rows were measured in layouts that the planner would refuse, for memory or divisors \
+                 (REFUSED; --json says why)"
+            );
+            row(&mut text, 0, "", &words);
+        }
         for check in &self.checks {
             for it in check.comparisons.iter().take(self.shown) {
-                text += &format!(
-                    "{:10} {:+6.1} %  {:.4} for {:.4} {}  {}\n",
-                    check.check,
+                let numbers = format!(
+                    "{:+.1} %  {} for {} {}  {}{}",
                     100.0 * it.error(),
-                    it.predicted,
-                    it.published,
+                    significant(it.predicted, 4),
+                    significant(it.published, 4),
                     it.unit,
-                    it.what
+                    it.what,
+                    if it.refused.is_some() { "  (REFUSED)" } else { "" }
                 );
+                row(&mut text, 10, check.check, &numbers);
             }
         }
         text

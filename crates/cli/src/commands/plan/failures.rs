@@ -1,6 +1,6 @@
 //! `alti plan failures`: interruptions, checkpoints, goodput, spares.
 
-use super::inputs::{HardwareOptions, machines};
+use super::inputs::{SettingsFile, machines};
 use crate::output;
 use alti_plan::training::ReliabilityPlan;
 use alti_plan::units::{DAY, duration};
@@ -9,7 +9,7 @@ use alti_plan::units::{DAY, duration};
 #[derive(Debug, clap::Args)]
 pub struct FailuresCommand {
     #[command(flatten)]
-    hardware: HardwareOptions,
+    file: SettingsFile,
     /// GPUs of the job
     #[arg(long, value_parser = machines)]
     gpus: u64,
@@ -30,10 +30,10 @@ impl FailuresCommand {
     /// # Errors
     /// When a number is impossible.
     pub fn run(&self, json: bool) -> anyhow::Result<()> {
-        let mut reliability = self.hardware.settings()?.reliability;
+        let mut reliability = self.file.read()?.reliability;
         reliability.checkpoint_seconds = self.checkpoint.unwrap_or(reliability.checkpoint_seconds);
         reliability.restart_seconds = self.restart.unwrap_or(reliability.restart_seconds);
-        let work = alti_plan::error::positive("days", self.days)? * DAY;
+        let work = alti_plan::error::between("days", self.days, 1e-3, 3650.0)? * DAY;
         let plan = reliability.plan(self.gpus as f64, work)?;
         output::result(json, &plan, text)
     }

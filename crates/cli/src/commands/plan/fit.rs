@@ -91,15 +91,15 @@ impl Answer {
             digits(machine.training_rate / 1e9)
         );
         text += &format!(
-            "{:20} {:8} {:>16} {:>10} {:>10} {:>16} {:>10} {:>16} {:>10}\n",
-            "MODEL", "WEIGHTS", "RUN", "ANSWER T/S", "PROMPT T/S", "TUNE", "T/S", "TRAIN", "T/S"
+            "{:16} {:7} {:>12} {:>7} {:>7} {:>12} {:>7} {:>12} {:>7}\n",
+            "MODEL", "WEIGHTS", "RUN", "ANSWER", "PROMPT", "TUNE", "TOKEN/S", "TRAIN", "TOKEN/S"
         );
         let memory = |bytes: f64, there: bool| {
-            format!("{} GB {}", digits(bytes / 1e9), if there { "fits" } else { "too big" })
+            format!("{} GB {}", digits(bytes / 1e9), if there { "fits" } else { "no" })
         };
         for it in &self.fits {
             text += &format!(
-                "{:20.20} {:8} {:>16} {:>10} {:>10} {:>16} {:>10} {:>16} {:>10}\n",
+                "{:16.16} {:7} {:>12} {:>7} {:>7} {:>12} {:>7} {:>12} {:>7}\n",
                 it.model,
                 it.weights,
                 memory(it.run_bytes, it.runs),

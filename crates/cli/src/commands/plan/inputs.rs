@@ -1,5 +1,6 @@
 //! What several questions take: a model, an accelerator, a file of settings.
 
+use super::screen::row;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::{input, output};
@@ -21,6 +22,14 @@ pub fn count(text: &str) -> Result<f64, String> {
     found.ok_or_else(|| "must be a number above 0, such as 8192, 70B or 1.5e12".to_owned())
 }
 
+/// A count such as `16k`, or 0.
+///
+/// # Errors
+/// When it is none.
+pub fn count_or_none(text: &str) -> Result<f64, String> {
+    parse_count(text).ok_or_else(|| "must be 0 or a number above it, such as 8192 or 16k".to_owned())
+}
+
 /// A whole number of machines, such as `16384` or `16k`.
 ///
 /// # Errors
@@ -28,6 +37,27 @@ pub fn count(text: &str) -> Result<f64, String> {
 pub fn machines(text: &str) -> Result<u64, String> {
     let found = parse_count(text).filter(|value| (1.0..=1e8).contains(value) && value.fract() == 0.0);
     found.map(|value| value as u64).ok_or_else(|| "must be a whole number from 1 to 100M".to_owned())
+}
+
+/// A file of settings.
+#[derive(Debug, clap::Args)]
+pub struct SettingsFile {
+    /// TOML file with prices, failure rates, network and traffic
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+}
+
+impl SettingsFile {
+    /// The settings of the file, or the usual ones.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or says something impossible.
+    pub fn read(&self) -> anyhow::Result<Settings> {
+        Ok(match &self.settings {
+            Some(path) => Settings::parse(&path.display().to_string(), &input::text(path)?)?,
+            None => Settings::default(),
+        })
+    }
 }
 
 /// The hardware that a question is about.
@@ -39,33 +69,32 @@ pub struct HardwareOptions {
     /// TOML file with accelerators of your own
     #[arg(long, value_name = "FILE")]
     pub hardware: Option<PathBuf>,
-    /// TOML file with prices, failure rates, network and traffic
-    #[arg(long, value_name = "FILE")]
-    pub settings: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: SettingsFile,
     /// Machines are bought, not rented
     #[arg(long)]
     pub own: bool,
 }
 
-impl HardwareOptions {
-    /// All accelerators.
-    ///
-    /// # Errors
-    /// When the user's table cannot be read.
-    pub fn catalogue(&self) -> anyhow::Result<HardwareCatalogue> {
-        let mut catalogue = HardwareCatalogue::built_in();
-        if let Some(path) = &self.hardware {
-            catalogue.extend(&path.display().to_string(), &input::text(path)?)?;
-        }
-        Ok(catalogue)
+/// All accelerators, with those of the user's file.
+///
+/// # Errors
+/// When the user's table cannot be read.
+pub fn catalogue(file: Option<&PathBuf>) -> anyhow::Result<HardwareCatalogue> {
+    let mut catalogue = HardwareCatalogue::built_in();
+    if let Some(path) = file {
+        catalogue.extend(&path.display().to_string(), &input::text(path)?)?;
     }
+    Ok(catalogue)
+}
 
+impl HardwareOptions {
     /// The accelerator asked for, in servers of the size that the settings say.
     ///
     /// # Errors
     /// When there is none of that name.
     pub fn accelerator(&self, settings: &Settings) -> anyhow::Result<Accelerator> {
-        let mut found = self.catalogue()?.find(&self.gpu)?.clone();
+        let mut found = catalogue(self.hardware.as_ref())?.find(&self.gpu)?.clone();
         if let Some(per_node) = settings.cluster.gpus_per_node {
             found.server_power *= f64::from(per_node) / f64::from(found.per_node);
             found.per_node = per_node;
@@ -78,13 +107,9 @@ impl HardwareOptions {
     /// # Errors
     /// When the file cannot be read.
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        let mut settings = match &self.settings {
-            Some(path) => Settings::parse(&path.display().to_string(), &input::text(path)?)?,
-            None => Settings::default(),
-        };
+        let mut settings = self.file.read()?;
         if self.own {
-            let economics = settings.economics();
-            settings.economics = Some(alti_plan::economics::Economics { own: true, ..economics });
+            settings.economics.own = Some(true);
         }
         Ok(settings)
     }
@@ -107,27 +132,35 @@ impl ModelOptions {
     /// # Errors
     /// When there is none of that name, or its file cannot be read.
     pub fn shape(&self, environment: &Environment) -> anyhow::Result<ModelShape> {
-        let mut catalogue = ModelCatalogue::built_in();
-        if let Some(path) = &self.models {
-            catalogue.extend(&path.display().to_string(), &input::text(path)?)?;
-        }
-        let path = Path::new(&self.model);
-        if path.extension().is_some_and(|it| it == "json") {
-            let name = path.parent().and_then(Path::file_name).map(|it| it.to_string_lossy().into_owned());
-            let name = name.filter(|it| !it.is_empty()).unwrap_or_else(|| "model".to_owned());
-            return Ok(model_of_config(&self.model, &name, &input::text(path)?)?);
-        }
-        if path.exists() {
-            return Ok(of_checkpoint(&self.model, &Checkpoint::open(path)?)?);
-        }
-        match catalogue.find(&self.model) {
-            Ok(found) => Ok(found),
-            // A name of the store, of which the file says the shape.
-            Err(error) => match crate::model::present(environment, &self.model) {
-                Ok((path, _)) => Ok(of_checkpoint(&self.model, &Checkpoint::open(&path)?)?),
-                Err(_) => Err(error.into()),
-            },
-        }
+        shape(&self.model, self.models.as_ref(), environment)
+    }
+}
+
+/// The shape of a model by its name, number of parameters or file; `models` is a table of the user's.
+///
+/// # Errors
+/// When there is none of that name, or its file cannot be read.
+pub fn shape(model: &str, models: Option<&PathBuf>, environment: &Environment) -> anyhow::Result<ModelShape> {
+    let mut catalogue = ModelCatalogue::built_in();
+    if let Some(path) = models {
+        catalogue.extend(&path.display().to_string(), &input::text(path)?)?;
+    }
+    let path = Path::new(model);
+    if path.extension().is_some_and(|it| it == "json") {
+        let name = path.parent().and_then(Path::file_name).map(|it| it.to_string_lossy().into_owned());
+        let name = name.filter(|it| !it.is_empty()).unwrap_or_else(|| "model".to_owned());
+        return Ok(model_of_config(model, &name, &input::text(path)?)?);
+    }
+    if path.exists() {
+        return Ok(of_checkpoint(model, &Checkpoint::open(path)?)?);
+    }
+    match catalogue.find(model) {
+        Ok(found) => Ok(found),
+        // A name of the store, of which the file says the shape.
+        Err(error) => match crate::model::present(environment, model) {
+            Ok((path, _)) => Ok(of_checkpoint(model, &Checkpoint::open(&path)?)?),
+            Err(_) => Err(error.into()),
+        },
     }
 }
 
@@ -183,8 +216,7 @@ impl SettingsCommand {
     /// # Errors
     /// When stdout cannot be written to.
     pub fn run(&self, json: bool) -> anyhow::Result<()> {
-        let mut settings =
-            Settings { economics: Some(Settings::default().economics()), ..Settings::default() };
+        let mut settings = Settings::default();
         settings.reliability.rates = settings.reliability.rates();
         output::result(json, &settings, |it| it.to_toml())
     }
@@ -211,12 +243,8 @@ impl ListCommand {
     /// # Errors
     /// When the user's table cannot be read.
     pub fn run(&self, json: bool) -> anyhow::Result<()> {
-        let mut hardware = HardwareCatalogue::built_in();
-        if let Some(path) = &self.hardware {
-            hardware.extend(&path.display().to_string(), &input::text(path)?)?;
-        }
         let known = Known {
-            accelerators: hardware.accelerators,
+            accelerators: catalogue(self.hardware.as_ref())?.accelerators,
             models: ModelCatalogue::built_in().models,
             stacks: STACKS.map(|it| (it.name, it.description)).to_vec(),
         };
@@ -254,7 +282,7 @@ impl Known {
         }
         text += "\nTRAINING SOFTWARE\n";
         for (name, description) in &self.stacks {
-            text += &format!("{name:20} {description}\n");
+            row(&mut text, 21, name, description);
         }
         text
     }

@@ -10,6 +10,7 @@ mod inputs;
 mod rank;
 mod roadmap;
 mod scale;
+mod screen;
 mod train;
 
 use crate::environment::Environment;
@@ -20,9 +21,11 @@ use clap::Subcommand;
 #[command(after_help = "Examples:
   alti plan train --model Llama-3.1-405B --gpu H100 --gpus 16384 --tokens 15.6T
   alti plan train --model 70B --gpus 1024 --tokens 15T --own --report plan.html
+  alti plan train --flops 3.8e25 --gpus 16384
   alti plan explain --model Llama-3.1-8B --gpus 64 --tokens 1T
   alti plan scale --flops 3.8e26
   alti plan infer --model Llama-3.1-70B --gpu H200 --tp 4 --requests 50 --input 1000 --output 300
+  alti plan infer --model Llama-3.1-8B --trace requests.csv --report serving.html
   alti plan rank --gpu MTIA --users 500M
   alti plan fleet --gpu H100 --training 16000 --inference 8000 --ranking 12000
   alti plan roadmap --generations 3 --growth 10

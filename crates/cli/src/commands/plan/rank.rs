@@ -1,12 +1,16 @@
 //! `alti plan rank`: machines for a ranking model and a number of users.
 
 use super::inputs::{HardwareOptions, count};
+use super::screen::row;
+use super::train::write;
 use crate::output;
 use alti_plan::calibration::Calibration;
 use alti_plan::hardware::PRECISIONS;
-use alti_plan::ranking::plan_ranking;
-use alti_plan::units::{short, thousands};
+use alti_plan::ranking::{RankingPlan, plan_ranking};
+use alti_plan::report::ranking_report;
+use alti_plan::units::{digits, money, short, thousands};
 use clap::builder::PossibleValuesParser;
+use std::path::PathBuf;
 
 /// Plan ranking: candidates a second, machines for users a day
 #[derive(Debug, clap::Args)]
@@ -25,6 +29,17 @@ pub struct RankCommand {
     /// What products are computed in
     #[arg(long, default_value = "bf16", value_parser = PossibleValuesParser::new(PRECISIONS.map(|row| row.0)))]
     precision: String,
+    /// Write a page with charts that opens without a network
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    plan: RankingPlan,
+    cost_a_day: f64,
+    power: f64,
 }
 
 impl RankCommand {
@@ -40,23 +55,50 @@ impl RankCommand {
         load.candidates = self.candidates.unwrap_or(load.candidates);
         load.parameters = self.parameters.unwrap_or(load.parameters);
         let plan = plan_ranking(&load, &accelerator, &self.precision, &Calibration::default())?;
-        output::result(json, &plan, |plan| {
-            format!(
-                "{} users a day, {} pages each, {} candidates a page, {} parameters\n\n\
-                 one {}    {} candidates/s, bound by {}\n\
-                 busiest hour    {} pages/s\n\
-                 machines        {} accelerators, {} accelerator-hours a day if they follow the load\n",
+        let economics = &settings.economics;
+        economics.check_prices(&accelerator)?;
+        if let Some(path) = &self.report {
+            write(path, &ranking_report(&load, &plan, &accelerator.name))?;
+        }
+        let answer = Answer {
+            cost_a_day: economics.bill(&accelerator, plan.hours_a_day).total(),
+            power: economics.site_power(&accelerator, plan.accelerators),
+            plan,
+        };
+        output::result(json, &answer, |answer| {
+            let plan = &answer.plan;
+            let mut text = format!(
+                "{} users a day, {} pages each, {} candidates a page, {} parameters\n\n",
                 short(load.users),
                 load.requests_a_user,
                 short(load.candidates),
-                short(load.parameters),
-                accelerator.name,
-                short(plan.candidates_per_second),
-                if plan.memory_bound { "memory" } else { "compute" },
-                thousands(plan.peak_requests),
-                thousands(plan.accelerators),
-                thousands(plan.hours_a_day)
-            )
+                short(load.parameters)
+            );
+            let mut row = |label: &str, words: String| row(&mut text, 16, label, &words);
+            let bound = if plan.memory_bound { "memory" } else { "compute" };
+            row(
+                &format!("one {}", accelerator.name),
+                format!(
+                    "{} candidates/s, bound by {bound}; {}",
+                    short(plan.candidates_per_second),
+                    Calibration::basis(&accelerator.family)
+                ),
+            );
+            row("busiest hour", format!("{} pages/s", thousands(plan.peak_requests)));
+            let hours = thousands(plan.hours_a_day);
+            row(
+                "machines",
+                format!(
+                    "{} accelerators, {hours} accelerator-hours a day if they follow the load",
+                    thousands(plan.accelerators)
+                ),
+            );
+            let power = digits(answer.power / 1e3);
+            row(
+                "money",
+                format!("{} a day for those hours; {power} kW at the busiest", money(answer.cost_a_day)),
+            );
+            text
         })
     }
 }
