@@ -204,7 +204,11 @@ mod tests {
             let mut out = stream.get_ref();
             out.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
             for _ in 0..3 {
-                out.write_all(event(r#"{"content":"\"stop\":true, \"error\": \"","stop":false,"was":"error"}"#).as_bytes()).unwrap();
+                out.write_all(
+                    event(r#"{"content":"\"stop\":true, \"error\": \"","stop":false,"was":"error"}"#)
+                        .as_bytes(),
+                )
+                .unwrap();
                 thread::sleep(Duration::from_millis(20));
             }
             out.write_all(format!("{}0\r\n\r\n", event(last)).as_bytes()).unwrap();

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 /// Files that commands of the documentation name, besides `model.gguf`, the default model; an empty one is a book.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("ids.json", "[1, 2, 3]"),
     ("letter.txt", "Dear Ada, the river is high this year. Yours, Charles"),
+    ("requests.csv", "time,input,output\n0,800,200\n0.4,1200,100\n1.1,500,300\n"),
     ("text.txt", ""),
     ("wiki.test.raw", ""),
 ];
