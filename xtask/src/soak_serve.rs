@@ -6,7 +6,7 @@
 //! reader that others notice.
 
 use crate::bench_serve::client::Client;
-use crate::bench_serve::load::Quantiles;
+use crate::bench_serve::load::{Quantiles, is_error};
 use crate::bench_serve::servers::{PATIENCE, Server, start_alti};
 use crate::contestants::Alti;
 use crate::default_model;
@@ -290,7 +290,7 @@ impl<'a> Soak<'a> {
                 between.push((now - before).as_secs_f64() * 1e3);
             }
             ended |= event.contains("\"stop\":true");
-            ensure!(!event.contains("\"error\""), "an answer was broken off: {event}");
+            ensure!(!is_error(event), "an answer was broken off: {event}");
             if self.is_done() {
                 return Ok(());
             }
@@ -331,7 +331,7 @@ impl<'a> Soak<'a> {
                 self.seen().signs_of_life += 1;
             }
             ended |= line == "data: [DONE]";
-            ensure!(!line.contains("\"error\""), "a stream was broken off: {line}");
+            ensure!(!is_error(&line), "a stream was broken off: {line}");
             if self.is_done() {
                 return Ok(());
             }

@@ -142,8 +142,7 @@ fn answer(client: &mut Client, body: &str, seen: &mut Seen) -> Result<()> {
             end = Some(parsed);
             continue;
         }
-        // As a key: in a text its quotation marks are escaped.
-        ensure!(!event.contains(r#""error":"#), "the server broke an answer off: {event}");
+        ensure!(!is_error(event), "the server broke an answer off: {event}");
         if event == "[DONE]" {
             continue;
         }
@@ -156,6 +155,13 @@ fn answer(client: &mut Client, body: &str, seen: &mut Seen) -> Result<()> {
     let count = end["tokens_predicted"].as_u64().context("the end of an answer does not count its tokens")?;
     seen.generated += usize::try_from(count)?;
     Ok(())
+}
+
+/// Whether the event is an error. The word is looked for as a key: in a text its quotation marks are escaped, and a token
+/// may well be just that word.
+#[must_use]
+pub fn is_error(event: &str) -> bool {
+    event.contains(r#""error":"#)
 }
 
 /// Whether the event may be the last of an answer; most are not, and need not be parsed to know that.
