@@ -37,7 +37,7 @@ macro_rules! wire {
             $( $(
                 $(#[doc = $ignored_doc])+
                 #[serde(default, skip_serializing)]
-                #[allow(dead_code)]
+                #[allow(dead_code, reason = "read so that it is known, and described; nothing is done with it")]
                 pub $ignored: Option<$ignored_type>,
             )* )?
         }

@@ -471,7 +471,7 @@ mod unit_tests {
 
     /// A value that knows how many hold it.
     #[derive(Debug)]
-    struct Probe(#[allow(dead_code)] Arc<()>);
+    struct Probe(#[allow(dead_code, reason = "held, to be counted")] Arc<()>);
 
     impl Object for Probe {}
 
