@@ -13,13 +13,25 @@ pub struct Variable {
     pub help: &'static str,
 }
 
+/// What OpenTelemetry's own variables are called.
+const OTEL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const OTEL_SERVICE: &str = "OTEL_SERVICE_NAME";
+const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
+
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 12] = [
+pub const VARIABLES: [Variable; 16] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
     Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, amx" },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
     Variable { name: "ALTI_SERVER_*", help: "a setting of `alti serve`: ALTI_SERVER_LISTEN=0.0.0.0:8080" },
     Variable { name: "ALTI_ENGINE_*", help: "another, of its engine: ALTI_ENGINE_CONTEXT=4096" },
+    Variable {
+        name: OTEL_ENDPOINT,
+        help: "as ALTI_SERVER_OTLP_ENDPOINT: the collector that `alti serve` exports traces to",
+    },
+    Variable { name: OTEL_SERVICE, help: "as ALTI_SERVER_OTLP_SERVICE_NAME: what traces call the server" },
+    Variable { name: "OTEL_EXPORTER_OTLP_HEADERS", help: "headers for the collector: api-key=SECRET" },
+    Variable { name: OTEL_DISABLED, help: "when true: OTEL_... variables name no collector" },
     Variable { name: "HF_TOKEN", help: "access token for gated models of the Hugging Face Hub" },
     Variable { name: "HF_ENDPOINT", help: "address of the Hub (default: https://huggingface.co)" },
     Variable { name: "HTTPS_PROXY", help: "proxy for fetching models" },
@@ -85,11 +97,21 @@ impl Environment {
                 .map(|folders| folders.data_dir().to_owned())
                 .ok_or_else(|| anyhow::anyhow!("there is no home folder to keep models in: set ALTI_HOME"))?,
         };
+        // What only this program is told goes before what every program is told.
+        let mut settings = Vec::new();
+        if !text(OTEL_DISABLED)?.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            for (name, setting) in
+                [(OTEL_ENDPOINT, "server.otlp_endpoint"), (OTEL_SERVICE, "server.otlp_service_name")]
+            {
+                settings.extend(text(name)?.map(|value| (setting.to_owned(), value)));
+            }
+        }
+        settings.extend(serve_settings()?);
         Ok(Environment {
             home,
             isa: text("ALTI_ISA")?,
             model: text("ALTI_MODEL")?,
-            serve_settings: serve_settings()?,
+            serve_settings: settings,
             hub_token: text("HF_TOKEN")?,
             hub_endpoint: text("HF_ENDPOINT")?,
             proxy: text("HTTPS_PROXY")?,

@@ -28,6 +28,7 @@ pub mod running;
 pub mod serve;
 pub mod settings;
 pub mod state;
+pub mod telemetry;
 pub mod wire;
 
 pub use accounts::StoreAccounts;
@@ -42,3 +43,4 @@ pub use running::Held;
 pub use serve::{ServeError, Server};
 pub use settings::ServerSettings;
 pub use state::{AppState, Services};
+pub use telemetry::{SpanCounts, Telemetry};

@@ -6,6 +6,7 @@
 
 use crate::models::LoadedModel;
 use crate::route::Route;
+use crate::telemetry::SpanCounts;
 use alti_store::Money;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -120,6 +121,16 @@ impl Metrics {
         drop(counts);
         write_engines(&mut text, loaded);
         text
+    }
+}
+
+/// Writes what became of spans.
+pub(crate) fn write_spans(text: &mut String, spans: &SpanCounts) {
+    let name = "alti_trace_spans_total";
+    head(text, name, "counter", "Spans, by what became of them.");
+    let outcomes = [("exported", spans.exported()), ("failed", spans.failed()), ("dropped", spans.dropped())];
+    for (outcome, count) in outcomes {
+        line(text, format_args!("{name}{{outcome=\"{outcome}\"}} {count}"));
     }
 }
 

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
+use opentelemetry::trace::SpanContext;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -132,6 +133,8 @@ pub struct Route {
     pub summary: &'static str,
     /// The JSON it takes.
     pub request: Option<&'static Object>,
+    /// The form it takes instead (`multipart/form-data`), as a JSON schema.
+    pub form: Option<fn() -> Value>,
     /// The JSON it gives.
     pub response: Option<&'static Object>,
     /// How it streams, if it does.
@@ -210,6 +213,7 @@ impl Route {
             scope,
             summary,
             request: None,
+            form: None,
             response: None,
             streams: None,
             opened: None,
@@ -220,6 +224,12 @@ impl Route {
     /// With the JSON it takes.
     pub const fn takes(mut self, object: &'static Object) -> Route {
         self.request = Some(object);
+        self
+    }
+
+    /// With the form it takes.
+    pub const fn takes_form(mut self, schema: fn() -> Value) -> Route {
+        self.form = Some(schema);
         self
     }
 
@@ -277,6 +287,8 @@ pub struct Call {
     /// In a lock only so that a reference to the call may go from thread to thread: a body may not.
     pub(crate) body: Mutex<Body>,
     pub(crate) errand: Errand,
+    /// The span that what this call does is part of.
+    pub(crate) trace: Option<SpanContext>,
 }
 
 /// How a call is treated that nobody sent over HTTP: a line of a batch, a file that is made searchable.
@@ -321,7 +333,7 @@ impl Call {
     ) -> Call {
         let (parts, ()) = axum::http::Request::new(()).into_parts();
         let (id, began, body) = (crate::ids::new("req_"), Instant::now(), Mutex::new(body.into()));
-        Call { state, route, id, principal, began, parts, path: Vec::new(), body, errand }
+        Call { state, route, id, principal, began, parts, path: Vec::new(), body, errand, trace: None }
     }
 
     /// The headers.

@@ -5,6 +5,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::ids;
 use crate::route::{Call, Family, Route, Verb};
 use crate::state::AppState;
+use crate::telemetry::{Asked, RequestSpan};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -53,10 +54,21 @@ pub fn router(state: AppState) -> Router {
 
 /// Answers what no row of the table does: preflights, methods and paths that are not there.
 async fn refuse(state: AppState, known: Option<(Family, String)>, request: Request<Body>) -> Response<Body> {
+    let began = Instant::now();
     let origin = request.headers().get(ORIGIN).cloned();
     if request.method() == Method::OPTIONS && known.is_some() {
         return preflight(&state, origin);
     }
+    let id = ids::new("req_");
+    let span = state.telemetry().request(|| Asked {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+        route: None,
+        began,
+        id: &id,
+        is_probe: false,
+    });
     let (family, error) = match known {
         Some((family, allowed)) => {
             let message = format!("{} is not a method of this path; it has {allowed}", request.method());
@@ -69,7 +81,7 @@ async fn refuse(state: AppState, known: Option<(Family, String)>, request: Reque
             (Family::of_path(request.uri().path()), ApiError::not_found(message).code("unknown_url"))
         }
     };
-    finish(&state, error.response(family), origin, &ids::new("req_"))
+    traced(span, request.method(), finish(&state, error.response(family), origin, &id))
 }
 
 /// One request to a route of the table.
@@ -78,11 +90,21 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
     let (mut parts, body) = request.into_parts();
     let id = request_id(&parts.headers);
     let origin = parts.headers.get(ORIGIN).cloned();
+    let span = state.telemetry().request(|| Asked {
+        method: &parts.method,
+        uri: &parts.uri,
+        headers: &parts.headers,
+        route: Some(route.openapi_path()),
+        began,
+        id: &id,
+        is_probe: route.family == Family::Operations,
+    });
+    let (method, trace) = (parts.method.clone(), span.as_ref().map(RequestSpan::context));
     let path = match RawPathParams::from_request_parts(&mut parts, &()).await {
         Ok(path) => path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         Err(_) => {
             let error = ApiError::invalid("the path is not UTF-8");
-            return finish(&state, error.response(route.family), origin, &id);
+            return traced(span, &method, finish(&state, error.response(route.family), origin, &id));
         }
     };
     let answer = async {
@@ -97,6 +119,7 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
             path,
             body: body.into(),
             errand: crate::route::Errand::default(),
+            trace: trace.clone(),
         };
         (route.handler)(call).await
     };
@@ -117,9 +140,18 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
         path = route.path,
         status = response.status().as_u16(),
         milliseconds = began.elapsed().as_millis() as u64,
+        trace = trace.map(|span| tracing::field::display(span.trace_id())),
         "answered"
     );
-    finish(&state, response, origin, &id)
+    traced(span, &method, finish(&state, response, origin, &id))
+}
+
+/// The response, at whose end the request's span ends, if it has one.
+fn traced(span: Option<RequestSpan>, method: &Method, response: Response<Body>) -> Response<Body> {
+    match span {
+        Some(span) => span.answered(method, response),
+        None => response,
+    }
 }
 
 /// The id that the client gave, if it is a harmless one, or a new one.

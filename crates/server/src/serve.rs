@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-/// How long the end of responses may take to be stored.
+/// How long the end of responses may take to be stored, and the last spans to be sent.
 const TO_STORE: Duration = Duration::from_secs(1);
 
 /// Why a server does not start.
@@ -137,6 +137,8 @@ impl Server {
         self.state.models().shutdown(deadline.into_std()).await;
         // What the models have said is stored by those who told it: that takes a moment, in which nothing is computed.
         self.state.work().settle(deadline.max(Instant::now() + TO_STORE)).await;
+        let deadline = deadline.max(Instant::now() + TO_STORE);
+        self.state.telemetry().shutdown(deadline.into_std()).await;
     }
 }
 

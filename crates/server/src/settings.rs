@@ -72,6 +72,12 @@ pub struct ServerSettings {
     pub open_metrics: bool,
     /// Folders, besides the store of models, that adapters of Modelfiles may be in.
     pub adapter_folders: Vec<PathBuf>,
+    /// The collector that traces are exported to, by OTLP over HTTP (`http://127.0.0.1:4318`); none exports nothing.
+    pub otlp_endpoint: Option<String>,
+    /// What traces call this server.
+    pub otlp_service_name: String,
+    /// How many of the traces that begin here are exported, from 0 to 1; callers' traces are where they say so.
+    pub otlp_sample: f64,
     /// MCP servers whose tools requests may use.
     pub mcp_servers: Vec<McpServerSettings>,
 }
@@ -109,6 +115,9 @@ impl Default for ServerSettings {
             model_prices: Vec::new(),
             open_metrics: false,
             adapter_folders: Vec::new(),
+            otlp_endpoint: None,
+            otlp_service_name: "alti".to_owned(),
+            otlp_sample: 1.0,
             mcp_servers: Vec::new(),
         }
     }
@@ -144,6 +153,7 @@ impl ServerSettings {
         if self.max_header_bytes < 8 << 10 {
             return Err(format!("max_header_bytes is {}: it must be at least 8192", self.max_header_bytes));
         }
+        crate::telemetry::traces_address(self)?;
         McpServers::new(self.mcp_servers.clone())?;
         Costs::new(self).map(drop)
     }

@@ -10,6 +10,7 @@ use crate::models::{ModelLoader, ModelPool};
 use crate::resources::{Classifier, Work};
 use crate::running::Running;
 use crate::settings::ServerSettings;
+use crate::telemetry::Telemetry;
 use crate::wire::UnknownFields;
 use alti_store::Store;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ struct Inner {
     running: Arc<Running>,
     costs: Costs,
     metrics: Metrics,
+    telemetry: Telemetry,
     unknown_fields: UnknownFields,
     draining: AtomicBool,
     began: Instant,
@@ -93,6 +95,7 @@ impl AppState {
                 running: Arc::default(),
                 costs: Costs::new(&settings).unwrap_or_default(),
                 metrics: Metrics::default(),
+                telemetry: Telemetry::start(&settings).unwrap_or_default(),
                 unknown_fields: UnknownFields::default(),
                 draining: AtomicBool::new(false),
                 began: Instant::now(),
@@ -155,6 +158,11 @@ impl AppState {
     /// Counters.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Traces.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.inner.telemetry
     }
 
     /// Fields that nobody knows.

@@ -38,6 +38,9 @@ pub struct ServeCommand {
     /// Tokens of the longest sequence [default: the model's, at most 8192]
     #[arg(short = 'c', long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Export traces of requests to this OpenTelemetry collector, such as http://127.0.0.1:4318
+    #[arg(long, value_name = "ADDRESS")]
+    otlp_endpoint: Option<String>,
     /// Any other setting, such as engine.max_running=32
     #[arg(long = "set", value_name = "SETTING=VALUE")]
     set: Vec<String>,
@@ -72,7 +75,9 @@ impl ServeCommand {
     /// # Errors
     /// When a setting is wrong, a model cannot be loaded, or the address is taken.
     pub fn run(&self, environment: &Environment) -> anyhow::Result<()> {
-        let mut settings = ServeSettings::read(environment, self.config.as_deref(), &self.set)?;
+        let mut flags = self.set.clone();
+        flags.extend(self.otlp_endpoint.as_ref().map(|address| format!("server.otlp_endpoint={address}")));
+        let mut settings = ServeSettings::read(environment, self.config.as_deref(), &flags)?;
         if !self.listen.is_empty() {
             settings.server.listen.clone_from(&self.listen);
         }

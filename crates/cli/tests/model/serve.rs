@@ -184,3 +184,25 @@ fn settings_that_are_none_are_refused_with_their_names() {
     user.write("alti.toml", &example.stdout);
     assert_eq!(user.run(&["config", "check", "alti.toml"]).code, 0);
 }
+
+#[test]
+fn a_collector_is_named_by_file_environment_or_flag() {
+    let user = User::new();
+    let standard = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:4318"), ("OTEL_SERVICE_NAME", "front")];
+    let check = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = user.command(&[&["config", "check"], arguments].concat());
+        let output = command.envs(variables.iter().copied()).output().expect("the binary runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    assert!(!check(&[], &[]).contains("otlp_endpoint"), "off by default");
+    let told = check(&[], &standard);
+    assert!(told.contains("otlp_endpoint = \"http://standard:4318\"") && told.contains("\"front\""), "{told}");
+    let own = ("ALTI_SERVER_OTLP_ENDPOINT", "http://own:4318");
+    assert!(check(&[], &[standard[0], own]).contains("http://own:4318"));
+    assert!(check(&["--set", "server.otlp_endpoint=http://flag:4318"], &[own]).contains("http://flag:4318"));
+    assert!(!check(&[], &[standard[0], ("OTEL_SDK_DISABLED", "true")]).contains("otlp_endpoint"));
+    assert!(check(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")]).contains("otlp_endpoint is"));
+    let refused = user.run(&["serve", "--otlp-endpoint", "collector"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("http://127.0.0.1:4318"), "{}", refused.stderr);
+}

@@ -5,6 +5,7 @@ use super::{Meter, Most, Options, Parts};
 use crate::error::{ApiError, ApiResult};
 use crate::models::Lease;
 use crate::route::Call;
+use crate::telemetry::Operation;
 use alti_engine::sampling::SamplerSettings;
 use alti_engine::serving::{EmbeddingJob, Output, Pooling, Usage};
 use futures_util::{StreamExt, TryStreamExt};
@@ -33,7 +34,7 @@ pub async fn embed(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
 ) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
-    let meter = &Meter::new(call, &model.facts.name);
+    let meter = &Meter::new(call, Operation::Embeddings, &model.facts.name);
     let prompt = texts.iter().map(|tokens| tokens.len() as u64).sum();
     meter.reserve(call, Most { prompt, generated: 0 }).await?;
     let vectors = texts
@@ -44,7 +45,6 @@ pub async fn embed(
     let (mut vectors, mut sum) = (Vec::new(), Usage::default());
     while let Some((values, usage)) = results.try_next().await? {
         super::collect::add_usage(&mut sum, &usage);
-        meter.add(&usage);
         vectors.push(values);
     }
     meter.ended("stop");
@@ -65,12 +65,16 @@ async fn embed_one(
     let submit = || {
         let (sender, outputs) = unbounded_channel();
         let sink = Box::new(move |output| sender.send(output).is_ok());
-        Ok((CancelOnDrop(Some(model.inference.embed(job.clone(), sink)?)), outputs))
+        let submitted = Instant::now();
+        Ok((CancelOnDrop(Some(model.inference.embed(job.clone(), sink)?)), outputs, submitted))
     };
-    let (_cancel, mut outputs) = patiently(first, submit).await?;
+    let (_cancel, mut outputs, submitted) = patiently(first, submit).await?;
     meter.ended("failed");
     match outputs.recv().await {
-        Some(Output::Embedding { values, usage }) => Ok((values, usage)),
+        Some(Output::Embedding { values, usage }) => {
+            meter.add(submitted, 0, &usage);
+            Ok((values, usage))
+        }
         Some(Output::Failed(error)) => Err(error.into()),
         _ => Err(ApiError::internal("the engine gave no vector")),
     }

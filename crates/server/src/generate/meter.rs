@@ -5,9 +5,10 @@ use crate::error::ApiResult;
 use crate::route::{Call, Receipt, Receipts};
 use crate::running::{Held, Hold};
 use crate::state::AppState;
+use crate::telemetry::{AnswerSpan, Operation};
 use alti_engine::serving::Usage;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How a request ended that was never submitted.
 const REFUSED: &str = "refused";
@@ -37,6 +38,7 @@ struct Open {
     hold: Option<Hold>,
     row: UsageRow,
     receipts: Option<Receipts>,
+    span: Option<AnswerSpan>,
 }
 
 impl std::fmt::Debug for Meter {
@@ -47,7 +49,7 @@ impl std::fmt::Debug for Meter {
 
 impl Meter {
     /// A meter for a request to `model`.
-    pub fn new(call: &Call, model: &str) -> Meter {
+    pub(crate) fn new(call: &Call, operation: Operation, model: &str) -> Meter {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = now.saturating_sub(call.began.elapsed());
         let open = Open {
@@ -55,6 +57,7 @@ impl Meter {
             principal: call.principal.clone(),
             hold: None,
             receipts: call.errand.receipts.clone(),
+            span: call.state.telemetry().answer(call.trace.as_ref(), call.began, operation, model),
             row: UsageRow {
                 request_id: call.id.clone(),
                 key: call.principal.key_id().map(str::to_owned),
@@ -92,9 +95,13 @@ impl Meter {
         Ok(())
     }
 
-    /// Adds what one answer took.
-    pub fn add(&self, usage: &Usage) {
-        let row = &mut self.open().row;
+    /// Adds what a choice took of a job that was submitted at this time.
+    pub(crate) fn add(&self, submitted: Instant, choice: u32, usage: &Usage) {
+        let mut open = self.open();
+        if let Some(span) = &mut open.span {
+            span.phases(submitted, choice, usage);
+        }
+        let row = &mut open.row;
         row.prompt_tokens += usage.prompt_tokens as u64;
         row.cached_tokens += usage.cached_tokens as u64;
         row.generated_tokens += usage.generated_tokens as u64;
@@ -116,6 +123,9 @@ impl Drop for Open {
         let mut row = std::mem::take(&mut self.row);
         row.cost = self.state.costs().of(&row);
         self.state.metrics().count_answer(&row);
+        if let Some(span) = self.span.take() {
+            span.end(&row);
+        }
         // Nothing was done, and it does not count against a quota.
         if row.outcome == REFUSED {
             return;

@@ -6,6 +6,7 @@ use super::{Answer, Generation, Meter, Options, collect};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::models::Lease;
 use crate::route::Call;
+use crate::telemetry::Operation;
 use alti_engine::EngineError;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Parts {
     ) -> ApiResult<Parts> {
         // What cannot be is told before anything is done.
         prompts.iter().try_for_each(|prompt| check(prompt, model.inference.context()))?;
-        let meter = Meter::new(call, &model.facts.name);
+        let meter = Meter::new(call, Operation::TextCompletion, &model.facts.name);
         meter.reserve(call, most_tokens(&model, &options, prompts.iter().map(Vec::len))).await?;
         let at_once = at_once(&model, options.choices);
         let (origin, prompts) = (Origin::of(call), prompts.into());

@@ -8,6 +8,7 @@ use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
 use crate::models::{Cancel, Lease};
 use crate::route::Call;
+use crate::telemetry::Operation;
 use alti_engine::serving::{CacheDomain, Job, Output, Priority, TokenOutput, Usage};
 use alti_engine::stop::FinishReason;
 use alti_text::{Specials, Tokenizer};
@@ -189,7 +190,7 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     options.grammar = plan.grammar();
     let origin = Origin::of(call);
     let readers = (0..origin.choices(&options, &model)?).map(|_| plan.reader()).collect();
-    let meter = Meter::new(call, &model.facts.name);
+    let meter = Meter::new(call, Operation::Chat, &model.facts.name);
     meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
     submit(&origin, model, meter, prompt, options, readers, plan.spells_specials()).await
 }
@@ -219,7 +220,7 @@ pub async fn start(
     prompt: Vec<u32>,
     options: Options,
 ) -> ApiResult<Generation> {
-    let meter = Meter::new(call, &model.facts.name);
+    let meter = Meter::new(call, Operation::TextCompletion, &model.facts.name);
     meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
     begin(&Origin::of(call), model, &meter, prompt, options).await
 }
@@ -430,7 +431,7 @@ impl Generation {
                 }
                 let ended = Ended::of(reason, called);
                 if let Some(meter) = &self.meter {
-                    meter.add(&usage);
+                    meter.add(self.began, choice, &usage);
                     meter.ended(ended.outcome());
                 }
                 self.ready.push_back(Event::Finished { choice, ended, seed, usage });
@@ -452,13 +453,13 @@ impl Drop for Generation {
         // The engine tells what the answers took until they were cut off: it is kept like any other's.
         let (_, none) = unbounded_channel();
         let (mut outputs, mut open) = (std::mem::replace(&mut self.outputs, none), self.open);
-        let (model, silent) = (self.model.clone(), self.silent);
+        let (model, silent, began) = (self.model.clone(), self.silent, self.began);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 while open > 0 {
                     match outputs.recv().await {
-                        Some(Output::Finished { usage, .. }) => {
-                            meter.add(&told_usage(silent, usage));
+                        Some(Output::Finished { choice, usage, .. }) => {
+                            meter.add(began, choice, &told_usage(silent, usage));
                             open -= 1;
                         }
                         Some(Output::Failed(_)) | None => break,

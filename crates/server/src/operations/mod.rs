@@ -39,7 +39,10 @@ pub const ROUTES: &[Route] = &[
         |call| {
             Box::pin(async move {
                 let state = &call.state;
-                let text = state.metrics().prometheus(state.uptime_seconds(), &state.models().loaded());
+                let mut text = state.metrics().prometheus(state.uptime_seconds(), &state.models().loaded());
+                if let Some(spans) = state.telemetry().counts() {
+                    crate::metrics::write_spans(&mut text, spans);
+                }
                 Ok(respond::text("text/plain; version=0.0.4; charset=utf-8", text))
             })
         },

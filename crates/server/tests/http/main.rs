@@ -9,4 +9,5 @@ mod ollama;
 mod openai;
 mod pool;
 mod support;
+mod telemetry;
 mod tools;
