@@ -2,7 +2,7 @@
 
 use super::cache::Cache;
 use super::watch::Watchdog;
-use super::{Grammar, GrammarSource, gbnf, vocabulary};
+use super::{Grammar, GrammarSource, gbnf, schema, vocabulary};
 use crate::EngineError;
 use alti_text::Tokenizer;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
@@ -124,7 +124,7 @@ impl GrammarFactory {
         let capabilities = InferenceCapabilities::default();
         let mut parser = parsers
             .create_parser_from_init_ext(init, Logger::new(0, 0), capabilities, limits())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| plainly(&error.to_string()))?;
         if !parser.parser.grammar().lexer_spec().can_rollback() {
             return Err("`stop` and `max_tokens` of a rule are not supported: use `suffix` or `lazy`".into());
         }
@@ -134,10 +134,15 @@ impl GrammarFactory {
 
     fn top_level(&self, source: &GrammarSource) -> Result<TopLevelGrammar, String> {
         Ok(match source {
-            GrammarSource::JsonObject => json_schema(json!({"type": "object"})),
+            GrammarSource::JsonObject => json_schema(json!({"type": "object"}), false),
             GrammarSource::JsonSchema(text) => {
-                json_schema(serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?)
+                let schema = read_json(text)?;
+                if let Some(found) = schema::uncheckable(&schema) {
+                    return Err(told(&found));
+                }
+                json_schema(schema, false)
             }
+            GrammarSource::LooseJsonSchema(text) => json_schema(read_json(text)?, true),
             GrammarSource::Regex(text) => TopLevelGrammar::from_regex(text),
             GrammarSource::Gbnf(text) => {
                 let token = |text: &str| self.shared.tokenizer.id_of(text);
@@ -159,10 +164,31 @@ fn on_large_stack<T: Send>(compile: impl FnOnce() -> Result<T, String> + Send) -
     })
 }
 
-fn json_schema(mut schema: Value) -> TopLevelGrammar {
+fn read_json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+/// The compiler's message, in words for whoever wrote the schema where it has words for programmers.
+fn plainly(message: &str) -> String {
+    match message.contains("oneOf constraints are not supported") {
+        true => {
+            "`oneOf` whose branches overlap cannot be checked while a text is written: use `anyOf`".into()
+        }
+        false => message.to_owned(),
+    }
+}
+
+/// What is said of a keyword that cannot be checked.
+fn told(found: &schema::Uncheckable) -> String {
+    let (keyword, place) = (&found.keyword, found.path.join("/"));
+    format!("`{keyword}` at `#/{place}` cannot be checked while a text is written: leave it out")
+}
+
+fn json_schema(mut schema: Value, lenient: bool) -> TopLevelGrammar {
+    schema::without_idle(&mut schema);
     if schema.is_object() {
-        let whitespace = Some(JSON_WHITESPACE.to_owned());
-        JsonCompileOptions { whitespace_pattern: whitespace, ..JsonCompileOptions::default() }
+        let whitespace_pattern = Some(JSON_WHITESPACE.to_owned());
+        JsonCompileOptions { whitespace_pattern, lenient, ..JsonCompileOptions::default() }
             .apply_to(&mut schema);
     }
     TopLevelGrammar::from_json_schema(schema)

@@ -10,11 +10,13 @@ mod cache;
 mod constraint;
 mod factory;
 pub mod gbnf;
+mod schema;
 mod vocabulary;
 mod watch;
 
 pub use constraint::Grammar;
 pub use factory::GrammarFactory;
+pub use schema::{Uncheckable, loosened, uncheckable};
 
 use serde::Serialize;
 
@@ -26,6 +28,8 @@ pub enum GrammarSource {
     JsonObject,
     /// JSON that a schema (JSON text) describes.
     JsonSchema(String),
+    /// The same, as far as a grammar can check it: what it cannot is passed over.
+    LooseJsonSchema(String),
     /// Text that a regular expression describes, from its first character to its last.
     Regex(String),
     /// llama.cpp's grammar notation.
@@ -38,7 +42,7 @@ impl GrammarSource {
     /// What kind of constraint it is, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::JsonObject | Self::JsonSchema(_) => "JSON schema",
+            Self::JsonObject | Self::JsonSchema(_) | Self::LooseJsonSchema(_) => "JSON schema",
             Self::Regex(_) => "regular expression",
             Self::Gbnf(_) => "GBNF grammar",
             Self::Lark(_) => "Lark grammar",
@@ -49,7 +53,11 @@ impl GrammarSource {
     pub fn text(&self) -> &str {
         match self {
             Self::JsonObject => "",
-            Self::JsonSchema(text) | Self::Regex(text) | Self::Gbnf(text) | Self::Lark(text) => text,
+            Self::JsonSchema(text)
+            | Self::LooseJsonSchema(text)
+            | Self::Regex(text)
+            | Self::Gbnf(text)
+            | Self::Lark(text) => text,
         }
     }
 }

@@ -171,6 +171,14 @@ fn errors_say_what_is_wrong() {
         ),
         (GrammarSource::Regex("a".repeat(1 << 20)), "regular expression: it is 1048576 bytes long"),
         (GrammarSource::JsonSchema(r#"{"type":"strin"}"#.into()), "JSON schema: "),
+        (
+            GrammarSource::JsonSchema(r#"{"properties":{"a":{"type":"array","uniqueItems":true}}}"#.into()),
+            "JSON schema: `uniqueItems` at `#/properties/a` cannot be checked",
+        ),
+        (
+            GrammarSource::JsonSchema(r#"{"oneOf":[{"type":"object"},{"required":["a"]}]}"#.into()),
+            "JSON schema: `oneOf` whose branches overlap cannot be checked while a text is written: use `anyOf`",
+        ),
     ];
     for (source, expected) in expectations {
         let message = error(source);

@@ -68,6 +68,46 @@ fn what_is_drawn_obeys_its_schema() {
     }
 }
 
+/// What a grammar cannot check is passed over where a schema is taken loosely, and all the rest is obeyed.
+#[test]
+fn a_schema_taken_loosely_is_obeyed_as_far_as_it_can_be() {
+    let checkable = json!({"type": "object", "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]},
+        "minItems": 2, "maxItems": 3}, "size": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["tags", "size"], "additionalProperties": false});
+    let with = |path: &str, keyword: &str, value: Value| {
+        let mut schema = checkable.clone();
+        schema.pointer_mut(path).unwrap()[keyword] = value;
+        schema
+    };
+    let schemas = [
+        with("/properties/tags", "uniqueItems", json!(true)),
+        with("/properties/tags", "contains", json!({"const": "a"})),
+        with("/properties/size", "not", json!({"const": 3})),
+        with("", "if", json!({"properties": {"size": {"const": 1}}})),
+        with("", "dependentRequired", json!({"size": ["tags"]})),
+        with("", "oneOf", json!([{"required": ["size"]}, {"required": ["tags"]}])),
+    ];
+    let tokenizer = bytes();
+    let factory = factory(&tokenizer);
+    for schema in schemas {
+        let strict = factory.compile(&GrammarSource::JsonSchema(schema.to_string()));
+        assert!(strict.is_err(), "{schema}");
+        let loose = GrammarSource::LooseJsonSchema(schema.to_string());
+        let mut finished = 0;
+        for seed in 0..8 {
+            let mut grammar = factory.compile(&loose).unwrap_or_else(|error| panic!("{error}: {schema}"));
+            if let Some(text) = at_random(&mut grammar, &tokenizer, &mut Random(seed), 10) {
+                check(&checkable, &text);
+                finished += 1;
+            }
+        }
+        assert!(finished >= 6, "{schema}");
+    }
+    // What asks for nothing is nothing to refuse.
+    let idle = with("/properties/tags", "uniqueItems", json!(false));
+    factory.compile(&GrammarSource::JsonSchema(idle.to_string())).unwrap();
+}
+
 #[test]
 fn any_object_is_an_object_and_nothing_else_is() {
     let tokenizer = bytes();

@@ -1,7 +1,7 @@
 //! What an answer has to obey, as the APIs say it.
 
 use crate::error::{ApiError, ApiResult};
-use alti_engine::grammar::GrammarSource;
+use alti_engine::grammar::{GrammarSource, uncheckable};
 use serde_json::Value;
 
 /// What a chat's answer has to obey.
@@ -23,10 +23,30 @@ impl Format {
         }
     }
 
-    /// JSON that `schema` describes.
+    /// JSON that `schema` describes, as far as a grammar can check it.
     pub fn schema(schema: &Value) -> Format {
-        Format::Grammar(GrammarSource::JsonSchema(schema.to_string()))
+        Format::Grammar(GrammarSource::LooseJsonSchema(schema.to_string()))
     }
+}
+
+/// JSON that obeys all of a schema, as `strict` promises it.
+///
+/// # Errors
+/// A keyword that cannot be promised, said as OpenAI says it, and what to do.
+fn strict_schema(name: &Value, schema: &Value) -> ApiResult<Format> {
+    let Some(found) = uncheckable(schema) else {
+        return Ok(Format::Grammar(GrammarSource::JsonSchema(schema.to_string())));
+    };
+    let path: Vec<String> = found.path.iter().map(|step| format!("'{step}'")).collect();
+    let comma = if path.len() == 1 { "," } else { "" };
+    let message = format!(
+        "Invalid schema for response_format '{}': In context=({}{comma}), '{}' is not permitted. It cannot be checked \
+         while the answer is written: leave it out, or leave out `strict`, and everything else is still obeyed.",
+        name.as_str().unwrap_or_default(),
+        path.join(", "),
+        found.keyword
+    );
+    Err(ApiError::field("response_format", message))
 }
 
 /// Reads OpenAI's `response_format`, and the same with `regex` and `grammar` as further types.
@@ -47,6 +67,7 @@ pub fn response_format(format: &Value) -> ApiResult<Format> {
             // The chat API has the schema one level deeper than the Responses API.
             let inner = if format["json_schema"].is_object() { &format["json_schema"] } else { format };
             match &inner["schema"] {
+                schema @ Value::Object(_) if inner["strict"] == true => strict_schema(&inner["name"], schema),
                 schema @ (Value::Object(_) | Value::Bool(_)) => Ok(Format::schema(schema)),
                 _ => Err(ApiError::field(
                     "response_format.json_schema.schema",

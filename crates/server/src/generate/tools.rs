@@ -4,7 +4,7 @@ use super::{ChatRequest, Event, Format};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::models::ServedModel;
-use alti_engine::grammar::GrammarSource;
+use alti_engine::grammar::{GrammarSource, loosened};
 use alti_engine::serving::TokenOutput;
 use alti_text::tools::{Tool, ToolCallParser, ToolDialect, ToolEvent, tool_grammar};
 pub use alti_text::tools::{ToolCall, ToolChoice};
@@ -64,6 +64,9 @@ impl ToolPlan {
             // Nothing but calls: the format is for what the model says, and it says nothing.
             (ToolChoice::Required | ToolChoice::Named(_), _) | (_, Format::Text) => None,
             (_, Format::Grammar(GrammarSource::JsonSchema(schema))) => Some(schema.clone()),
+            (_, Format::Grammar(GrammarSource::LooseJsonSchema(schema))) => Some(
+                serde_json::from_str(schema).map_or_else(|_| schema.clone(), |it| loosened(it).to_string()),
+            ),
             (_, Format::Grammar(GrammarSource::JsonObject)) => Some(json!({ "type": "object" }).to_string()),
             (_, Format::Grammar(other)) => {
                 let message = format!(

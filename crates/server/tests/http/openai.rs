@@ -319,6 +319,34 @@ async fn answers_obey_their_schema() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_checked_is_refused_where_it_is_promised_and_passed_over_elsewhere() {
+    let tags =
+        json!({ "type": "array", "items": { "enum": ["a", "b"] }, "maxItems": 3, "uniqueItems": true });
+    let schema = json!({
+        "type": "object", "properties": { "tags": tags }, "required": ["tags"], "additionalProperties": false,
+    });
+    let format =
+        |strict: Value| json!({ "type": "json_schema", "name": "x", "schema": schema, "strict": strict });
+    let app = app();
+    let nested = |strict: Value| json!({ "response_format": { "type": "json_schema", "json_schema": format(strict) } });
+    let refused = app.post("/v1/chat/completions", chat(nested(json!(true)))).await;
+    let error = &refused.json()["error"];
+    assert_eq!((refused.status, &error["param"]), (StatusCode::BAD_REQUEST, &json!("response_format")));
+    let message = error["message"].as_str().unwrap();
+    let said = "Invalid schema for response_format 'x': In context=('properties', 'tags'), 'uniqueItems' is not permitted";
+    assert!(message.starts_with(said) && message.contains("leave out `strict`"), "{message}");
+    for strict in [json!(false), Value::Null] {
+        let mut request = chat(nested(strict));
+        (request["model"], request["temperature"], request["max_tokens"]) =
+            (json!("tiny"), json!(1), json!(200));
+        let answer = app.post("/v1/chat/completions", request).await.ok();
+        let value: Value =
+            serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+        assert!(value["tags"].is_array(), "{value}");
+    }
+}
+
+#[tokio::test]
 async fn texts_are_gone_on_with() {
     let app = app();
     let request =
