@@ -22,7 +22,8 @@ const OPENAI: Family = Family::OpenAi;
 pub const ROUTES: &[Route] = &[
     Route::post("/v1/files", OPENAI, Scope::Data, "Uploads a file (multipart/form-data).", |call| {
         Box::pin(upload(call))
-    }),
+    })
+    .takes_form(upload_form),
     Route::get("/v1/files", OPENAI, Scope::Data, "Lists the files.", |call| Box::pin(list(call))),
     Route::get("/v1/files/{file}", OPENAI, Scope::Data, "Describes a file.", |call| Box::pin(show(call))),
     Route::delete("/v1/files/{file}", OPENAI, Scope::Data, "Deletes a file.", |call| Box::pin(delete(call))),
@@ -33,6 +34,18 @@ pub const ROUTES: &[Route] = &[
 
 /// What files may be uploaded for.
 const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
+
+/// What an upload is made of.
+fn upload_form() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "file": { "type": "string", "format": "binary" },
+            "purpose": { "type": "string", "enum": PURPOSES },
+        },
+        "required": ["file", "purpose"],
+    })
+}
 
 /// The file as clients see it.
 pub(super) fn file_object(file: &File) -> Value {
