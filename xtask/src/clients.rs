@@ -49,8 +49,11 @@ fn copy_scripts(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The Python packages, in an environment of their own; its interpreter.
-fn python_packages(folder: &Path) -> Result<PathBuf> {
+/// The Python packages that `requirements.txt` in a folder lists, in an environment of their own there; its interpreter.
+///
+/// # Errors
+/// When there is no Python, or a package cannot be installed.
+pub fn python_packages(folder: &Path) -> Result<PathBuf> {
     let (environment, list) = (folder.join("python"), folder.join("requirements.txt"));
     let python = environment.join("bin/python");
     if is_installed(&environment, &list)? {

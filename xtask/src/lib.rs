@@ -7,6 +7,7 @@
 
 pub mod bench_peers;
 pub mod bench_serve;
+pub mod chart;
 pub mod clients;
 pub mod commands;
 pub mod contestants;

@@ -4,7 +4,7 @@
 //! The steps run to the end even if one fails, so that one run shows everything there is to mend; the tests come
 //! last, because their closing lines are what a reader wants to see.
 
-use crate::{clients, default_model, process};
+use crate::{chart, clients, default_model, process};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::process::Command;
@@ -37,6 +37,7 @@ const STEPS: &[Step] = &[
         about: "the default model, fetched once",
         run: |_| default_model::bring().map(drop),
     },
+    Step { name: "chart", about: "the Helm chart, rendered", run: |_| chart::run() },
     Step { name: "clients", about: "official clients against alti serve", run: |_| clients::run() },
     Step { name: "tests", about: "every test of the workspace", run: tests },
 ];
