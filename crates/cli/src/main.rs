@@ -16,6 +16,8 @@ mod model;
 mod options;
 mod output;
 mod pulling;
+mod rehearsal;
+mod runner;
 mod serving;
 
 use clap::{CommandFactory, FromArgMatches, Parser};

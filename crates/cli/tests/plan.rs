@@ -2,6 +2,7 @@
 
 mod common;
 
+use alti_testkit::golden;
 use common::User;
 
 /// Rows and columns that a summary may take.
@@ -132,6 +133,33 @@ fn a_page_opens_without_a_network() {
         }
         assert!(!page.contains("NaN") && !page.contains("inf\""));
     }
+}
+
+#[test]
+fn a_model_is_rehearsed_on_this_machine_and_compared_with_a_run() {
+    let user = User::new();
+    let model = golden("llama3-gqa").join("config.json");
+    let fit = ["plan", "fit", "--model", model.to_str().expect("a path in UTF-8"), "--weights", "Q8_0"];
+    let alone = user.run(&fit);
+    fits_a_screen(&alone.stdout);
+    assert!(alone.stdout.contains("rehearsed Q8_0 with 3 layers"), "{}{}", alone.stdout, alone.stderr);
+    let threads = user.json(&[&fit[..], &["--json"]].concat())["machine"]["threads"].clone();
+    let run = |batch: u32| {
+        format!(
+            r#"{{"threads": {threads}, "batch": {batch}, "depth": 0,
+                "results": [{{"test": "pp512", "tokens_per_second": [1000.0]}}]}}"#
+        )
+    };
+    user.write("bench.json", &run(1));
+    let compared = [&fit[..], &["--bench", "bench.json"]].concat();
+    let outcomes = user.json(&[&compared[..], &["--json"]].concat())["outcomes"].clone();
+    let outcome = &outcomes[0];
+    assert_eq!((outcome["test"].as_str(), outcome["measured"].as_f64()), (Some("pp512"), Some(1000.0)));
+    assert!(outcome["predicted"].as_f64().is_some_and(|rate| rate > 0.0), "{outcomes}");
+    user.fails(&[&fit[..4], &["--bench", "bench.json"]].concat(), 2, &["--weights RECIPE"]);
+    user.fails(&["plan", "fit", "--weights", "Q9"], 2, &[]);
+    user.write("bench.json", &run(8));
+    user.fails(&compared, 5, &["bench.json", "8 sequences"]);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::exit::{Exit, Failure};
 use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
 use crate::options::RunOptions;
 use crate::output;
-use alti_models::{Llama, Step, memory};
-use alti_tensor::{Backend, CacheLayout, PAGE_TOKENS, RowPlan, Span};
+use crate::runner::Runner;
+use alti_models::memory;
+use alti_tensor::{Backend, PAGE_TOKENS};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -153,15 +154,7 @@ impl Task for BenchTask<'_> {
         let layout = memory::cache_layout(&model.config, context, command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
         let each = context.div_ceil(PAGE_TOKENS) / batch;
-        let mut runner = Runner {
-            backend: &mut backend,
-            model: &model,
-            cache: &cache,
-            layout: &layout,
-            each,
-            seed: 1,
-            logits: Vec::new(),
-        };
+        let mut runner = Runner::new(&mut backend, &model, &cache, &layout, each);
         let chunk = command.run.prefill_chunk as usize;
         let mut results = Vec::new();
         let suffix = if depth > 0 { format!("@d{depth}") } else { String::new() };
@@ -194,54 +187,6 @@ impl Task for BenchTask<'_> {
             results.push(Measurement { test, tokens_per_second: rounds });
         }
         Ok(results)
-    }
-}
-
-/// Steps over random tokens.
-struct Runner<'a, B: Backend> {
-    backend: &'a mut B,
-    model: &'a Llama<B::Weight>,
-    cache: &'a B::Cache,
-    /// Pages of each sequence.
-    each: usize,
-    layout: &'a CacheLayout,
-    seed: u64,
-    /// Kept from step to step, as a session does.
-    logits: Vec<f32>,
-}
-
-impl<B: Backend<Element = f32>> Runner<'_, B> {
-    fn prefill(&mut self, sequence: usize, first: usize, count: usize, chunk: usize) -> anyhow::Result<()> {
-        for begin in (first..first + count).step_by(chunk) {
-            let rows = chunk.min(first + count - begin);
-            let span = self.span(sequence, begin, rows);
-            self.step(RowPlan::new(vec![span]), &[rows - 1])?;
-        }
-        Ok(())
-    }
-
-    fn decode(&mut self, batch: usize, position: usize) -> anyhow::Result<()> {
-        let spans = (0..batch).map(|sequence| self.span(sequence, position, 1)).collect();
-        self.step(RowPlan::new(spans), &(0..batch).collect::<Vec<_>>())
-    }
-
-    fn step(&mut self, rows: RowPlan, wanted: &[usize]) -> anyhow::Result<()> {
-        let tokens: Vec<u32> = (0..rows.len()).map(|_| self.token()).collect();
-        let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache), adapters: &[] };
-        let logits = self.model.logits(self.backend, &step, wanted);
-        Ok(self.backend.fetch(&logits, &mut self.logits)?)
-    }
-
-    fn span(&self, sequence: usize, first_position: usize, rows: usize) -> Span {
-        Span::in_order(self.layout, sequence * self.each, first_position..first_position + rows)
-    }
-
-    /// A token at random (xorshift64, Marsaglia 2003).
-    fn token(&mut self) -> u32 {
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        (self.seed % self.model.config.vocabulary_size as u64) as u32
     }
 }
 

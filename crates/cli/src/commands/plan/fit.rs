@@ -2,12 +2,17 @@
 
 use super::inputs::{ModelOptions, count};
 use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
 use crate::machine::bandwidths;
 use crate::model::{available_memory, cores};
+use crate::rehearsal::rehearse;
 use crate::{input, output};
 use alti_cpu::limits::{Operand, UNITS};
+use alti_formats::recipes::{RECIPES, Recipe};
 use alti_plan::local::{Fit, Machine, Outcome, compare, fit};
+use alti_plan::model::ModelShape;
 use alti_plan::units::{digits, short};
+use anyhow::Context as _;
 use std::path::PathBuf;
 
 /// Show what this machine can run, tune or train, and how fast
@@ -21,9 +26,18 @@ pub struct FitCommand {
     /// Compare with a run: a file that `alti bench --json` wrote
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
-    /// How the weights of that run are kept
-    #[arg(long, default_value = "Q4_K_M", value_parser = ["Q4_K_M", "Q8_0", "bf16"])]
-    weights: String,
+    /// How weights are kept: a recipe of `alti quantize`; those of the run, where there is one [default: Q4_K_M,
+    /// Q8_0 and BF16]
+    #[arg(long, value_name = "RECIPE", value_parser = recipe)]
+    weights: Option<&'static Recipe>,
+}
+
+/// Ways to keep weights that are shown where nobody asks for another.
+const USUAL: [&str; 3] = ["Q4_K_M", "Q8_0", "BF16"];
+
+fn recipe(name: &str) -> Result<&'static Recipe, String> {
+    let names = || RECIPES.map(|recipe| recipe.name).join(", ");
+    Recipe::by_name(name).ok_or_else(|| format!("the recipes are {}", names()))
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -41,55 +55,72 @@ impl FitCommand {
     /// When the machine cannot be measured, or there is no such model.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         let model = self.model.shape(environment)?;
-        let machine = measure()?;
-        let fits = fit(&machine, &model, self.context)?;
-        let mut outcomes = Vec::new();
-        if let Some(path) = &self.bench {
-            let of = fits.iter().find(|it| it.weights == self.weights);
-            if let Some(of) = of {
-                outcomes = compare(&path.display().to_string(), &input::text(path)?, of)?;
-            }
+        if self.bench.is_some() && self.weights.is_none() {
+            let message =
+                "--bench needs --weights RECIPE: how the weights of that run are kept, such as Q4_1";
+            return Err(Exit::new(Failure::Usage, message).into());
         }
+        let bench = self.bench.as_ref().map(|path| Ok::<_, anyhow::Error>((path, input::text(path)?)));
+        let bench = bench.transpose()?;
+        let machine = self.measure(environment, &model)?;
+        let fits = fit(&machine, &model, self.context)?;
+        let outcomes = match (&bench, machine.speeds.first()) {
+            (Some((path, text)), Some(speed)) => {
+                compare(&path.display().to_string(), text, &machine, &model, speed)?
+            }
+            _ => Vec::new(),
+        };
         output::result(json, &Answer { machine, fits, outcomes }, Answer::text)
     }
-}
 
-/// Measures memory bandwidth and the units that multiply, as `alti doctor` does.
-fn measure() -> anyhow::Result<Machine> {
-    const MOST: u64 = 512 << 20;
-    let memory = available_memory();
-    let threads = cores();
-    let read = bandwidths((memory / 4).min(MOST) as usize, &[threads])?;
-    let mut rates = (0.0_f64, 0.0_f64);
-    for unit in UNITS {
-        let Some(peak) = unit.peak(threads)? else { continue };
-        match unit.operand {
-            Operand::Int8 => rates.0 = rates.0.max(peak),
-            Operand::F32 => rates.1 = rates.1.max(peak),
-            Operand::Bf16 => {}
+    /// Measures what the machine could do, as `alti doctor` does, and rehearses the model.
+    fn measure(&self, environment: &Environment, model: &ModelShape) -> anyhow::Result<Machine> {
+        const MOST: u64 = 512 << 20;
+        let memory = available_memory();
+        let threads = cores();
+        let read = bandwidths((memory / 4).min(MOST) as usize, &[threads])?;
+        let mut peak = 0.0_f64;
+        for unit in UNITS.iter().filter(|unit| unit.operand == Operand::Int8) {
+            peak = peak.max(unit.peak(threads)?.unwrap_or(0.0));
         }
+        let usual = || USUAL.iter().filter_map(|name| Recipe::by_name(name)).collect();
+        let recipes: Vec<_> = self.weights.map_or_else(usual, |recipe| vec![recipe]);
+        let speeds = recipes.into_iter().map(|recipe| rehearse(environment, model, recipe));
+        let speeds = speeds.collect::<anyhow::Result<Vec<_>>>()?;
+        let plain = Recipe::by_name("F32").context("there is no recipe F32")?;
+        Ok(Machine {
+            threads,
+            memory: memory as f64,
+            bandwidth: read.first().map_or(0.0, |it| it.bytes_per_second),
+            peak,
+            speeds,
+            training_rate: rehearse(environment, model, plain)?.rate,
+        })
     }
-    let plain = if rates.1 > 0.0 { rates.1 } else { 4e9 * threads as f64 };
-    Ok(Machine {
-        threads,
-        memory: memory as f64,
-        bandwidth: read.first().map_or(0.0, |it| it.bytes_per_second),
-        rate: rates.0.max(plain),
-        training_rate: plain,
-    })
 }
 
 impl Answer {
     fn text(&self) -> String {
         let machine = &self.machine;
+        let gigas = |value: f64| digits(value / 1e9);
         let mut text = format!(
-            "this machine: {} threads, {} GB free, {} GB/s, {} GFLOP/s on 8-bit weights, {} in FP32\n\n",
+            "this machine: {} threads, {} GB free, reads up to {} GB/s, multiplies up to {} Gop/s in 8 bits\n",
             machine.threads,
-            digits(machine.memory / 1e9),
-            digits(machine.bandwidth / 1e9),
-            digits(machine.rate / 1e9),
-            digits(machine.training_rate / 1e9)
+            gigas(machine.memory),
+            gigas(machine.bandwidth),
+            gigas(machine.peak)
         );
+        for it in &machine.speeds {
+            text += &format!(
+                "rehearsed {} with {} layers: an answer reads {} GB/s, a prompt computes {} GFLOP/s\n",
+                it.weights,
+                it.layers,
+                gigas(it.read),
+                gigas(it.rate)
+            );
+        }
+        text +=
+            &format!("rehearsed F32 for tuning and training: {} GFLOP/s\n\n", gigas(machine.training_rate));
         text += &format!(
             "{:16} {:7} {:>12} {:>7} {:>7} {:>12} {:>7} {:>12} {:>7}\n",
             "MODEL", "WEIGHTS", "RUN", "ANSWER", "PROMPT", "TUNE", "TOKEN/S", "TRAIN", "TOKEN/S"
