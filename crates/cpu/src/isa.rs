@@ -6,9 +6,13 @@
 //! function compiled for these instructions.
 
 use crate::CpuError;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512, tiles::Tiles};
 use crate::simd::{Scalar, Simd};
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 
 /// An instruction set that this machine is known to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +28,11 @@ enum Level {
     /// AVX-512, and tile registers for long prompts, BF16 weights and bf16 keys and values.
     #[cfg(target_arch = "x86_64")]
     Amx(Tiles),
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON, and instructions that multiply BF16.
+    #[cfg(target_arch = "aarch64")]
+    NeonBrain,
 }
 
 /// A computation written once, over any [`Simd`].
@@ -61,6 +70,13 @@ impl Isa {
                 found.extend(Tiles::detect().map(|tiles| Isa(Level::Amx(tiles))));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("dotprod") {
+            found.push(Isa(Level::Neon));
+            if is_aarch64_feature_detected!("bf16") {
+                found.push(Isa(Level::NeonBrain));
+            }
+        }
         found
     }
 
@@ -69,7 +85,7 @@ impl Isa {
         Isa::available().pop().unwrap_or(Isa::SCALAR)
     }
 
-    /// The instruction set with this name (`scalar`, `avx2`, `avx512`, `amx`).
+    /// The instruction set with this name (`scalar`; `avx2`, `avx512`, `amx`; `neon`, `neon-bf16`).
     ///
     /// # Errors
     /// When no instruction set of this name is known here, or this machine lacks it.
@@ -91,6 +107,10 @@ impl Isa {
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Amx(_) => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBrain => "neon-bf16",
         }
     }
 
@@ -123,6 +143,12 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx(_) => unsafe { run_avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { run_neon(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBrain => unsafe { run_neon_brain(kernel) },
         }
     }
 }
@@ -141,6 +167,20 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own features are those that the token stands for.
     kernel.run(unsafe { Avx512::new() })
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn run_neon<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { Neon::<false>::new() })
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod,bf16")]
+fn run_neon_brain<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { Neon::<true>::new() })
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ impl<'a> Running<'a> {
     }
 
     /// Where the mixture is.
+    #[cfg(target_arch = "x86_64")] // for tile registers
     pub(crate) fn mixture(&mut self) -> *mut f32 {
         self.mixture.as_mut_ptr()
     }
@@ -141,6 +142,7 @@ impl Ahead {
     }
 
     /// Lines that are left.
+    #[cfg(target_arch = "x86_64")] // for tile registers
     pub(super) fn lines(&self) -> usize {
         self.lines
     }

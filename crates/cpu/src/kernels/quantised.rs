@@ -112,16 +112,19 @@ unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
                 row[c] = first;
             }
         }
-        // Written out, so that every shift below is a constant.
+        // Written out, so that every shift below is a constant; activations are loaded for 4 steps.
         macro_rules! steps {
-            ($($step:literal)*) => {{
-                $(add_step::<S, F, R, C>(simd, part, $step, x, &mut dots);)*
+            ($first:literal $($other:literal)*) => {{
+                let quants = load_quants(simd, x, $first);
+                add_step::<S, F, R, C>(simd, part, $first, quants, &mut dots);
+                $(add_step::<S, F, R, C>(simd, part, $other, quants, &mut dots);)*
             }};
         }
-        match (layout.groups_per_block(), part.group) {
-            (1, _) => steps!(0 1 2 3 4 5 6 7),
-            (_, 0) => steps!(0 1 2 3),
-            _ => steps!(4 5 6 7),
+        if layout.groups_per_block() == 1 || part.group == 0 {
+            steps!(0 1 2 3);
+        }
+        if layout.groups_per_block() == 1 || part.group == 1 {
+            steps!(4 5 6 7);
         }
         for r in 0..R {
             let half = part.first_half + r;
@@ -162,30 +165,49 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
     simd.splat_i32(start)
 }
 
+/// The activations of four steps from `step` on, of each column.
+///
+/// # Safety
+/// Each of `x` points to a block, and `step` is 0 or 4.
+#[inline(always)]
+unsafe fn load_quants<S: Simd, const C: usize>(
+    simd: S,
+    x: [*const ActivationBlock; C],
+    step: usize,
+) -> [S::Quants; C] {
+    // SAFETY: the caller's promise: `x` are blocks of 8 steps.
+    unsafe {
+        let mut quants = [simd.load_quants((*x[0]).quants.as_ptr().add(4 * step)); C];
+        for c in 1..C {
+            quants[c] = simd.load_quants((*x[c]).quants.as_ptr().add(4 * step));
+        }
+        quants
+    }
+}
+
 /// Adds the products of 4 weights of each row.
 ///
 /// # Safety
-/// `part` lies within a packed panel of `F`, each of `x` points to a block, and `step < 8`.
+/// `part` lies within a packed panel of `F`, `step < 8`, and `quants` are those of `step / 4`.
 #[inline(always)]
 unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
     simd: S,
     part: Part,
     step: usize,
-    x: [*const ActivationBlock; C],
+    quants: [S::Quants; C],
     dots: &mut [[S::I32; C]; R],
 ) {
     let layout = const { F::LAYOUT };
     for r in 0..R {
-        // SAFETY: the caller's promise: `part` lies in a panel, `x` are blocks of 8 steps.
+        // SAFETY: the caller's promise: `part` lies in a panel.
         unsafe {
             let half = 2 * part.index + part.first_half + r;
             let planes = part.start.add(layout.codes_at() + half * layout.half_bytes());
             let codes = load_codes::<S, F>(simd, planes, step);
             for c in 0..C {
-                let quants = (*x[c]).quants.as_ptr().add(4 * step).cast::<i32>().read_unaligned();
                 dots[r][c] = match layout.offset {
-                    WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants),
-                    _ => simd.dot(dots[r][c], codes, quants),
+                    WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants[c], step % 4),
+                    _ => simd.dot(dots[r][c], codes, quants[c], step % 4),
                 };
             }
         }

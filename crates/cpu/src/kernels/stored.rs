@@ -47,15 +47,17 @@ pub(crate) trait Stored: Copy {
     );
 }
 
-/// Runs `$body` over the vectors of a row, as many at a time as registers allow: `$count` is a
-/// constant in each copy.
+/// Runs `$body` over the vectors of a row for `$lanes` lanes, as many vectors at a time as registers
+/// allow: `$count` is a constant in each copy.
 #[rustfmt::skip] // each run would move the inner macro further to the right
 macro_rules! by_vectors {
-    ($total:expr, $simd:ty, |$first:ident, $count:ident| $body:block) => {{
+    ($total:expr, $simd:ty, $lanes:expr, |$first:ident, $count:ident| $body:block) => {{
         let (mut $first, total) = (0, $total);
         macro_rules! take {
             ($n:literal) => {
-                if const { $n <= <$simd>::ATTENTION_VECTORS } {
+                if const {
+                    $n <= <$simd>::ATTENTION_VECTORS && ($n == 1 || $n * $lanes <= <$simd>::ATTENTION_SUMS)
+                } {
                     const $count: usize = $n;
                     while total - $first >= $n {
                         $body
@@ -126,7 +128,7 @@ impl<W: Widen> Stored for Widened<W> {
         let head = block.head;
         let group = if W::SCALED { SCALE_GROUP } else { head.head_dim };
         let scales = block.start.wrapping_add(head.key_scales).cast::<u16>();
-        by_vectors!(PAGE_TOKENS / LANES, S, |first, N| {
+        by_vectors!(PAGE_TOKENS / LANES, S, R, |first, N| {
             let mut sums = [[simd.splat(0.0); N]; R];
             for (index, from) in (0..head.head_dim).step_by(group).enumerate() {
                 let mut partial = [[simd.splat(0.0); N]; R];
@@ -177,7 +179,7 @@ impl<W: Widen> Stored for Widened<W> {
         if seen.is_empty() {
             return;
         }
-        by_vectors!(head.width / LANES, S, |first, N| {
+        by_vectors!(head.width / LANES, S, R, |first, N| {
             // SAFETY: a mixture has `width` floats.
             let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
             for token in seen.clone() {
@@ -190,7 +192,7 @@ impl<W: Widen> Stored for Widened<W> {
                             false => value,
                             true => {
                                 let scale = *scales.add(token * head.groups + column / SCALE_GROUP);
-                                simd.mul(value, simd.splat(half::f16::from_bits(scale).to_f32()))
+                                simd.mul(value, simd.splat_half(scale))
                             }
                         }
                     };
@@ -233,7 +235,7 @@ impl Stored for Brain {
         scores: &mut Weights<R>,
     ) {
         let queries = queries.map(|query| query.cast::<u32>());
-        by_vectors!(PAGE_TOKENS / LANES, S, |first, N| {
+        by_vectors!(PAGE_TOKENS / LANES, S, R, |first, N| {
             let mut sums = [[simd.splat(0.0); N]; R];
             for pair in 0..block.head.head_dim.div_ceil(2) {
                 for v in 0..N {
@@ -277,7 +279,7 @@ impl Stored for Brain {
         if seen.is_empty() {
             return;
         }
-        by_vectors!(head.width / LANES, S, |first, N| {
+        by_vectors!(head.width / LANES, S, R, |first, N| {
             // SAFETY: a mixture has `width` floats.
             let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
             for pair in seen.start / 2..seen.end.div_ceil(2) {

@@ -64,6 +64,7 @@ impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type I32 = [__m256i; 2];
     type Bytes = [__m256i; 2];
+    type Quants = *const i32;
 
     // 16 registers: one tall column for decode, low tiles of 2 columns for batches.
     const TALL_COLUMNS: usize = 1;
@@ -71,6 +72,7 @@ impl Simd for Avx2 {
     // 2 x 2 sums of two registers each.
     const ATTENTION_LANES: usize = 2;
     const ATTENTION_VECTORS: usize = 2;
+    const ATTENTION_SUMS: usize = 4;
     const WIDE_IS_UNSIGNED: bool = false;
 
     #[inline(always)]
@@ -286,7 +288,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
+        from.cast()
+    }
+    #[inline(always)]
+    unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.add(step).read_unaligned() };
         // 2 * 63 * 127 stays within the i16 that maddubs saturates at.
         halves!(|h| {
             let pairs = _mm256_maddubs_epi16(codes[h], _mm256_set1_epi32(x));
@@ -294,7 +302,9 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+    unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.add(step).read_unaligned() };
         // |w| * (x with the sign of w): 2 * 128 * 127 stays within i16.
         halves!(|h| {
             let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));

@@ -34,6 +34,7 @@ impl Simd for Avx512 {
     type F32 = __m512;
     type I32 = __m512i;
     type Bytes = __m512i;
+    type Quants = *const i32;
 
     // 2 x 6 integer and 2 x 6 float sums fill 24 of the 32 registers.
     const TALL_COLUMNS: usize = 6;
@@ -41,6 +42,7 @@ impl Simd for Avx512 {
     // 6 x 4 sums and 4 keys or values.
     const ATTENTION_LANES: usize = 6;
     const ATTENTION_VECTORS: usize = 4;
+    const ATTENTION_SUMS: usize = 24;
     const WIDE_IS_UNSIGNED: bool = true;
 
     #[inline(always)]
@@ -229,12 +231,20 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn dot(self, sum: __m512i, codes: __m512i, x: i32) -> __m512i {
-        with_features!(_mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x)))
+    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
+        from.cast()
     }
     #[inline(always)]
-    fn dot_wide(self, sum: __m512i, codes: __m512i, x: i32) -> __m512i {
-        self.dot(sum, codes, x)
+    unsafe fn dot(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
+        with_features!({
+            let x = x.add(step).read_unaligned();
+            _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x))
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { self.dot(sum, codes, x, step) }
     }
     #[inline(always)]
     fn dot_brain(self, sum: __m512, w: __m512i, x: u32) -> __m512 {

@@ -1,7 +1,7 @@
 //! The few vector operations that every kernel is written in.
 //!
-//! A vector has 16 lanes of 32 bits on every machine: one register with AVX-512, two with AVX2, an
-//! array in scalar code. Because the number of lanes never varies, neither does the order in which
+//! A vector has 16 lanes of 32 bits on every machine: one register with AVX-512, two with AVX2, four
+//! with NEON, an array in scalar code. Because the number of lanes never varies, neither does the order in which
 //! a kernel adds: the same kernel gives the same bits on every instruction set, and the scalar
 //! instance is the specification of the others. The exceptions are [`Simd::dot_brain`] and
 //! [`Simd::store_brain_normal`], see there, and tile registers ([`tiles`]), which are no vectors.
@@ -13,10 +13,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Neon, prefetch};
 pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
@@ -43,6 +49,9 @@ pub(crate) trait Simd: Copy {
     type I32: Copy;
     /// 64 bytes: 4 in each of 16 lanes.
     type Bytes: Copy;
+    /// 16 i8, 4 for each of 4 steps: what the lanes of [`Simd::dot`] have in common. Instruction
+    /// sets that multiply by what lies in memory keep its address.
+    type Quants: Copy;
 
     /// Most columns of a matmul tile that is 32 rows high.
     const TALL_COLUMNS: usize;
@@ -52,12 +61,19 @@ pub(crate) trait Simd: Copy {
     const ATTENTION_LANES: usize;
     /// Most vectors of an attention tile: 1, 2 or 4.
     const ATTENTION_VECTORS: usize;
+    /// Most sums, lanes times vectors, of an attention tile.
+    const ATTENTION_SUMS: usize;
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
     const WIDE_IS_UNSIGNED: bool;
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;
+    /// All lanes the f16 of these bits.
+    #[inline(always)]
+    fn splat_half(self, bits: u16) -> Self::F32 {
+        self.splat(half::f16::from_bits(bits).to_f32())
+    }
     /// 16 f32 from memory.
     unsafe fn load(self, from: *const f32) -> Self::F32;
     /// 16 f32 to memory.
@@ -75,6 +91,7 @@ pub(crate) trait Simd: Copy {
     /// As [`Simd::store_brain`] for zeros and normal numbers.
     unsafe fn store_brain_normal(self, to: *mut u16, value: Self::F32);
     /// 16 i32 from memory.
+    #[cfg(target_arch = "x86_64")] // only what comes of tile registers is loaded so
     unsafe fn load_i32(self, from: *const i32) -> Self::I32;
     /// 16 i8 from memory.
     unsafe fn load_i8(self, from: *const i8) -> Self::I32;
@@ -116,8 +133,10 @@ pub(crate) trait Simd: Copy {
     /// 64 bytes from memory.
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
     /// 64 bytes to memory.
+    #[cfg(target_arch = "x86_64")] // only what goes into tile registers is stored so
     unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes);
     /// `value` taken off each byte, wrapping.
+    #[cfg(target_arch = "x86_64")] // as above
     fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes;
     /// Each byte shifted right by `shift`, then what `mask` keeps of it; both are constants.
     /// `mask` keeps none of the bits that come from another byte.
@@ -132,12 +151,14 @@ pub(crate) trait Simd: Copy {
     /// The lower and the upper half of each lane, where wanted, zeros elsewhere.
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes;
 
+    /// 16 i8 from memory, which must outlive what is returned.
+    unsafe fn load_quants(self, from: *const i8) -> Self::Quants;
     /// Lane by lane `sum + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
-    /// 6 bits; `x` holds 4 i8.
-    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32;
+    /// 6 bits; `x` are the 4 of `step < 4`, a constant.
+    unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32;
     /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
     /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.
-    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32;
+    unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32;
     /// Lane by lane `sum + w[1] * x[1] + w[0] * x[0]` of bf16 pairs, the upper half of a lane
     /// first, two roundings. `vdpbf16ps` flushes denormal inputs and results to zero, the other
     /// instruction sets keep them; everything else is the same bit by bit.

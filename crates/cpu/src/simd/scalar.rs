@@ -36,11 +36,13 @@ impl Simd for Scalar {
     type F32 = [f32; LANES];
     type I32 = [i32; LANES];
     type Bytes = [[u8; 4]; LANES];
+    type Quants = *const i32;
 
     const TALL_COLUMNS: usize = 1;
     const LOW_COLUMNS: usize = 0;
     const ATTENTION_LANES: usize = 2;
     const ATTENTION_VECTORS: usize = 1;
+    const ATTENTION_SUMS: usize = 2;
     const WIDE_IS_UNSIGNED: bool = true;
 
     #[inline(never)]
@@ -92,6 +94,7 @@ impl Simd for Scalar {
         // SAFETY: the caller's promise.
         unsafe { self.store_brain(to, value) }
     }
+    #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     unsafe fn load_i32(self, from: *const i32) -> Self::I32 {
         // SAFETY: the caller's promise.
@@ -177,11 +180,13 @@ impl Simd for Scalar {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() }
     }
+    #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[[u8; 4]; LANES]>().write_unaligned(value) }
     }
+    #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes {
         lanes!(|lane| a[lane].map(|byte| byte.wrapping_sub(value)))
@@ -218,7 +223,13 @@ impl Simd for Scalar {
     }
 
     #[inline(never)]
-    fn dot(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
+    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
+        from.cast()
+    }
+    #[inline(never)]
+    unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.add(step).read_unaligned() };
         let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut out = sum;
         for (out, codes) in out.iter_mut().zip(codes) {
@@ -229,8 +240,9 @@ impl Simd for Scalar {
         out
     }
     #[inline(never)]
-    fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: i32) -> Self::I32 {
-        self.dot(sum, codes, x)
+    unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.dot(sum, codes, x, step) }
     }
     #[inline(never)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {

@@ -281,6 +281,7 @@ impl<K: Stored> Kernel for AttendUnit<'_, '_, K> {
     }
 }
 
+#[cfg(target_arch = "x86_64")] // for tile registers
 impl<'a, 'b, K> AttendUnit<'a, 'b, K> {
     /// The same unit, of pages that are stored so.
     fn stored_as<L>(self) -> AttendUnit<'a, 'b, L> {

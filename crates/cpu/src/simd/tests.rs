@@ -1,0 +1,410 @@
+//! Every operation on every instruction set of this machine, beside the scalar code that specifies it.
+
+#![allow(clippy::needless_range_loop)] // indices are lanes
+
+use super::{LANES, Simd};
+use crate::isa::{Isa, Kernel};
+
+/// Numbers at which instruction sets like to differ.
+const SPECIAL: [f32; LANES] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    f32::MIN_POSITIVE,
+    1e-40,
+    -1e-40,
+    f32::MAX,
+    f32::MIN,
+    2.5,
+    3.5,
+    -0.333_333_34,
+    16_777_217.0,
+];
+
+/// Pseudo-random bits (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+
+    /// Between -4 and 4, no denormals.
+    fn floats(&mut self) -> [f32; LANES] {
+        std::array::from_fn(|_| 1e-3 + (self.next() as i32) as f32 / (1u32 << 29) as f32)
+    }
+
+    /// Activations, which are never -128.
+    fn quants(&mut self) -> [i8; LANES] {
+        self.bytes().map(|byte| (byte as i8).max(-127))
+    }
+}
+
+/// What the operations gave; all NaN are one.
+#[derive(Debug, Default, PartialEq)]
+struct Seen(Vec<u32>);
+
+impl Seen {
+    fn number(&mut self, value: f32) {
+        self.0.push(if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() });
+    }
+
+    #[inline(always)]
+    fn floats<S: Simd>(&mut self, simd: S, value: S::F32) {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: an array of 16.
+        unsafe { simd.store(lanes.as_mut_ptr(), value) };
+        lanes.into_iter().for_each(|lane| self.number(lane));
+    }
+
+    /// Each byte of 64, as its product with 1.
+    #[inline(always)]
+    fn bytes<S: Simd>(&mut self, simd: S, value: S::Bytes) {
+        let start = simd.splat_i32(if S::WIDE_IS_UNSIGNED { -128 } else { 0 });
+        for byte in 0..4 {
+            let mut ones = [0i8; LANES];
+            ones[byte] = 1;
+            // SAFETY: an array of 16, alive.
+            let dots = unsafe { simd.dot_wide(start, value, simd.load_quants(ones.as_ptr()), 0) };
+            self.floats(simd, simd.to_f32(dots));
+        }
+    }
+}
+
+/// Runs a kernel on every instruction set and compares what it saw.
+fn agree<K: Kernel<Output = Seen> + Copy>(kernel: K) {
+    let expected = Isa::SCALAR.run(kernel);
+    for isa in Isa::available() {
+        let seen = isa.run(kernel);
+        let differs = seen.0.iter().zip(&expected.0).position(|(seen, expected)| seen != expected);
+        assert!(seen == expected, "{}: value {differs:?}", isa.name());
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Arithmetic([[f32; LANES]; 3]);
+
+impl Kernel for Arithmetic {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        let [a, b, c] = &self.0;
+        // SAFETY: arrays of 16.
+        let (a, b, c) = unsafe { (simd.load(a.as_ptr()), simd.load(b.as_ptr()), simd.load(c.as_ptr())) };
+        seen.floats(simd, simd.add(a, b));
+        seen.floats(simd, simd.sub(a, b));
+        seen.floats(simd, simd.mul(a, b));
+        seen.floats(simd, simd.div(a, b));
+        seen.floats(simd, simd.mul_add(a, b, c));
+        seen.floats(simd, simd.max(a, b));
+        seen.floats(simd, simd.min(a, b));
+        seen.floats(simd, simd.abs(a));
+        seen.floats(simd, simd.splat(self.0[0][3]));
+        seen.number(simd.sum(a));
+        seen.number(simd.largest(a));
+        seen.0.push(u32::from(simd.any_greater(a, b)));
+        seen
+    }
+}
+
+#[test]
+fn arithmetic_has_the_same_bits() {
+    let mut random = Random(1);
+    for shift in 0..LANES {
+        let mut turned = SPECIAL;
+        turned.rotate_left(shift);
+        agree(Arithmetic([SPECIAL, turned, random.floats()]));
+        agree(Arithmetic([turned, random.floats(), SPECIAL]));
+        agree(Arithmetic([random.floats(), random.floats(), random.floats()]));
+    }
+    // Sums without infinities, and vectors of which one lane alone is the larger.
+    agree(Arithmetic([SPECIAL.map(|x| if x.abs() < 1e9 { x } else { 7.0 }), [3.5; LANES], SPECIAL]));
+    for lane in 0..LANES {
+        let mut a = [-1.0; LANES];
+        a[lane] = 1.0;
+        agree(Arithmetic([a, [0.0; LANES], a]));
+        a[lane] = f32::NAN;
+        agree(Arithmetic([a, [0.0; LANES], a]));
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Conversions {
+    floats: [f32; LANES],
+    bits: [u16; LANES],
+    small: [i8; LANES],
+    exponents: i32,
+}
+
+impl Kernel for Conversions {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        let mut brains = [[0u16; LANES]; 2];
+        let mut bytes = [0i8; LANES];
+        // SAFETY: arrays of 16.
+        unsafe {
+            let value = simd.load(self.floats.as_ptr());
+            simd.store_brain(brains[0].as_mut_ptr(), value);
+            let normal = simd.max(simd.splat(-3e38), simd.min(simd.splat(3e38), value));
+            let normal = simd.mul(simd.splat(1.0), simd.add(normal, simd.splat(1.0)));
+            simd.store_brain_normal(brains[1].as_mut_ptr(), normal);
+            seen.floats(simd, simd.load_half(self.bits.as_ptr()));
+            seen.floats(simd, simd.load_brain(self.bits.as_ptr()));
+            seen.floats(simd, simd.splat_half(self.bits[0]));
+            let small = simd.load_i8(self.small.as_ptr());
+            seen.floats(simd, simd.to_f32(small));
+            simd.store_i8(bytes.as_mut_ptr(), small);
+            let limited = simd.max(simd.splat(-2e9), simd.min(simd.splat(2e9), value));
+            seen.floats(simd, simd.to_f32(simd.round_to_i32(limited)));
+            seen.floats(simd, simd.power_of_two(simd.splat_i32(self.exponents)));
+        }
+        seen.0.extend(brains.as_flattened().iter().map(|&bits| u32::from(bits)));
+        seen.0.extend(bytes.iter().map(|&byte| byte as u32));
+        seen
+    }
+}
+
+#[test]
+fn conversions_have_the_same_bits() {
+    let mut random = Random(2);
+    for round in 0..1 << 12 {
+        let floats = match round {
+            // NaN is out of the range that `round_to_i32` is for.
+            0 => SPECIAL.map(|x| if x.is_nan() { 0.5 } else { x }),
+            // Ties of bf16 and of integers.
+            _ if round % 3 == 0 => random.floats().map(|x| f32::from_bits(x.to_bits() & !0xffff | 0x8000)),
+            _ if round % 3 == 1 => random.floats().map(|x| (x * 64.0).round() / 2.0),
+            _ => random.floats(),
+        };
+        agree(Conversions {
+            floats,
+            // Every f16 and bf16 that there is.
+            bits: std::array::from_fn(|lane| (round * LANES + lane) as u16),
+            small: random.bytes().map(|byte| byte as i8),
+            exponents: round as i32 % 255 - 127,
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rounded([f32; LANES]);
+
+impl Kernel for Rounded {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut brains = [0u16; LANES];
+        // SAFETY: arrays of 16.
+        unsafe { simd.store_brain(brains.as_mut_ptr(), simd.load(self.0.as_ptr())) };
+        Seen(brains.iter().map(|&bits| u32::from(bits)).collect())
+    }
+}
+
+#[test]
+fn every_kind_of_number_is_rounded_to_the_same_brain_float() {
+    let mut random = Random(3);
+    agree(Rounded(SPECIAL));
+    let not_numbers = [0x7f80_0001, 0x7fff_ffff, 0xff80_0001, 0xffff_ffff];
+    agree(Rounded(std::array::from_fn(|lane| f32::from_bits(not_numbers[lane % 4]))));
+    for _ in 0..1000 {
+        agree(Rounded(std::array::from_fn(|_| f32::from_bits(random.next() as u32))));
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Partial(usize);
+
+impl Kernel for Partial {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        let mut to = [9f32; LANES + 1];
+        // SAFETY: arrays of at least 16.
+        unsafe {
+            let value = simd.load_partial(SPECIAL.as_ptr(), self.0, -7.0);
+            seen.floats(simd, value);
+            simd.store_partial(to.as_mut_ptr(), self.0, simd.splat(4.0));
+        }
+        to.into_iter().for_each(|lane| seen.number(lane));
+        seen
+    }
+}
+
+#[test]
+fn parts_of_a_vector_are_read_and_written_alone() {
+    for count in 0..=LANES {
+        agree(Partial(count));
+        let seen = Isa::detect().run(Partial(count)).0;
+        let written = seen[LANES..].iter().filter(|&&bits| bits == 4f32.to_bits()).count();
+        assert_eq!(written, count);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Bytes {
+    a: [u8; 64],
+    b: [u8; 64],
+    mask: u64,
+    table: [u8; 16],
+}
+
+impl Kernel for Bytes {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        // SAFETY: arrays of 64 bytes.
+        let (a, b) = unsafe { (simd.load_bytes(self.a.as_ptr()), simd.load_bytes(self.b.as_ptr())) };
+        seen.bytes(simd, a);
+        macro_rules! fields {
+            ($($shift:literal, $mask:literal;)*) => {
+                $(seen.bytes(simd, simd.field(a, $shift, $mask));)*
+            };
+        }
+        fields!(0, 15; 4, 15; 0, 3; 2, 3; 4, 3; 6, 3; 1, 127; 3, 31; 5, 7; 7, 1;);
+        let (low, bits) = (simd.field(a, 0, 15), simd.field(b, 0, 3));
+        seen.bytes(simd, simd.or_shifted(low, bits, 4));
+        seen.bytes(simd, simd.or_shifted(a, bits, 6));
+        seen.bytes(simd, simd.add_where(low, self.mask, 16));
+        seen.bytes(simd, simd.add_where(a, self.mask, 4));
+        seen.bytes(simd, simd.lookup(&self.table, low));
+        for (low, high) in [(false, false), (false, true), (true, false), (true, true)] {
+            seen.bytes(simd, simd.keep_halves(a, low, high));
+        }
+        seen
+    }
+}
+
+#[test]
+fn bytes_are_taken_apart_in_the_same_way() {
+    let mut random = Random(4);
+    for _ in 0..200 {
+        let mask = random.next();
+        agree(Bytes { a: random.bytes(), b: random.bytes(), mask, table: random.bytes() });
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Dots {
+    codes: [u8; 64],
+    quants: [i8; LANES],
+    start: i32,
+}
+
+impl Kernel for Dots {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        macro_rules! steps {
+            ($($step:literal)*) => {
+                $(
+                    // SAFETY: an array of 64 bytes, and one of 16 that is alive.
+                    unsafe {
+                        let (codes, x) =
+                            (simd.load_bytes(self.codes.as_ptr()), simd.load_quants(self.quants.as_ptr()));
+                        let narrow = simd.field(codes, 0, 63);
+                        let dots = simd.dot(simd.splat_i32(self.start), narrow, x, $step);
+                        seen.floats(simd, simd.to_f32(dots));
+                        let sum: i32 = self.quants[4 * $step..][..4].iter().map(|&x| i32::from(x)).sum();
+                        let offset = if S::WIDE_IS_UNSIGNED { -128 * sum } else { 0 };
+                        let dots = simd.dot_wide(simd.splat_i32(self.start + offset), codes, x, $step);
+                        seen.floats(simd, simd.to_f32(dots));
+                    }
+                )*
+            };
+        }
+        steps!(0 1 2 3);
+        seen
+    }
+}
+
+#[test]
+fn integer_products_are_exact() {
+    let mut random = Random(5);
+    for round in 0..500 {
+        let start = random.next() as i16;
+        let mut dots = Dots { codes: random.bytes(), quants: random.quants(), start: start.into() };
+        match round {
+            0 => (dots.codes, dots.quants) = ([0; 64], [-127; LANES]),
+            1 => (dots.codes, dots.quants) = ([255; 64], [127; LANES]),
+            _ => {}
+        }
+        agree(dots);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct BrainDots {
+    sum: [f32; LANES],
+    weights: [u8; 64],
+    x: u32,
+}
+
+impl Kernel for BrainDots {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        // SAFETY: arrays of 16 floats and 64 bytes.
+        unsafe {
+            let (sum, weights) = (simd.load(self.sum.as_ptr()), simd.load_bytes(self.weights.as_ptr()));
+            seen.floats(simd, simd.dot_brain(sum, weights, self.x));
+        }
+        seen
+    }
+}
+
+#[test]
+fn products_of_brain_floats_have_the_same_bits() {
+    let mut random = Random(6);
+    let brain = |value: f32| half::bf16::from_f32(value).to_bits();
+    for _ in 0..1000 {
+        let (low, high) = (random.floats().map(brain), random.floats().map(brain));
+        let mut weights = [0; 64];
+        for (lane, bytes) in weights.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *bytes = (u32::from(low[lane]) | u32::from(high[lane]) << 16).to_le_bytes();
+        }
+        let x = u32::from(brain(random.floats()[0])) | u32::from(brain(random.floats()[0])) << 16;
+        agree(BrainDots { sum: random.floats(), weights, x });
+    }
+}
+
+/// Denormals are kept wherever the instructions are not those of AVX-512.
+#[test]
+#[cfg(target_arch = "aarch64")]
+fn products_of_denormal_brain_floats_have_the_same_bits() {
+    let mut random = Random(7);
+    for _ in 0..1000 {
+        // Exponents of 0 to 7 and, for the other factor, of 120 to 135.
+        let mut weights = random.bytes();
+        for bytes in weights.as_chunks_mut::<2>().0 {
+            *bytes = (u16::from_le_bytes(*bytes) & 0x83ff).to_le_bytes();
+        }
+        let x = random.next() as u32 & 0x87ff_87ff | 0x3c00_3c00;
+        let sum = random.floats().map(|x| x * 1e-38);
+        agree(BrainDots { sum, weights, x });
+    }
+}
