@@ -1,7 +1,7 @@
 //! What a developer can type: the one list of subcommands, from which the help, the dispatch and the check of
 //! `docs/development.md` come.
 
-use crate::{bench_peers, bench_serve, crate_map, fuzz, peers, quality, soak_serve, test_suite};
+use crate::{aarch64, bench_peers, bench_serve, crate_map, fuzz, peers, quality, soak_serve, test_suite};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -22,6 +22,8 @@ pub struct Arguments {
 enum Task {
     /// Check formatting, lints and documentation, and run every test
     Test(test_suite::Options),
+    /// Lint for 64-bit Arm, and run the tests of kernels and models in an emulator
+    Aarch64(aarch64::Options),
     /// Print the crate map as ARCHITECTURE.md carries it
     Map,
     /// Build llama.cpp and ik_llama.cpp at pinned versions into target/peers, to compare with
@@ -46,6 +48,7 @@ impl Arguments {
     pub fn run(self) -> Result<()> {
         match self.command {
             Task::Test(options) => test_suite::run(&options),
+            Task::Aarch64(options) => aarch64::run(&options),
             Task::Map => {
                 print!("{}", crate_map::markdown());
                 Ok(())

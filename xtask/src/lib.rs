@@ -5,6 +5,7 @@
 //! depend on which, where `unsafe` may live) are data here; `xtask/tests/` enforces them.
 #![forbid(unsafe_code)]
 
+pub mod aarch64;
 pub mod bench_peers;
 pub mod bench_serve;
 pub mod chart;

@@ -4,7 +4,7 @@
 //! The steps run to the end even if one fails, so that one run shows everything there is to mend; the tests come
 //! last, because their closing lines are what a reader wants to see.
 
-use crate::{chart, clients, default_model, process};
+use crate::{aarch64, chart, clients, default_model, process};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::process::Command;
@@ -39,6 +39,11 @@ const STEPS: &[Step] = &[
     },
     Step { name: "chart", about: "the Helm chart, rendered", run: |_| chart::run() },
     Step { name: "clients", about: "official clients against alti serve", run: |_| clients::run() },
+    Step {
+        name: "aarch64",
+        about: "the tests of kernels and models on 64-bit Arm, emulated",
+        run: |_| aarch64::run_if_possible(),
+    },
     Step { name: "tests", about: "every test of the workspace", run: tests },
 ];
 
