@@ -21,7 +21,10 @@ const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
 /// Every variable that is read.
 pub const VARIABLES: [Variable; 16] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
-    Variable { name: "ALTI_ISA", help: "instruction set of the CPU kernels: scalar, avx2, avx512, amx" },
+    Variable {
+        name: "ALTI_ISA",
+        help: "instruction set of the CPU kernels: scalar; avx2, avx512, amx; neon, neon-bf16",
+    },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
     Variable { name: "ALTI_SERVER_*", help: "a setting of `alti serve`: ALTI_SERVER_LISTEN=0.0.0.0:8080" },
     Variable { name: "ALTI_ENGINE_*", help: "another, of its engine: ALTI_ENGINE_CONTEXT=4096" },

@@ -72,8 +72,8 @@ fn threads_and_instruction_sets_do_not_change_a_token() {
     // Tile registers add products of bf16 in an order of their own; with f32 keys and values this
     // model has none.
     for (arguments, sets) in [
-        (&[][..], &["scalar", "avx2", "avx512"][..]),
-        (&["--kv-type", "f32"], &["scalar", "avx2", "avx512", "amx"]),
+        (&[][..], &["scalar", "avx2", "avx512", "neon", "neon-bf16"][..]),
+        (&["--kv-type", "f32"], &["scalar", "avx2", "avx512", "amx", "neon", "neon-bf16"]),
     ] {
         let mut expected = None;
         for isa in sets {
