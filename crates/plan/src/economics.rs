@@ -50,7 +50,7 @@ impl Default for Economics {
             price_buy: None,
             price_hour: None,
             network_share: 0.15,
-            facility_per_watt: 11.0,
+            facility_per_watt: 11.7,
             depreciation_years: 5.0,
             facility_years: 15.0,
             upkeep: 0.04,
@@ -293,13 +293,13 @@ mod tests {
         let all = Economics { own: Some(true), ..Economics::default() };
         let none = Economics { interest: 0.0, used: 1.0, spares: 0.0, ..all };
         let year = |economics: &Economics| economics.bill(h100, HOURS_OF_YEAR).total();
-        // By hand: $28,000 with 15 % of network over 5 years, 4 % upkeep, 1.313 kW of building at $11/W over 15 years, and
+        // By hand: $32,000 with 15 % of network over 5 years, 4 % upkeep, 1.313 kW of building at $11.7/W over 15 years, and
         // 1.51 kW at 85 % for a year of 8,766 h at $0.08.
-        let machine = 28_000.0 * 1.15;
+        let machine = 32_000.0 * 1.15;
         let watts = 1275.0 * 1.03;
         let expected = machine / 5.0
             + machine * 0.04
-            + watts * 11.0 / 15.0
+            + watts * 11.7 / 15.0
             + watts * 1.15 / 1e3 * 0.85 * HOURS_OF_YEAR * 0.08;
         assert!((year(&none) / expected - 1.0).abs() < 1e-9, "{} {expected}", year(&none));
         // The annuity of 8 % over 5 years is 25.046 % a year.

@@ -69,8 +69,30 @@ pub struct Accelerator {
     /// What one costs to rent for an hour, $.
     #[serde(default)]
     pub price_hour: Option<f64>,
-    /// Where the figures are published.
+    /// Where the figures are published, where `sources` does not say it for each kind.
+    #[serde(default)]
     pub source: String,
+    /// Where each kind of figure is published.
+    #[serde(default)]
+    pub sources: Sources,
+}
+
+/// Where the figures of an accelerator are published, or what they are estimated from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sources {
+    /// Of rates, throttle and multiprocessors.
+    pub compute: String,
+    /// Of memory and its bandwidth.
+    pub memory: String,
+    /// Of links inside a server and between servers.
+    pub links: String,
+    /// Of design power, of one and of its server.
+    pub power: String,
+    /// Of the price to buy.
+    pub price_buy: String,
+    /// Of the price to rent.
+    pub price_hour: String,
 }
 
 fn whole() -> f64 {
@@ -87,6 +109,30 @@ impl Accelerator {
             other => &[other, "bf16"],
         };
         wider.iter().find_map(|name| self.flops.get(*name)).copied().unwrap_or(1.0)
+    }
+
+    /// Every kind of figure that there is, and where it is from.
+    #[must_use]
+    pub fn provenance(&self) -> Vec<(&'static str, &str)> {
+        let of = &self.sources;
+        let kinds = [
+            ("compute", true, &of.compute),
+            ("memory", true, &of.memory),
+            ("links", true, &of.links),
+            ("power", true, &of.power),
+            ("price to buy", self.price_buy.is_some(), &of.price_buy),
+            ("price to rent", self.price_hour.is_some(), &of.price_hour),
+        ];
+        let known = kinds.into_iter().filter(|(_, known, _)| *known);
+        known
+            .map(|(kind, _, text)| (kind, if text.is_empty() { self.source.as_str() } else { text }))
+            .collect()
+    }
+
+    /// Where one kind of figure is from, a name of [`Accelerator::provenance`]; empty where it is not known.
+    #[must_use]
+    pub fn source_of(&self, kind: &str) -> &str {
+        self.provenance().into_iter().find(|it| it.0 == kind).map_or("", |it| it.1)
     }
 
     /// Power of one accelerator's share of its server, W.
@@ -196,6 +242,27 @@ mod tests {
         assert_eq!(catalogue.find("h100").unwrap().name, "H100-80GB");
         let error = catalogue.find("H10").unwrap_err().to_string();
         assert!(error.contains("nearest is `H") && error.contains("A100-40GB"), "{error}");
+    }
+
+    #[test]
+    fn every_number_has_a_source() {
+        for accelerator in HardwareCatalogue::built_in().accelerators {
+            let provenance = accelerator.provenance();
+            assert!(provenance.len() >= 5, "{} has no price", accelerator.name);
+            for (kind, source) in provenance {
+                assert!(source.len() > 10, "{kind} of {} has no source", accelerator.name);
+                // What nobody publishes is called what it is; what is published can be found.
+                let found = ["estimate", "arithmetic", "datasheet", "arXiv", "Meta", "github.com", "as H100"];
+                let dated = source.contains(".com") || source.contains(".md") || source.contains("$");
+                assert!(
+                    dated || found.iter().any(|it| source.contains(it)),
+                    "{kind} of {}: {source}",
+                    accelerator.name
+                );
+            }
+            let priced = accelerator.price_buy.is_some() || accelerator.price_hour.is_some();
+            assert!(priced, "{}", accelerator.name);
+        }
     }
 
     #[test]

@@ -427,6 +427,14 @@ mod tests {
     }
 
     #[test]
+    fn every_shape_says_where_it_is_published() {
+        for model in ModelCatalogue::built_in().models {
+            let known = ["arXiv", "huggingface.co", "llm-foundry"];
+            assert!(known.iter().any(|it| model.source.contains(it)), "{}: {}", model.name, model.source);
+        }
+    }
+
+    #[test]
     fn parameters_are_those_published() {
         check("Llama-2-7B", 6.74, 6.74);
         check("Llama-3.1-8B", 8.03, 8.03);

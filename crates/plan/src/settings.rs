@@ -137,16 +137,97 @@ impl Settings {
         self.roadmap.check()
     }
 
-    /// The settings as a TOML text.
+    /// The settings as a TOML text, each default of [`SOURCES`] below what says where it is from.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# {error}\n"))
+        let plain = toml::to_string(self).unwrap_or_else(|error| format!("# {error}\n"));
+        let mut text = String::new();
+        let mut table = "";
+        for line in plain.lines() {
+            if line.starts_with('[') {
+                table = line.trim_matches(['[', ']']);
+            }
+            let field = line.split(" =").next().unwrap_or_default();
+            let source = SOURCES.iter().find(|it| it.0 == table && (it.1 == field || line.starts_with("[[")));
+            if let Some((_, _, source)) = source.filter(|_| !text.ends_with("]]\n")) {
+                text += &format!("# {source}\n");
+            }
+            text += &format!("{line}\n");
+        }
+        text
     }
 }
+
+/// Where the defaults of money, power and failures are published, or what they are estimated from: table, field, source.
+pub const SOURCES: [(&str, &str, &str); 17] = [
+    ("economics", "network_share", "estimate: network and storage of a cluster over its servers"),
+    (
+        "economics",
+        "facility_per_watt",
+        "Cushman & Wakefield, Data Center Development Cost Guide 2025: mean of 19 markets",
+    ),
+    ("economics", "depreciation_years", "Meta Platforms, 10-K for 2024: 5 years until 2024, 5.5 from 2025"),
+    (
+        "economics",
+        "facility_years",
+        "estimate: cooling and power delivery last less long than buildings (25 to 30 years)",
+    ),
+    ("economics", "upkeep", "estimate: a vendor's support of 3 to 5 % of the price a year"),
+    ("economics", "interest", "estimate: cost of capital of a large company"),
+    (
+        "economics",
+        "used",
+        "Llama 3: more than 90 % of the time was effective training, arXiv 2407.21783, section 3.3.4",
+    ),
+    (
+        "economics",
+        "spares",
+        "arithmetic: what `alti plan failures` gives for 16,384 GPUs, 20 of 2,048 servers",
+    ),
+    ("economics", "power_price", "EIA, Electric Power Annual: United States, industry, 2023: 8.06 cents"),
+    (
+        "economics",
+        "pue",
+        "estimate: new sites; Llama's cards count 1.1, Uptime Institute's survey of 2023 says 1.58",
+    ),
+    ("economics", "carbon", "EIA, United States, 2023: 0.81 pounds a kWh, eia.gov/tools/faqs/faq.php?id=74"),
+    ("economics", "draw", "estimate: training draws less than the design limit of a server"),
+    ("economics", "network_power", "estimate: switches and optics of a network of three tiers"),
+    (
+        "reliability",
+        "checkpoint_seconds",
+        "estimate: a checkpoint to storage of 2 to 7 TB/s, arXiv 2407.21783, section 3.3.1",
+    ),
+    ("reliability", "restart_seconds", "estimate: loading a checkpoint and the first step"),
+    ("reliability", "repair_days", "estimate: a server is exchanged within two days"),
+    (
+        "reliability.rates",
+        "component",
+        "Llama 3 405B, 419 unexpected interruptions in 54 days on 16,384 GPUs, arXiv 2407.21783, Table 5",
+    ),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_default_of_money_and_failures_has_a_source() {
+        let mut settings = Settings::default();
+        settings.reliability.rates = settings.reliability.rates();
+        let text = settings.to_toml();
+        assert_eq!(Settings::parse("printed.toml", &text).unwrap(), settings);
+        for (table, field, source) in SOURCES {
+            assert!(text.contains(&format!("# {source}\n")), "{table}.{field} is not printed: {text}");
+        }
+        let plain = toml::Table::try_from(&settings).unwrap();
+        for table in ["economics", "reliability"] {
+            for (field, value) in plain[table].as_table().unwrap() {
+                let known = SOURCES.iter().any(|it| it.0 == table && it.1 == field);
+                assert!(known || !value.is_float(), "{table}.{field} has no source");
+            }
+        }
+    }
 
     #[test]
     fn a_file_names_only_what_differs() {

@@ -10,6 +10,7 @@ pub use serving::explain_serving;
 pub use training::explain_run;
 
 use crate::units::significant;
+use std::borrow::Cow;
 
 /// One formula: what it gives, the formula, the numbers in it, the value, and where it is from.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -24,8 +25,8 @@ pub struct Line {
     pub result: f64,
     /// The result with its unit.
     pub value: String,
-    /// Where the formula is from.
-    pub source: &'static str,
+    /// Where the formula, or what stands in it, is from.
+    pub source: Cow<'static, str>,
 }
 
 /// A number of an expression: five digits, small and large ones in powers of ten.
@@ -52,7 +53,7 @@ fn line(
     formula: &'static str,
     numbers: String,
     (result, unit): (f64, &str),
-    source: &'static str,
+    source: impl Into<Cow<'static, str>>,
 ) -> Line {
     Line {
         what: what.to_owned(),
@@ -60,7 +61,7 @@ fn line(
         numbers,
         result,
         value: format!("{} {unit}", n(result)).trim_end().to_owned(),
-        source,
+        source: source.into(),
     }
 }
 

@@ -62,7 +62,7 @@ fn memory_lines(job: &Job<'_>, layout: &Layout) -> Vec<Line> {
     let memory = training_memory(job, layout);
     let (dense, routed) = local_parameters(job, layout);
     let ranks = f64::from(layout.data) * f64::from(layout.context);
-    let expert_ranks = (ranks / f64::from(layout.expert)).max(1.0);
+    let expert_ranks = layout.expert_copies();
     let state = |what: &str, bytes: f64, from: Sharding, found: f64| {
         let (over, experts_over) = if layout.sharding >= from { (ranks, expert_ranks) } else { (1.0, 1.0) };
         line(
@@ -210,7 +210,10 @@ fn speed_lines(job: &Job<'_>, request: &RunRequest<'_>, plan: &RunPlan) -> Vec<L
                 n(job.accelerator.peak(job.precision))
             ),
             (100.0 * best.mfu, "%"),
-            "arXiv 2204.02311, appendix B, causal half of attention",
+            format!(
+                "arXiv 2204.02311, appendix B, causal half of attention; peak: {}",
+                job.accelerator.source_of("compute")
+            ),
         ),
         line(
             "days without failures",
@@ -298,7 +301,7 @@ fn run_lines(request: &RunRequest<'_>, plan: &RunPlan) -> Vec<Line> {
                 n(economics.pue)
             ),
             (plan.site_power / 1e6, "MW"),
-            "datasheet",
+            accelerator.source_of("power").to_owned(),
         ),
         line(
             "energy",
@@ -327,7 +330,12 @@ pub(super) fn bill_lines(
     if !economics.owns() {
         let rent = economics.rent_of(accelerator).unwrap_or(0.0);
         let numbers = format!("{} x {}", n(hours), n(rent));
-        return vec![line("money", "GPU-hours x rent of one", numbers, (total, "$"), "")];
+        let source = match (economics.price_hour, accelerator.price_hour) {
+            (Some(_), _) => "rent: [economics] of the settings".to_owned(),
+            (None, Some(_)) => format!("rent: {}", accelerator.source_of("price to rent")),
+            (None, None) => "rent: what owning costs and a quarter".to_owned(),
+        };
+        return vec![line("money", "GPU-hours x rent of one", numbers, (total, "$"), source)];
     }
     let bill = economics.bill(accelerator, hours);
     let years = hours / economics.used / HOURS_OF_YEAR;
@@ -355,7 +363,10 @@ pub(super) fn bill_lines(
             "price x (1 + network) x (1 + spares)",
             format!("{} x (1 + {}) x (1 + {})", n(price), n(economics.network_share), n(economics.spares)),
             (machine, "$"),
-            "",
+            match economics.price_buy {
+                Some(_) => "price: [economics] of the settings".to_owned(),
+                None => format!("price: {}", accelerator.source_of("price to buy")),
+            },
         ),
         line(
             "building of a machine",

@@ -158,7 +158,7 @@ fn formula_table(formulas: &[Line]) -> String {
     let rows: Vec<Vec<String>> = formulas
         .iter()
         .map(|it| {
-            let words = [&it.what, it.formula, &it.numbers, &it.value, it.source];
+            let words = [&it.what, it.formula, &it.numbers, &it.value, &*it.source];
             words.iter().map(|word| (*word).to_owned()).collect()
         })
         .collect();

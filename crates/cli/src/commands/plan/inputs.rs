@@ -228,11 +228,16 @@ pub struct ListCommand {
     /// TOML file with accelerators of your own
     #[arg(long, value_name = "FILE")]
     hardware: Option<PathBuf>,
+    /// Say where every number of an accelerator is from
+    #[arg(long)]
+    sources: bool,
 }
 
 #[derive(Debug, serde::Serialize)]
 struct Known {
     accelerators: Vec<Accelerator>,
+    #[serde(skip)]
+    with_sources: bool,
     models: Vec<ModelShape>,
     stacks: Vec<(&'static str, &'static str)>,
 }
@@ -245,6 +250,7 @@ impl ListCommand {
     pub fn run(&self, json: bool) -> anyhow::Result<()> {
         let known = Known {
             accelerators: catalogue(self.hardware.as_ref())?.accelerators,
+            with_sources: self.sources,
             models: ModelCatalogue::built_in().models,
             stacks: STACKS.map(|it| (it.name, it.description)).to_vec(),
         };
@@ -253,6 +259,19 @@ impl ListCommand {
 }
 
 impl Known {
+    /// Where the numbers of the accelerators that were asked for are from.
+    fn sources(&self, text: &mut String) {
+        for it in &self.accelerators {
+            if !self.with_sources {
+                continue;
+            }
+            *text += &format!("\n{}\n", it.name);
+            for (kind, source) in it.provenance() {
+                row(text, 16, &format!("  {kind}"), source);
+            }
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "{:16} {:>12} {:>10} {:>10} {:>8} {:>10} {:>8}\n",
@@ -271,6 +290,7 @@ impl Known {
                 or_dash(it.price_hour)
             );
         }
+        self.sources(&mut text);
         text += &format!(
             "\n{:20} {:>10} {:>8} {:>7} {:>7}\n",
             "MODEL", "PARAMETERS", "ACTIVE", "LAYERS", "WIDTH"
