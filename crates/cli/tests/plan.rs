@@ -34,7 +34,7 @@ fn answers_fit_a_screen_and_say_what_was_asked() {
         ),
         (&["plan", "roadmap"], &["generation 3", "WHAT THE COST DEPENDS ON"]),
         (&["plan", "roadmap", "--generations", "1", "--rent", "--gpu", "H100"], &["rented", "H100-80GB"]),
-        (&["plan", "check", "--rows", "3"], &["training", "REFUSED"]),
+        (&["plan", "check", "--rows", "3"], &["training", "layouts:"]),
         (
             &["plan", "train", "--model", "Llama-3.1-405B", "--gpus", "16007", "--tokens", "15.6T", "--own"],
             &["uses 1", "of 16,007", "in use 90 %"],

@@ -26,8 +26,8 @@ pub struct ServingCalibration {
 
 /// Calibrated figures by accelerator; others take the mean of those measured.
 pub const SERVING: [(&str, ServingCalibration); 2] = [
-    ("H100-80GB", ServingCalibration { efficiency: 0.65, batch_cap: 320.0 }),
-    ("H200", ServingCalibration { efficiency: 0.68, batch_cap: 2048.0 }),
+    ("H100-80GB", ServingCalibration { efficiency: 0.61, batch_cap: 352.0 }),
+    ("H200", ServingCalibration { efficiency: 0.67, batch_cap: 2048.0 }),
 ];
 
 impl ServingCalibration {

@@ -123,9 +123,11 @@ impl<'a> Kernels<'a> {
         let dense = f64::from(model.dense_layers()) * feed_forward(1.0, self.tokens, width);
         let routed = model.experts.as_ref().map_or(0.0, |experts| {
             let local = (f64::from(experts.count) / f64::from(self.layout.expert)).max(1.0);
-            let rows = self.tokens * f64::from(experts.active) / local;
+            // Where experts are whole on tensor-parallel ranks, each rank has its part of the tokens instead.
+            let split = self.layout.expert_tensor();
+            let rows = self.tokens * f64::from(experts.active) / local * split / t;
             let shared = feed_forward(1.0, self.tokens, experts.shared_feed_forward as f64);
-            let even = feed_forward(local, rows, experts.feed_forward as f64);
+            let even = feed_forward(local, rows, experts.feed_forward as f64 * t / split);
             f64::from(model.expert_layers()) * (even * self.calibration.experts() + shared)
         });
         attention + (dense + routed) / layers
@@ -147,7 +149,7 @@ impl<'a> Kernels<'a> {
                 * self.job.accelerator.throttle
                 * self.calibration.flash(family)
                 * fast;
-            return flops / rate;
+            return flops / rate * self.ring();
         }
         let d = model.head_size as f64;
         let sequence = self.job.sequence as f64;
@@ -158,6 +160,13 @@ impl<'a> Kernels<'a> {
         let scores = count * sequence * sequence * 13.0 * self.calibration.scores() / self.bandwidth;
         let passes = if pass == Pass::Forward { 1.0 } else { 2.0 };
         passes * (two + scores)
+    }
+
+    /// Slowdown of attention that goes around a context-parallel ring: its pieces are smaller kernels, their results are
+    /// merged, and under a causal mask ranks wait for one another. `(c - 1) / c` of the pieces come from other ranks.
+    fn ring(&self) -> f64 {
+        let pieces = if self.job.stack.ring { 1.0 - 1.0 / f64::from(self.layout.context) } else { 0.0 };
+        1.0 + self.calibration.context() * pieces
     }
 
     fn elementwise(&self, pass: Pass) -> f64 {
@@ -183,7 +192,8 @@ impl<'a> Kernels<'a> {
             Pass::Backward => {
                 // Every microbatch adds its gradient of a weight to the sum: read, add, write.
                 let dense = model.dense_parameters_of_layers() / layers / t;
-                let routed = model.routed_parameters() / layers / t / f64::from(self.layout.expert);
+                let split = self.layout.expert_tensor() * f64::from(self.layout.expert);
+                let routed = model.routed_parameters() / layers / split;
                 let sums = (dense + routed) * (2.0 + 2.0 * stack.gradient_bytes);
                 (2.0 * bytes + self.calibration.accumulate() * sums) / self.bandwidth
             }

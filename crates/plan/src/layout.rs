@@ -66,7 +66,7 @@ pub struct Layout {
     pub pipeline: u32,
     /// Data-parallel ranks (DP).
     pub data: u32,
-    /// Expert-parallel ranks (EP), out of the data-parallel and context-parallel ones.
+    /// Expert-parallel ranks (EP), out of the data-parallel and context-parallel ones, and tensor-parallel ones if need be.
     pub expert: u32,
     /// Sequences of a microbatch.
     pub microbatch: u32,
@@ -137,6 +137,12 @@ impl Job<'_> {
     pub fn sequences(&self) -> f64 {
         (self.batch_tokens / self.sequence as f64).max(1.0)
     }
+
+    /// Whether inputs of products are stored in FP8.
+    #[must_use]
+    pub fn stores_fp8(&self) -> bool {
+        self.stack.stores_fp8 && self.precision == "fp8"
+    }
 }
 
 impl Layout {
@@ -170,6 +176,22 @@ impl Layout {
         }
     }
 
+    /// Tensor-parallel ranks that an expert is split over. Where there are more expert-parallel ranks than data- and
+    /// context-parallel ones, they take tensor-parallel ones, too, which then hold whole experts (parallel folding of
+    /// Megatron Core, arXiv 2504.14960).
+    #[must_use]
+    pub fn expert_tensor(&self) -> f64 {
+        let folded = self.expert / common_divisor(self.expert, self.data.saturating_mul(self.context)).max(1);
+        f64::from(self.tensor) / f64::from(folded.clamp(1, self.tensor))
+    }
+
+    /// Ranks that hold the same experts.
+    #[must_use]
+    pub fn expert_copies(&self) -> f64 {
+        let ranks = f64::from(self.tensor) * f64::from(self.context) * f64::from(self.data);
+        (ranks / (f64::from(self.expert) * self.expert_tensor())).max(1.0)
+    }
+
     /// Microbatches that one rank works through in a step.
     #[must_use]
     pub fn microbatches(&self, job: &Job<'_>) -> f64 {
@@ -191,8 +213,8 @@ impl Layout {
             };
             return Err(PlanError::value("layout", self, mesh, remedy));
         }
-        let ranks = u64::from(self.data) * u64::from(self.context);
-        divides("expert parallel", self.expert, "data- and context-parallel ranks", ranks)?;
+        let ranks = u64::from(self.data) * u64::from(self.context) * u64::from(self.tensor);
+        divides("expert parallel", self.expert, "tensor-, data- and context-parallel ranks", ranks)?;
         self.check_batch(job)
     }
 
@@ -254,6 +276,10 @@ impl Layout {
     }
 }
 
+fn common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
+}
+
 fn divides(field: &str, value: u32, what: &str, number: u64) -> Result<(), PlanError> {
     if number.is_multiple_of(u64::from(value)) {
         return Ok(());
@@ -303,6 +329,10 @@ mod tests {
         check(Layout { data: 100, ..good }, 12800, &["batch tokens", "nearest that works is 16384000"]);
         check(Layout { pipeline: 256, data: 8, ..good }, 16384, &["126 layers"]);
         check(Layout { expert: 2, ..good }, 16384, &["no experts", "use 1"]);
+        assert_eq!((good.expert_tensor(), good.expert_copies()), (8.0, 1024.0 / 8.0));
+        // 256 expert-parallel ranks of 128 data-parallel ones and half of 8 tensor-parallel ones: experts split in four.
+        let folded = Layout { expert: 256, ..good };
+        assert_eq!((folded.expert_tensor(), folded.expert_copies()), (4.0, 1.0));
         check(Layout { tensor: 0, ..good }, 16384, &["at least 1"]);
         check(Layout { context: 3, data: 128, ..good }, 3 * 16384, &["context parallel", "2 or 4"]);
     }

@@ -115,9 +115,9 @@ impl Network {
     pub fn expert_exchange(&self, job: &Job<'_>, layout: &Layout) -> f64 {
         let Some(experts) = job.model.experts.as_ref().filter(|_| layout.expert > 1) else { return 0.0 };
         let e = f64::from(layout.expert);
-        let stride = f64::from(layout.tensor);
+        let stride = layout.expert_tensor();
         let tokens = job.sequence as f64 * f64::from(layout.microbatch) / f64::from(layout.context);
-        let along = if job.stack.sequence_parallel { stride } else { 1.0 };
+        let along = if job.stack.sequence_parallel { f64::from(layout.tensor) } else { 1.0 };
         let bytes = 2.0 * tokens * job.model.hidden as f64 * f64::from(experts.active) / along;
         let members = (self.node / stride).clamp(1.0, e);
         // What stays in the node uses its fabric, the rest each GPU's own link.

@@ -263,7 +263,7 @@ fn with_data(job: &Job<'_>, mesh: Layout, gpus: u64, constraints: &Constraints) 
     let possible = |data: u64| {
         let used = data * ranks;
         let whole = used == gpus || used.is_multiple_of(node);
-        let experts = (data * u64::from(mesh.context)).is_multiple_of(u64::from(mesh.expert));
+        let experts = (data * u64::from(mesh.context * mesh.tensor)).is_multiple_of(u64::from(mesh.expert));
         if !whole || !experts {
             return None;
         }

@@ -38,6 +38,11 @@ pub struct Stack {
     pub logit_bytes: f64,
     /// Dropout masks are stored.
     pub dropout: bool,
+    /// Context parallelism passes keys and values around a ring, hidden behind attention in pieces; otherwise all are gathered
+    /// before it, which nothing hides, and attention stays whole.
+    pub ring: bool,
+    /// In FP8, inputs of products are stored in FP8 (Transformer Engine), and not cast again from BF16.
+    pub stores_fp8: bool,
 }
 
 const MEGATRON: Stack = Stack {
@@ -57,21 +62,38 @@ const MEGATRON: Stack = Stack {
     optimizer_bytes: 12.0,
     logit_bytes: 10.0,
     dropout: true,
+    ring: true,
+    stores_fp8: false,
+};
+
+const MEGATRON_CORE: Stack = Stack {
+    name: "megatron-core",
+    description: "Megatron Core of 2024 and later: fused attention, overlap of all traffic, sequence parallel",
+    flash: true,
+    attention_speed: 2.5,
+    slow_host: false,
+    data_overlap: true,
+    tensor_overlap: true,
+    sequence_parallel: true,
+    dropout: false,
+    stores_fp8: true,
+    ..MEGATRON
 };
 
 /// All frameworks that are known.
-pub const STACKS: [Stack; 8] = [
+pub const STACKS: [Stack; 10] = [
+    MEGATRON_CORE,
     Stack {
-        name: "megatron-core",
-        description: "Megatron Core of 2024 and later: fused attention, overlap of all traffic, sequence parallel",
-        flash: true,
-        attention_speed: 2.5,
-        slow_host: false,
-        data_overlap: true,
-        tensor_overlap: true,
-        sequence_parallel: true,
-        dropout: false,
-        ..MEGATRON
+        name: "meta-2024",
+        description: "Meta's own of Llama 3 (arXiv 2407.21783): as Megatron Core, keys and values gathered for context parallelism",
+        ring: false,
+        ..MEGATRON_CORE
+    },
+    Stack {
+        name: "nemo",
+        description: "NeMo and Megatron Bridge: Megatron Core with gradients in the precision of the weights, BF16",
+        gradient_bytes: 2.0,
+        ..MEGATRON_CORE
     },
     Stack {
         name: "megatron-2022",
@@ -104,7 +126,8 @@ pub const STACKS: [Stack; 8] = [
         gradient_bytes: 4.0,
         weight_bytes: 4.0,
         optimizer_bytes: 8.0,
-        logit_bytes: 12.0,
+        // Its fused cross-entropy keeps logits and their gradient in BF16 (`loss_fn: fused_crossentropy`).
+        logit_bytes: 4.0,
         dropout: false,
         ..MEGATRON
     },

@@ -237,21 +237,24 @@ fn layer_time(
         Recompute::Full => forward.total() + tensor + exchange,
     };
     let (ring_forward, ring_backward) = network.context_exchange(job, layout);
+    let hidden = if job.stack.ring { 1.0 } else { 0.0 };
     let mut layer = LayerTime {
         forward,
         backward,
         recompute,
         host: 0.0,
         tensor: 2.0 * tensor,
-        context: (ring_forward - forward.attention).max(0.0) + (ring_backward - backward.attention).max(0.0),
+        context: (ring_forward - hidden * forward.attention).max(0.0)
+            + (ring_backward - hidden * backward.attention).max(0.0),
         expert: 2.0 * exchange,
     };
-    layer.host = host_time(job, layout, calibration, layer.total());
+    layer.host = host_time(job, layout, calibration, &layer);
     layer
 }
 
-/// Seconds that a layer takes longer than its `device` time because the host launches too slowly.
-fn host_time(job: &Job<'_>, layout: &Layout, calibration: &Calibration, device: f64) -> f64 {
+/// Seconds that a layer takes longer than its devices do because the host launches too slowly: in the forward pass, and in
+/// the backward pass with what is computed again, each of which is bound by the one or the other.
+fn host_time(job: &Job<'_>, layout: &Layout, calibration: &Calibration, layer: &LayerTime) -> f64 {
     // Whole layers again cost the host a whole pass; parts cost a part of one.
     let passes = match layout.recompute {
         Recompute::None => 1.0,
@@ -261,15 +264,22 @@ fn host_time(job: &Job<'_>, layout: &Layout, calibration: &Calibration, device: 
         Recompute::Full => 2.0,
     };
     let plain = if job.stack.slow_host { calibration.host_slow() } else { calibration.host_fast() };
-    let expert_layers = f64::from(job.model.expert_layers()) / f64::from(job.model.layers);
-    let per_pass = plain + expert_layers * calibration.host_experts();
-    // Backward launches about as many kernels twice as forward does once, from a host that has less else to do.
-    let host = per_pass * (passes + 1.0);
+    // Experts are launched one by one (grouped products, their scaling and the permutation of tokens).
+    let experts = job.model.experts.as_ref().map_or(0.0, |experts| {
+        let layers = f64::from(job.model.expert_layers()) / f64::from(job.model.layers);
+        layers * f64::from(experts.count) / f64::from(layout.expert)
+    });
+    let per_pass = plain + experts * calibration.host_experts();
     let drain = match layout.recompute {
         Recompute::Full if job.stack.slow_host => calibration.drain(),
         _ => 0.0,
     };
-    blend(host, device + drain, calibration.blend()) - device
+    let exchanged = (layer.tensor + layer.expert) / 2.0;
+    let forward = layer.forward.total() + exchanged;
+    let rest = layer.total() - forward;
+    // Backward launches about as many kernels twice as forward does once, from a host that has less else to do.
+    let late = |host: f64, device: f64| blend(host, device, calibration.blend()) - device;
+    late(per_pass, forward) + late(passes * per_pass, rest + drain) + drain
 }
 
 /// The time of two that run beside each other and now and then wait for one another: a norm between their sum and the
@@ -300,7 +310,7 @@ fn update_time(
 ) -> (f64, f64, f64) {
     let (dense, routed) = local_parameters(job, layout);
     let ranks = f64::from(layout.data) * f64::from(layout.context);
-    let expert_ranks = ranks / f64::from(layout.expert);
+    let expert_ranks = layout.expert_copies();
     let overlap = if job.stack.data_overlap { calibration.data_overlap() } else { 0.0 };
     let volume = |per_parameter: f64| {
         network.data_collective_once(per_parameter * dense, ranks)
@@ -321,14 +331,68 @@ fn update_time(
         // Gradients are scattered behind the backward pass, and once what they became is gathered.
         _ => {
             let scatters = scatters(layout, microbatches);
-            let traffic = (scatters + 1.0) * volume(job.stack.gradient_bytes);
+            // Without ZeRO what is gathered are the gradients' sums, with it the weights that became of them, in BF16.
+            let gathered = if layout.sharding == Sharding::None { job.stack.gradient_bytes } else { 2.0 };
+            let traffic = scatters * volume(job.stack.gradient_bytes) + volume(gathered);
             let window = 2.0 / 3.0 * work / microbatches * scatters;
             (traffic, (traffic - overlap * traffic.min(window)).max(0.0))
         }
     };
     let shard = match layout.sharding {
         Sharding::None => dense + routed,
-        _ => dense / ranks + routed / expert_ranks.max(1.0),
+        _ => dense / ranks + routed / expert_ranks,
     };
     (traffic, traffic - exposed, shard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::CONSTANTS;
+    use crate::hardware::HardwareCatalogue;
+    use crate::model::ModelCatalogue;
+    use crate::stack::Stack;
+
+    fn with<T>(model: &str, sequence: u64, answer: impl FnOnce(&Job<'_>) -> T) -> T {
+        let model = ModelCatalogue::built_in().find(model).unwrap();
+        let hardware = HardwareCatalogue::built_in();
+        answer(&Job {
+            model: &model,
+            accelerator: hardware.find("H100").unwrap(),
+            stack: Stack::find(Stack::DEFAULT).unwrap(),
+            sequence,
+            batch_tokens: 4_194_304.0,
+            precision: "bf16",
+            oversubscription: 1.0,
+            pod: 3072,
+        })
+    }
+
+    fn setting(name: &str, value: f64) -> Calibration {
+        let index = CONSTANTS.iter().position(|it| it.name == name).unwrap();
+        Calibration::default().with(index, value)
+    }
+
+    #[test]
+    fn a_context_parallel_ring_slows_attention_and_nothing_else() {
+        with("Llama-3.1-405B", 131_072, |job| {
+            let layout = Layout { tensor: 8, context: 4, pipeline: 16, data: 1, ..Layout::SINGLE };
+            let time = |value: f64| step_time(job, &layout, &setting("context", value));
+            let (none, some) = (time(0.0), time(0.4));
+            // Three of four pieces come from other ranks.
+            assert!((some.attention / none.attention - 1.3).abs() < 1e-9);
+            assert_eq!(some.products, none.products);
+        });
+    }
+
+    #[test]
+    fn the_host_pays_for_every_expert_of_a_device() {
+        with("Qwen3-30B-A3B", 4096, |job| {
+            let host = |expert: u32| {
+                let layout = Layout { data: 16, expert, ..Layout::SINGLE };
+                step_detail(job, &layout, &setting("host_experts", 1e-3)).layer.host
+            };
+            assert!(host(16) < host(8) && host(8) < host(4));
+        });
+    }
 }

@@ -15,8 +15,8 @@ const FRAMEWORKS: [(&str, &str); 9] = [
     ("llm-foundry", "fsdp-2023"),
     ("model_table", "megatron-core"),
     ("torchtitan", "torchtitan"),
-    ("Llama 3 Herd", "megatron-core"),
-    ("NeMo", "megatron-core"),
+    ("Llama 3 Herd", "meta-2024"),
+    ("NeMo", "nemo"),
 ];
 
 /// The framework that a row was measured with, if the source says.
@@ -135,9 +135,11 @@ pub fn sharding(row: &Row) -> Sharding {
     let (source, note) = (row.text("source"), row.text("note"));
     if note.contains("ZeRO-3") || note.contains("FULL_SHARD") || source.contains("torchtitan") {
         Sharding::Weights
-    } else if note.contains("SHARD_GRAD_OP") {
+    } else if note.contains("SHARD_GRAD_OP") || source.contains("Llama 3 Herd") {
+        // "FSDP shards optimizer states and gradients; for model shards we do not reshard after forward computation"
+        // (arXiv 2407.21783, section 3.3.2).
         Sharding::Gradients
-    } else if source.contains("NeMo") || source.contains("Llama 3") || source.contains("model_table") {
+    } else if source.contains("NeMo") || source.contains("model_table") {
         Sharding::Optimizer
     } else {
         Sharding::None
@@ -147,7 +149,9 @@ pub fn sharding(row: &Row) -> Sharding {
 /// Sequences of a microbatch where a row says so.
 fn microbatch(row: &Row) -> Option<u32> {
     if let Some(local) = row.noted("local batch") {
-        return Some(if row.number_or("pp", 1.0) > 1.0 { 1 } else { local as u32 });
+        // torchtitan of 2024 cuts a rank's batch into as many microbatches as there are pipeline stages
+        // (`pipeline_parallel_microbatches`, its default).
+        return Some((local / row.number_or("pp", 1.0)).max(1.0) as u32);
     }
     if let Some(batch) =
         row.noted("batch").filter(|_| row.number_or("dp", 0.0) == 1.0 && row.number_or("pp", 0.0) == 1.0)
@@ -190,9 +194,45 @@ pub fn layouts(row: &Row, gpus: f64, sequences: f64) -> Vec<Layout> {
             [1, 2, 4].into_iter().filter(whole).collect()
         }
     };
-    let of = |interleave: &u32| {
-        let of = |microbatch: &u32| Layout { microbatch: *microbatch, interleave: *interleave, ..base };
-        microbatches.iter().map(of).collect::<Vec<_>>()
-    };
-    chunks.iter().flat_map(of).collect()
+    // NVIDIA's tables do not print what is computed again: as little as lets the run fit.
+    let unsaid = row.text("source").contains("NeMo");
+    let usual = [Recompute::None, Recompute::Activation, Recompute::EveryOther, Recompute::Full];
+    let again: &[Recompute] = if unsaid { &usual } else { &[base.recompute] };
+    let mut found = Vec::new();
+    for &recompute in again {
+        for &interleave in chunks {
+            found.extend(microbatches.iter().map(|&microbatch| Layout {
+                microbatch,
+                interleave,
+                recompute,
+                ..base
+            }));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::published::built_in;
+
+    #[test]
+    fn rows_are_read_as_they_were_run() {
+        let rows = built_in("planner_truth.csv");
+        let find = |source: &str, model: &str, note: &str| {
+            let found = rows.iter().find(|row| {
+                let of = |column: &str, part: &str| row.text(column).contains(part);
+                of("source", source) && of("model", model) && of("note", note)
+            });
+            found.unwrap_or_else(|| panic!("{source} {model} {note}"))
+        };
+        // 32 sequences of a rank over 8 stages are 8 microbatches of 4.
+        let row = find("torchtitan", "405B", "1F1B");
+        assert_eq!(layouts(row, 512.0, 256.0)[0].microbatch, 4);
+        let herd = find("Llama 3 Herd", "8K", "");
+        assert!(layouts(herd, 16_384.0, 2048.0).iter().all(|it| it.sharding == Sharding::Gradients));
+        assert_eq!(framework(find("NeMo", "GPT3", "")).unwrap().gradient_bytes, 2.0);
+        assert_eq!(framework(find("llm-foundry", "MPT", "")).unwrap().logit_bytes, 4.0);
+    }
 }

@@ -316,6 +316,10 @@ fn text(request: &RunRequest<'_>, plan: &RunPlan) -> String {
     text
 }
 
+/// Tokens of the largest batch that a run of the catalogue's models is published with: DeepSeek-V3's 15,360 sequences of 4,096
+/// (arXiv 2412.19437, section 4.2).
+const LARGEST_BATCH: f64 = 15_360.0 * 4096.0;
+
 /// What is said about a run, with labels.
 fn facts(request: &RunRequest<'_>, plan: &RunPlan) -> Vec<(&'static str, String)> {
     let (best, job) = (plan.best(), &request.job);
@@ -381,6 +385,14 @@ fn facts(request: &RunRequest<'_>, plan: &RunPlan) -> Vec<(&'static str, String)
     let step = main_parts(&best.step.parts(), best.step.total());
     let tokens = short(best.batch_tokens);
     facts.push(("step", format!("{} of {tokens} tokens: {step}", duration(best.step.total()))));
+    if best.batch_tokens > LARGEST_BATCH {
+        let words = format!(
+            "{tokens} tokens are more than any published run here took ({}, arXiv 2412.19437): a token may teach less; \
+             --batch sets another",
+            short(LARGEST_BATCH)
+        );
+        facts.push(("batch", words));
+    }
     let memory = main_parts(&best.memory.parts(), best.memory.total());
     facts.push(("memory", format!("{} GiB: {memory}", digits(best.memory.total() / GIB))));
     facts
