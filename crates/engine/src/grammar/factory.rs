@@ -124,7 +124,7 @@ impl GrammarFactory {
         let capabilities = InferenceCapabilities::default();
         let mut parser = parsers
             .create_parser_from_init_ext(init, Logger::new(0, 0), capabilities, limits())
-            .map_err(|error| plainly(&error.to_string()))?;
+            .map_err(|error| plainly(&error.to_string(), source))?;
         if !parser.parser.grammar().lexer_spec().can_rollback() {
             return Err("`stop` and `max_tokens` of a rule are not supported: use `suffix` or `lazy`".into());
         }
@@ -169,13 +169,14 @@ fn read_json(text: &str) -> Result<Value, String> {
 }
 
 /// The compiler's message, in words for whoever wrote the schema where it has words for programmers.
-fn plainly(message: &str) -> String {
-    match message.contains("oneOf constraints are not supported") {
-        true => {
-            "`oneOf` whose branches overlap cannot be checked while a text is written: use `anyOf`".into()
-        }
-        false => message.to_owned(),
+fn plainly(message: &str, source: &GrammarSource) -> String {
+    if !message.contains("oneOf constraints are not supported") {
+        return message.to_owned();
     }
+    // Which of several it was is not told: the first is where to begin.
+    let first = read_json(source.text()).ok().and_then(|schema| schema::one_of(&schema));
+    let place = first.map_or_else(String::new, |found| format!(" at `#/{}`", found.path.join("/")));
+    format!("`oneOf`{place} whose branches overlap cannot be checked while a text is written: use `anyOf`")
 }
 
 /// What is said of a keyword that cannot be checked.

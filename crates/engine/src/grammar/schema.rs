@@ -44,18 +44,25 @@ pub struct Uncheckable {
 
 /// The first keyword in a schema that a grammar cannot check, if there is one.
 pub fn uncheckable(schema: &Value) -> Option<Uncheckable> {
+    find(schema, &|keyword, value| UNCHECKABLE.contains(&keyword) && !is_idle(keyword, value))
+}
+
+/// The first `oneOf` in a schema, if there is one.
+pub(super) fn one_of(schema: &Value) -> Option<Uncheckable> {
+    find(schema, &|keyword, _| keyword == "oneOf")
+}
+
+/// The first keyword in a schema that is wanted.
+fn find(schema: &Value, wanted: &dyn Fn(&str, &Value) -> bool) -> Option<Uncheckable> {
     let mut path = Vec::new();
-    let keyword = search(schema, &mut path)?;
+    let keyword = search(schema, wanted, &mut path)?;
     Some(Uncheckable { path, keyword })
 }
 
 /// Leaves in `path` where the keyword is.
-fn search(schema: &Value, path: &mut Vec<String>) -> Option<String> {
+fn search(schema: &Value, wanted: &dyn Fn(&str, &Value) -> bool, path: &mut Vec<String>) -> Option<String> {
     let schema = schema.as_object()?;
-    let asks = |(keyword, value): &(&String, &Value)| {
-        UNCHECKABLE.contains(&keyword.as_str()) && !is_idle(keyword, value)
-    };
-    if let Some((keyword, _)) = schema.iter().find(asks) {
+    if let Some((keyword, _)) = schema.iter().find(|(keyword, value)| wanted(keyword, value)) {
         return Some(keyword.clone());
     }
     for (keyword, value) in schema {
@@ -73,7 +80,7 @@ fn search(schema: &Value, path: &mut Vec<String>) -> Option<String> {
             let depth = path.len();
             path.push(keyword.clone());
             path.extend(name);
-            if let Some(found) = search(schema, path) {
+            if let Some(found) = search(schema, wanted, path) {
                 return Some(found);
             }
             path.truncate(depth);

@@ -176,8 +176,8 @@ fn errors_say_what_is_wrong() {
             "JSON schema: `uniqueItems` at `#/properties/a` cannot be checked",
         ),
         (
-            GrammarSource::JsonSchema(r#"{"oneOf":[{"type":"object"},{"required":["a"]}]}"#.into()),
-            "JSON schema: `oneOf` whose branches overlap cannot be checked while a text is written: use `anyOf`",
+            GrammarSource::JsonSchema(r#"{"items":{"oneOf":[{"type":"object"},{"required":["a"]}]}}"#.into()),
+            "JSON schema: `oneOf` at `#/items` whose branches overlap cannot be checked while a text is written: use `anyOf`",
         ),
     ];
     for (source, expected) in expectations {
