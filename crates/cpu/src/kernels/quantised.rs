@@ -120,11 +120,13 @@ unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
                 $(add_step::<S, F, R, C>(simd, part, $other, quants, &mut dots);)*
             }};
         }
-        if layout.groups_per_block() == 1 || part.group == 0 {
-            steps!(0 1 2 3);
-        }
-        if layout.groups_per_block() == 1 || part.group == 1 {
-            steps!(4 5 6 7);
+        match (layout.groups_per_block(), part.group) {
+            (1, _) => {
+                steps!(0 1 2 3);
+                steps!(4 5 6 7);
+            }
+            (_, 0) => steps!(0 1 2 3),
+            _ => steps!(4 5 6 7),
         }
         for r in 0..R {
             let half = part.first_half + r;
@@ -165,21 +167,21 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
     simd.splat_i32(start)
 }
 
-/// The activations of four steps from `step` on, of each column.
+/// The activations of four steps from `first` on, of each column.
 ///
 /// # Safety
-/// Each of `x` points to a block, and `step` is 0 or 4.
+/// Each of `x` points to a block, and `first` is 0 or 4.
 #[inline(always)]
 unsafe fn load_quants<S: Simd, const C: usize>(
     simd: S,
     x: [*const ActivationBlock; C],
-    step: usize,
+    first: usize,
 ) -> [S::Quants; C] {
     // SAFETY: the caller's promise: `x` are blocks of 8 steps.
     unsafe {
-        let mut quants = [simd.load_quants((*x[0]).quants.as_ptr().add(4 * step)); C];
+        let mut quants = [simd.load_quants((*x[0]).quants.as_ptr(), first); C];
         for c in 1..C {
-            quants[c] = simd.load_quants((*x[c]).quants.as_ptr().add(4 * step));
+            quants[c] = simd.load_quants((*x[c]).quants.as_ptr(), first);
         }
         quants
     }
@@ -206,8 +208,8 @@ unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
             let codes = load_codes::<S, F>(simd, planes, step);
             for c in 0..C {
                 dots[r][c] = match layout.offset {
-                    WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants[c], step % 4),
-                    _ => simd.dot(dots[r][c], codes, quants[c], step % 4),
+                    WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants[c], step),
+                    _ => simd.dot(dots[r][c], codes, quants[c], step),
                 };
             }
         }

@@ -288,8 +288,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
-        from.cast()
+    unsafe fn load_quants(self, block: *const i8, _: usize) -> Self::Quants {
+        block.cast()
     }
     #[inline(always)]
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {

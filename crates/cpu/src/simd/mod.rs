@@ -151,10 +151,11 @@ pub(crate) trait Simd: Copy {
     /// The lower and the upper half of each lane, where wanted, zeros elsewhere.
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes;
 
-    /// 16 i8 from memory, which must outlive what is returned.
-    unsafe fn load_quants(self, from: *const i8) -> Self::Quants;
+    /// The i8 of the 4 steps from `first` (0 or 4) on, of a block of 32 in memory, which must outlive
+    /// what is returned.
+    unsafe fn load_quants(self, block: *const i8, first: usize) -> Self::Quants;
     /// Lane by lane `sum + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
-    /// 6 bits; `x` are the 4 of `step < 4`, a constant.
+    /// 6 bits; `x` are the 4 of `step`, a constant, one of those that were loaded.
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32;
     /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
     /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.

@@ -370,8 +370,8 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     }
 
     #[inline(always)]
-    unsafe fn load_quants(self, from: *const i8) -> int8x16_t {
-        with_features!(vld1q_s8(from))
+    unsafe fn load_quants(self, block: *const i8, first: usize) -> int8x16_t {
+        with_features!(vld1q_s8(block.add(4 * first)))
     }
     #[inline(always)]
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: int8x16_t, step: usize) -> Self::I32 {
@@ -382,7 +382,7 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
                 quarters!(|q| accumulate!($instruction, sum[q], codes[q], x))
             };
         }
-        match step {
+        match step % 4 {
             0 => dots!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[0]"),
             1 => dots!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[1]"),
             2 => dots!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[2]"),

@@ -223,8 +223,8 @@ impl Simd for Scalar {
     }
 
     #[inline(never)]
-    unsafe fn load_quants(self, from: *const i8) -> Self::Quants {
-        from.cast()
+    unsafe fn load_quants(self, block: *const i8, _: usize) -> Self::Quants {
+        block.cast()
     }
     #[inline(never)]
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {

@@ -46,7 +46,7 @@ impl Random {
     }
 
     /// Activations, which are never -128.
-    fn quants(&mut self) -> [i8; LANES] {
+    fn quants(&mut self) -> [i8; 32] {
         self.bytes().map(|byte| (byte as i8).max(-127))
     }
 }
@@ -73,10 +73,10 @@ impl Seen {
     fn bytes<S: Simd>(&mut self, simd: S, value: S::Bytes) {
         let start = simd.splat_i32(if S::WIDE_IS_UNSIGNED { -128 } else { 0 });
         for byte in 0..4 {
-            let mut ones = [0i8; LANES];
+            let mut ones = [0i8; 32];
             ones[byte] = 1;
-            // SAFETY: an array of 16, alive.
-            let dots = unsafe { simd.dot_wide(start, value, simd.load_quants(ones.as_ptr()), 0) };
+            // SAFETY: an array of 32, alive.
+            let dots = unsafe { simd.dot_wide(start, value, simd.load_quants(ones.as_ptr(), 0), 0) };
             self.floats(simd, simd.to_f32(dots));
         }
     }
@@ -307,7 +307,7 @@ fn bytes_are_taken_apart_in_the_same_way() {
 #[derive(Clone, Copy)]
 struct Dots {
     codes: [u8; 64],
-    quants: [i8; LANES],
+    quants: [i8; 32],
     start: i32,
 }
 
@@ -320,10 +320,10 @@ impl Kernel for Dots {
         macro_rules! steps {
             ($($step:literal)*) => {
                 $(
-                    // SAFETY: an array of 64 bytes, and one of 16 that is alive.
+                    // SAFETY: an array of 64 bytes, and one of 32 that is alive.
                     unsafe {
-                        let (codes, x) =
-                            (simd.load_bytes(self.codes.as_ptr()), simd.load_quants(self.quants.as_ptr()));
+                        let codes = simd.load_bytes(self.codes.as_ptr());
+                        let x = simd.load_quants(self.quants.as_ptr(), $step / 4 * 4);
                         let narrow = simd.field(codes, 0, 63);
                         let dots = simd.dot(simd.splat_i32(self.start), narrow, x, $step);
                         seen.floats(simd, simd.to_f32(dots));
@@ -335,7 +335,7 @@ impl Kernel for Dots {
                 )*
             };
         }
-        steps!(0 1 2 3);
+        steps!(0 1 2 3 4 5 6 7);
         seen
     }
 }
@@ -347,8 +347,8 @@ fn integer_products_are_exact() {
         let start = random.next() as i16;
         let mut dots = Dots { codes: random.bytes(), quants: random.quants(), start: start.into() };
         match round {
-            0 => (dots.codes, dots.quants) = ([0; 64], [-127; LANES]),
-            1 => (dots.codes, dots.quants) = ([255; 64], [127; LANES]),
+            0 => (dots.codes, dots.quants) = ([0; 64], [-127; 32]),
+            1 => (dots.codes, dots.quants) = ([255; 64], [127; 32]),
             _ => {}
         }
         agree(dots);
