@@ -6,6 +6,7 @@
 use crate::CpuError;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Bytes of a cache line: the alignment of every buffer.
 pub(crate) const CACHE_LINE: usize = 64;
@@ -16,11 +17,16 @@ const HUGE_PAGE: usize = 2 << 20;
 /// What the sizes of mappings are multiples of: no system's ordinary pages are larger.
 const LARGEST_PAGE: usize = 64 << 10;
 
+/// Bytes of a region whose huge pages several buffers share.
+const REGION: usize = 16 << 20;
+
 /// A zero-initialised buffer of fixed size.
 #[derive(Debug)]
 pub struct AlignedBytes {
     start: NonNull<u8>,
     layout: Layout,
+    /// What it is a part of; alone, it is its own.
+    region: Option<Arc<AlignedBytes>>,
 }
 
 // SAFETY: the buffer is plain owned memory; the usual borrow rules guard access to it.
@@ -40,8 +46,49 @@ impl AlignedBytes {
         // At least one unit, so that the layout is never empty.
         let size = bytes.max(1).checked_next_multiple_of(unit).ok_or(out_of_memory.clone())?;
         let layout = Layout::from_size_align(size, alignment).map_err(|_| out_of_memory.clone())?;
-        let start = if alignment == HUGE_PAGE { map_huge(layout) } else { allocate(layout) };
-        Ok(Self { start: start.ok_or(out_of_memory)?, layout })
+        let start = if alignment == HUGE_PAGE {
+            map(layout).inspect(|&start| advise_huge(start, layout))
+        } else {
+            allocate(layout)
+        };
+        Ok(Self { start: start.ok_or(out_of_memory)?, layout, region: None })
+    }
+
+    /// As [`AlignedBytes::zeroed`] for buffers that come and go together, such as the weights of a model:
+    /// small ones lie side by side in regions, which nobody clears before the threads that fill them do.
+    /// A region goes back to the system with its last buffer.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub fn zeroed_beside_others(bytes: usize) -> Result<Self, CpuError> {
+        /// The region that is being filled, and how far.
+        static FILLING: Mutex<(Weak<AlignedBytes>, usize)> = Mutex::new((Weak::new(), 0));
+        if bytes >= 2 * HUGE_PAGE {
+            return Self::zeroed(bytes);
+        }
+        let out_of_memory = CpuError::OutOfMemory { bytes };
+        let size = bytes.max(1).next_multiple_of(CACHE_LINE);
+        let layout = Layout::from_size_align(size, CACHE_LINE).map_err(|_| out_of_memory.clone())?;
+        let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
+        let (region, used) = match filling.0.upgrade() {
+            Some(region) if filling.1 + size <= REGION => (region, filling.1),
+            full => {
+                // To find a huge page can take the system longer than to fill it, so a program's start does
+                // not wait for it: what is full is merged while the program runs.
+                if let Some(full) = full {
+                    advise_huge(full.start, full.layout);
+                }
+                (Arc::new(Self::region().ok_or(out_of_memory.clone())?), 0)
+            }
+        };
+        *filling = (Arc::downgrade(&region), used + size);
+        let start = NonNull::new(region.start().wrapping_add(used)).ok_or(out_of_memory)?;
+        Ok(Self { start, layout, region: Some(region) })
+    }
+
+    fn region() -> Option<Self> {
+        let layout = Layout::from_size_align(REGION, HUGE_PAGE).ok()?;
+        Some(Self { start: map(layout)?, layout, region: None })
     }
 
     /// Where the bytes begin; who writes through it says why nobody reads meanwhile.
@@ -68,9 +115,9 @@ fn allocate(layout: Layout) -> Option<NonNull<u8>> {
     NonNull::new(unsafe { alloc_zeroed(layout) })
 }
 
-/// Zero pages of the system, aligned to and advised for huge pages.
+/// Zero pages of the system, aligned to huge pages.
 #[cfg(unix)]
-fn map_huge(layout: Layout) -> Option<NonNull<u8>> {
+fn map(layout: Layout) -> Option<NonNull<u8>> {
     let (size, alignment) = (layout.size(), layout.align());
     let mapped = size.checked_add(alignment)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -92,34 +139,45 @@ fn map_huge(layout: Layout) -> Option<NonNull<u8>> {
         if after > 0 {
             libc::munmap(start.add(size).cast(), after);
         }
-        #[cfg(target_os = "linux")]
-        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
     }
     NonNull::new(start)
 }
 
+/// Asks for huge pages in memory of `map`.
+fn advise_huge(start: NonNull<u8>, layout: Layout) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the advice changes no contents of these pages.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, layout);
+}
+
 #[cfg(not(unix))]
-fn map_huge(layout: Layout) -> Option<NonNull<u8>> {
+fn map(layout: Layout) -> Option<NonNull<u8>> {
     allocate(layout)
 }
 
-/// Gives memory of `map_huge` back.
+/// Gives memory of `map` back.
 #[cfg(unix)]
-fn unmap_huge(start: NonNull<u8>, layout: Layout) {
-    // SAFETY: `map_huge` left exactly these pages mapped.
+fn unmap(start: NonNull<u8>, layout: Layout) {
+    // SAFETY: `map` left exactly these pages mapped.
     unsafe { libc::munmap(start.as_ptr().cast(), layout.size()) };
 }
 
 #[cfg(not(unix))]
-fn unmap_huge(start: NonNull<u8>, layout: Layout) {
+fn unmap(start: NonNull<u8>, layout: Layout) {
     // SAFETY: on these systems the memory is the allocator's, with this layout.
     unsafe { dealloc(start.as_ptr(), layout) }
 }
 
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
-        if self.layout.align() == HUGE_PAGE {
-            unmap_huge(self.start, self.layout);
+        if self.region.is_some() {
+            // The memory is the region's.
+        } else if self.layout.align() == HUGE_PAGE {
+            unmap(self.start, self.layout);
         } else {
             // SAFETY: `allocate` made the memory with this layout.
             unsafe { dealloc(self.start.as_ptr(), self.layout) }
@@ -139,6 +197,28 @@ mod tests {
             assert_eq!(buffer.as_slice().as_ptr().align_offset(CACHE_LINE), 0);
             assert!(buffer.as_slice().iter().all(|&byte| byte == 0));
             buffer.as_mut_slice().fill(1);
+        }
+    }
+
+    #[test]
+    fn buffers_of_a_region_do_not_overlap_and_outlive_each_other() {
+        let sizes = [1, 100, 70_000, 3 << 20, 64, 4_000_000, 2 << 20, 4_100_000, 5 << 20];
+        let mut buffers: Vec<_> =
+            sizes.iter().map(|&bytes| AlignedBytes::zeroed_beside_others(bytes).unwrap()).collect();
+        for (index, buffer) in buffers.iter_mut().enumerate() {
+            assert!(buffer.as_slice().len() >= sizes[index]);
+            assert_eq!(buffer.as_slice().as_ptr().align_offset(CACHE_LINE), 0);
+            assert!(buffer.as_slice().iter().all(|&byte| byte == 0));
+            buffer.as_mut_slice().fill(index as u8 + 1);
+        }
+        // Every other one goes; the rest keep what they hold.
+        let mut index = 0;
+        buffers.retain(|_| {
+            index += 1;
+            index % 2 == 0
+        });
+        for (place, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.as_slice().iter().all(|&byte| byte == 2 * place as u8 + 2), "buffer {place}");
         }
     }
 

@@ -59,6 +59,10 @@ impl ActivationKind {
     }
 }
 
+/// Packed bytes that take longer than to start a thread for them, and to have threads fault pages in at
+/// the same time.
+const BYTES_WORTH_A_THREAD: usize = 2 << 20;
+
 /// A matrix `[rows, columns]` in panels.
 #[derive(Debug)]
 pub struct PackedMatrix {
@@ -85,16 +89,17 @@ impl PackedMatrix {
         let panel_bytes = panel_bytes(dtype, columns).ok_or_else(|| not_a_matrix("its rows are too long"))?;
         let panels = rows.len().div_ceil(PANEL_ROWS);
         let bytes = panels.checked_mul(panel_bytes).ok_or(CpuError::OutOfMemory { bytes: usize::MAX })?;
-        let mut storage = AlignedBytes::zeroed(bytes)?;
+        let mut storage = AlignedBytes::zeroed_beside_others(bytes)?;
         let pack = |first_panel: usize, out: &mut [u8]| {
             for (index, panel) in out.chunks_exact_mut(panel_bytes).enumerate() {
                 let first = rows.start + (first_panel + index) * PANEL_ROWS;
                 pack_panel(weight, first..rows.end.min(first + PANEL_ROWS), panel);
             }
         };
-        let share = panels.div_ceil(threads.max(1));
+        let threads = threads.min(bytes / BYTES_WORTH_A_THREAD).max(1);
+        let share = panels.div_ceil(threads);
         let shares = storage.as_mut_slice()[..bytes].chunks_mut(share * panel_bytes).enumerate();
-        if threads <= 1 {
+        if threads == 1 {
             shares.for_each(|(index, out)| pack(index * share, out));
         } else {
             std::thread::scope(|scope| {
