@@ -325,6 +325,7 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     }
 
     #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written there")]
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes {
         // The compiler is not told that it knows this address: it would keep the codes of four steps for
         // the four that take other bits of them, in registers that it does not have, and store them
@@ -433,6 +434,7 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
 
 /// Asks for the cache line at `at`, which may lie anywhere.
 #[inline(always)]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read that anybody sees")]
 pub(crate) fn prefetch(at: *const u8) {
     // SAFETY: it is a hint, which changes nothing and never faults.
     unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nomem, nostack, preserves_flags)) }
