@@ -150,7 +150,7 @@ fn a_model_is_rehearsed_on_this_machine_and_compared_with_a_run() {
                 "results": [{{"test": "pp512", "tokens_per_second": [1000.0]}}]}}"#
         )
     };
-    user.write("bench.json", &run(1));
+    user.write("bench.json", run(1));
     let compared = [&fit[..], &["--bench", "bench.json"]].concat();
     let outcomes = user.json(&[&compared[..], &["--json"]].concat())["outcomes"].clone();
     let outcome = &outcomes[0];
@@ -158,7 +158,7 @@ fn a_model_is_rehearsed_on_this_machine_and_compared_with_a_run() {
     assert!(outcome["predicted"].as_f64().is_some_and(|rate| rate > 0.0), "{outcomes}");
     user.fails(&[&fit[..4], &["--bench", "bench.json"]].concat(), 2, &["--weights RECIPE"]);
     user.fails(&["plan", "fit", "--weights", "Q9"], 2, &[]);
-    user.write("bench.json", &run(8));
+    user.write("bench.json", run(8));
     user.fails(&compared, 5, &["bench.json", "8 sequences"]);
 }
 
