@@ -149,7 +149,7 @@ impl Settings {
             }
             let field = line.split(" =").next().unwrap_or_default();
             let source = SOURCES.iter().find(|it| it.0 == table && (it.1 == field || line.starts_with("[[")));
-            if let Some((_, _, source)) = source.filter(|_| !text.ends_with("]]\n")) {
+            if let Some((_, _, source)) = source.filter(|it| !text.contains(it.2)) {
                 text += &format!("# {source}\n");
             }
             text += &format!("{line}\n");
