@@ -196,7 +196,10 @@ fn a_collector_is_named_by_file_environment_or_flag() {
     };
     assert!(!check(&[], &[]).contains("otlp_endpoint"), "off by default");
     let told = check(&[], &standard);
-    assert!(told.contains("otlp_endpoint = \"http://standard:4318\"") && told.contains("\"front\""), "{told}");
+    assert!(
+        told.contains("otlp_endpoint = \"http://standard:4318\"") && told.contains("\"front\""),
+        "{told}"
+    );
     let own = ("ALTI_SERVER_OTLP_ENDPOINT", "http://own:4318");
     assert!(check(&[], &[standard[0], own]).contains("http://own:4318"));
     assert!(check(&["--set", "server.otlp_endpoint=http://flag:4318"], &[own]).contains("http://flag:4318"));
