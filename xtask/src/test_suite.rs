@@ -51,6 +51,10 @@ fn step_names() -> Vec<&'static str> {
     STEPS.iter().map(|step| step.name).collect()
 }
 
+fn headline(index: usize, count: usize, step: &Step) -> String {
+    format!("==> {} of {count}: {} ({})", index + 1, step.name, step.about)
+}
+
 /// Runs the suite (or the steps chosen) and prints a summary.
 ///
 /// # Errors
@@ -63,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut outcomes = Vec::new();
     for (index, step) in chosen.iter().enumerate() {
-        eprintln!("\n==> {} of {}: {} ({})", index + 1, chosen.len(), step.name, step.about);
+        eprintln!("\n{}", headline(index, chosen.len(), step));
         let begin = Instant::now();
         let result = (step.run)(options);
         if let Err(error) = &result {
@@ -123,6 +127,15 @@ fn human(took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_readme_shows_what_the_suite_prints() {
+        let readme = std::fs::read_to_string(crate::workspace::root().join("README.md")).unwrap();
+        let shown: Vec<&str> = readme.lines().filter(|line| line.starts_with("==> ")).collect();
+        let printed: Vec<String> =
+            STEPS.iter().enumerate().map(|(index, step)| headline(index, STEPS.len(), step)).collect();
+        assert_eq!(shown, printed);
+    }
 
     #[test]
     fn durations_read_well() {
