@@ -57,8 +57,9 @@ impl Accounts for StoreAccounts {
         })
     }
 
-    fn record(&self, usage: &UsageRow) -> ApiResult<()> {
-        Ok(self.store.usage().record(&[record(usage)])?)
+    fn record(&self, usage: &[&UsageRow]) -> ApiResult<()> {
+        let records: Vec<UsageRecord> = usage.iter().copied().map(record).collect();
+        Ok(self.store.usage().record(&records)?)
     }
 }
 

@@ -35,11 +35,11 @@ pub trait Accounts: Send + Sync + 'static {
     /// or when the store cannot be read.
     fn admit(&self, key: &Key, held: &Held) -> ApiResult<()>;
 
-    /// Keeps what a request took.
+    /// Keeps what requests took: all of it or nothing.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn record(&self, usage: &UsageRow) -> ApiResult<()>;
+    fn record(&self, usage: &[&UsageRow]) -> ApiResult<()>;
 }
 
 /// A key, as far as the server is concerned.

@@ -12,6 +12,7 @@ mod costs;
 pub mod error;
 pub mod generate;
 pub mod ids;
+mod ledger;
 pub mod llama_cpp;
 pub mod mcp;
 pub mod metrics;

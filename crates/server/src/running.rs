@@ -167,7 +167,7 @@ mod tests {
             (held.tokens < 100).then_some(()).ok_or_else(full)
         }
 
-        fn record(&self, _: &UsageRow) -> ApiResult<()> {
+        fn record(&self, _: &[&UsageRow]) -> ApiResult<()> {
             Ok(())
         }
     }

@@ -4,6 +4,7 @@ use crate::accounts::StoreAccounts;
 use crate::auth::Accounts;
 use crate::costs::Costs;
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::ledger::Ledger;
 use crate::mcp::McpServers;
 use crate::metrics::Metrics;
 use crate::models::{ModelLoader, ModelPool};
@@ -32,6 +33,7 @@ struct Inner {
     work: Work,
     mcp: McpServers,
     running: Arc<Running>,
+    ledger: Arc<Ledger>,
     costs: Costs,
     metrics: Metrics,
     telemetry: Telemetry,
@@ -93,6 +95,7 @@ impl AppState {
                 // Settings that are wrong were refused before.
                 mcp: McpServers::new(settings.mcp_servers.clone()).unwrap_or_default(),
                 running: Arc::default(),
+                ledger: Arc::default(),
                 costs: Costs::new(&settings).unwrap_or_default(),
                 metrics: Metrics::default(),
                 telemetry: Telemetry::start(&settings).unwrap_or_default(),
@@ -153,6 +156,11 @@ impl AppState {
     /// What is in the works for each key.
     pub(crate) fn running(&self) -> &Arc<Running> {
         &self.inner.running
+    }
+
+    /// What requests took, on its way to the store.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.inner.ledger
     }
 
     /// Counters.

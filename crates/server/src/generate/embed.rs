@@ -34,20 +34,22 @@ pub async fn embed(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
 ) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
-    let meter = &Meter::new(call, Operation::Embeddings, &model.facts.name);
+    let meter = Meter::new(call, Operation::Embeddings, &model.facts.name);
     let prompt = texts.iter().map(|tokens| tokens.len() as u64).sum();
     meter.reserve(call, Most { prompt, generated: 0 }).await?;
     let vectors = texts
         .into_iter()
         .enumerate()
-        .map(|(index, tokens)| embed_one(call, model, meter, tokens, pooling, index == 0));
+        .map(|(index, tokens)| embed_one(call, model, &meter, tokens, pooling, index == 0));
     let mut results = futures_util::stream::iter(vectors).buffered(at_once(model, 1));
     let (mut vectors, mut sum) = (Vec::new(), Usage::default());
     while let Some((values, usage)) = results.try_next().await? {
         super::collect::add_usage(&mut sum, &usage);
         vectors.push(values);
     }
+    drop(results);
     meter.ended("stop");
+    meter.close().settled().await;
     Ok((vectors, sum))
 }
 

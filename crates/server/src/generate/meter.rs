@@ -2,6 +2,7 @@
 
 use crate::auth::{Principal, UsageRow};
 use crate::error::ApiResult;
+use crate::ledger::{Entry, Unkept};
 use crate::route::{Call, Receipt, Receipts};
 use crate::running::{Held, Hold};
 use crate::state::AppState;
@@ -38,6 +39,7 @@ struct Open {
     hold: Option<Hold>,
     row: UsageRow,
     receipts: Option<Receipts>,
+    unkept: Unkept,
     span: Option<AnswerSpan>,
 }
 
@@ -57,6 +59,7 @@ impl Meter {
             principal: call.principal.clone(),
             hold: None,
             receipts: call.errand.receipts.clone(),
+            unkept: Unkept::default(),
             span: call.state.telemetry().answer(call.trace.as_ref(), call.began, operation, model),
             row: UsageRow {
                 request_id: call.id.clone(),
@@ -112,6 +115,11 @@ impl Meter {
         row.cpu_seconds += usage.cpu_seconds;
     }
 
+    /// Adds nothing more. What is given waits until the request's row is kept, if this was the last clone.
+    pub(super) fn close(self) -> Unkept {
+        self.open().unkept.clone()
+    }
+
     /// Says how it ended.
     pub fn ended(&self, outcome: &'static str) {
         self.open().row.outcome = outcome;
@@ -135,16 +143,6 @@ impl Drop for Open {
             return receipts.put(Receipt { row, _hold: hold });
         }
         let Some(accounts) = self.state.accounts().cloned() else { return };
-        let record = move || {
-            // Given back when the row counts against the quota, and not before.
-            let _held = (principal, hold);
-            if let Err(error) = accounts.record(&row) {
-                tracing::error!(request = row.request_id, %error, "what a request took was not kept");
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(record)),
-            Err(_) => record(),
-        }
+        self.state.ledger().keep(&accounts, Entry { row, principal, hold }, &self.unkept);
     }
 }

@@ -109,12 +109,15 @@ impl Parts {
     /// out when its part has begun.
     async fn fill(&mut self, first: bool) -> ApiResult<()> {
         let Some(rest) = &mut self.rest else { return Ok(()) };
-        while self.running.len() < rest.at_once {
+        loop {
             let Some(prompt) = rest.prompts.front().cloned() else {
                 // The meter is done with the last part.
                 self.rest = None;
                 return Ok(());
             };
+            if self.running.len() >= rest.at_once {
+                return Ok(());
+            }
             let (model, options) = (rest.model.clone(), rest.options.clone());
             match begin(&rest.origin, model, &rest.meter, prompt, options).await {
                 Ok(generation) => {
@@ -131,7 +134,6 @@ impl Parts {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 }
 

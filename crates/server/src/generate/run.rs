@@ -6,6 +6,7 @@ use super::tools::{ToolPlan, ToolReader};
 use super::{Meter, Most, Options};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
+use crate::ledger::Unkept;
 use crate::models::{Cancel, Lease};
 use crate::route::Call;
 use crate::telemetry::Operation;
@@ -122,6 +123,8 @@ pub struct Generation {
     outputs: UnboundedReceiver<Output>,
     cancel: Option<Cancel>,
     meter: Option<Meter>,
+    /// What was metered and is not kept yet.
+    unkept: Unkept,
     readers: Vec<ToolReader>,
     /// Only the prompt was asked about: the engine draws one token behind it all the same, which is thrown away.
     silent: bool,
@@ -342,6 +345,7 @@ async fn submit(
         outputs,
         cancel: Some(cancel),
         meter: Some(meter),
+        unkept: Unkept::default(),
         readers,
         silent,
         open,
@@ -363,18 +367,23 @@ impl Generation {
         self.readers.len() as u32
     }
 
-    /// The next event; `None` when all choices are done.
+    /// The next event; `None` when all choices are done. The last event is told when what the request took is kept.
     ///
     /// # Errors
     /// When the job failed; nothing comes after that.
     pub async fn next(&mut self) -> ApiResult<Option<Event>> {
         loop {
+            if self.is_at_last() {
+                self.cancel = None;
+                if let Some(meter) = self.meter.take() {
+                    self.unkept = meter.close();
+                }
+                self.unkept.settled().await;
+            }
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
             if self.open == 0 {
-                self.cancel = None;
-                self.meter = None;
                 return Ok(None);
             }
             let output = self.outputs.recv().await;
@@ -382,7 +391,12 @@ impl Generation {
         }
     }
 
-    /// An event that is there already.
+    /// Whether at most one event is left.
+    fn is_at_last(&self) -> bool {
+        self.open == 0 && self.ready.len() <= 1
+    }
+
+    /// An event that is there already, and not the last.
     ///
     /// # Errors
     /// When the job failed.
@@ -393,7 +407,7 @@ impl Generation {
                 Err(_) => break,
             }
         }
-        Ok(self.ready.pop_front())
+        Ok(if self.is_at_last() { None } else { self.ready.pop_front() })
     }
 
     fn take(&mut self, output: Option<Output>) -> ApiResult<()> {

@@ -22,6 +22,8 @@ use tower::ServiceExt;
 #[derive(Default)]
 struct Book {
     rows: Mutex<Vec<UsageRow>>,
+    /// How long it takes to keep rows.
+    slowness: Duration,
 }
 
 impl Accounts for Book {
@@ -48,8 +50,9 @@ impl Accounts for Book {
         }
     }
 
-    fn record(&self, usage: &UsageRow) -> ApiResult<()> {
-        self.rows.lock().unwrap().push(usage.clone());
+    fn record(&self, usage: &[&UsageRow]) -> ApiResult<()> {
+        std::thread::sleep(self.slowness);
+        self.rows.lock().unwrap().extend(usage.iter().copied().cloned());
         Ok(())
     }
 }
@@ -141,6 +144,43 @@ async fn what_a_request_takes_is_kept() {
     assert_eq!(row.cost, Money::from_nanos(2_000_000));
     let metrics = app.state.metrics().prometheus(1.0, &app.state.models().loaded());
     assert!(metrics.contains("alti_generated_tokens_total{model=\"scripted\"} 6\n"));
+}
+
+#[tokio::test]
+async fn no_answer_ends_before_what_it_took_is_kept() {
+    let chat = json!({ "model": "scripted", "messages": user("Hi"), "max_tokens": 50 });
+    let (whole, streamed) = (json!({ "stream": false }), json!({ "stream": true }));
+    for (path, ends) in [
+        ("/v1/chat/completions", "[DONE]"),
+        ("/v1/completions", "[DONE]"),
+        ("/v1/messages", "message_stop"),
+        ("/api/chat", "\"done\":true"),
+        ("/completion", "\"stop\":true"),
+        ("/v1/embeddings", ""),
+    ] {
+        for settings in [&whole, &streamed] {
+            let book = Arc::new(Book { slowness: Duration::from_millis(150), ..Book::default() });
+            let app = App::with(ServerSettings::default(), Some(book.clone()), Duration::ZERO);
+            let mut body = chat.clone();
+            if path == "/v1/embeddings" {
+                body["model"] = json!("tiny");
+            }
+            (body["prompt"], body["input"]) = (json!("Hi"), json!("Hi"));
+            body["stream"] = settings["stream"].clone();
+            let request =
+                Request::post(path).header("x-api-key", "secret").body(Body::from(body.to_string()));
+            let mut response = app.router.clone().oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            let mut text = String::new();
+            while let Some(frame) = response.body_mut().frame().await {
+                let frame = frame.unwrap().into_data().unwrap_or_default();
+                text.push_str(std::str::from_utf8(&frame).unwrap());
+                let has_ended = ends.is_empty() || settings["stream"] == false || text.contains(ends);
+                assert!(!has_ended || book.rows.lock().unwrap().len() == 1, "{path}: {text}");
+            }
+            assert_eq!(book.rows.lock().unwrap().len(), 1, "{path}: {text}");
+        }
+    }
 }
 
 #[tokio::test]
