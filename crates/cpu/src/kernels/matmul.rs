@@ -264,7 +264,7 @@ impl Prefetch {
     #[inline(always)]
     pub(super) fn advance<S: Simd>(&mut self, simd: S) {
         for _ in 0..self.lines {
-            simd.prefetch(self.at);
+            simd.prefetch_second(self.at);
             self.at = self.at.wrapping_add(64);
             if self.at == self.end {
                 self.at = self.then;

@@ -276,4 +276,8 @@ impl Simd for Avx512 {
     fn prefetch(self, at: *const u8) {
         with_features!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
+    #[inline(always)]
+    fn prefetch_second(self, at: *const u8) {
+        with_features!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
 }

@@ -167,4 +167,11 @@ pub(crate) trait Simd: Copy {
 
     /// Asks for the cache line at `at`, which may lie anywhere.
     fn prefetch(self, at: *const u8);
+
+    /// The same, but for the second cache: for a stream that is used later than what fits into the first beside what is
+    /// in use, and of which more lines may be under way at once.
+    #[inline(always)]
+    fn prefetch_second(self, at: *const u8) {
+        self.prefetch(at);
+    }
 }
