@@ -19,13 +19,17 @@ const OTEL_SERVICE: &str = "OTEL_SERVICE_NAME";
 const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
 
 /// Every variable that is read.
-pub const VARIABLES: [Variable; 16] = [
+pub const VARIABLES: [Variable; 17] = [
     Variable { name: "ALTI_HOME", help: "folder of the model store (default: the user's data folder)" },
     Variable {
         name: "ALTI_ISA",
         help: "instruction set of the CPU kernels: scalar; avx2, avx512, amx; neon, neon-bf16",
     },
     Variable { name: "ALTI_MODEL", help: "model to use where a command names none" },
+    Variable {
+        name: "ALTI_PACKED",
+        help: "off: keep no packed weights in the store, which take as much space as the model and make the next start quicker",
+    },
     Variable { name: "ALTI_SERVER_*", help: "a setting of `alti serve`: ALTI_SERVER_LISTEN=0.0.0.0:8080" },
     Variable { name: "ALTI_ENGINE_*", help: "another, of its engine: ALTI_ENGINE_CONTEXT=4096" },
     Variable {
@@ -53,6 +57,8 @@ pub struct Environment {
     pub isa: Option<String>,
     /// The model to use where none is named.
     pub model: Option<String>,
+    /// Whether packed weights are kept.
+    pub packed_weights: bool,
     /// Settings of `alti serve`, by name (`engine.context`).
     pub serve_settings: Vec<(String, String)>,
     /// Access token for the Hub.
@@ -114,6 +120,13 @@ impl Environment {
             home,
             isa: text("ALTI_ISA")?,
             model: text("ALTI_MODEL")?,
+            packed_weights: match text("ALTI_PACKED")?.as_deref() {
+                None | Some("on") => true,
+                Some("off") => false,
+                Some(other) => {
+                    anyhow::bail!("the environment variable ALTI_PACKED is {other}: it can be on or off")
+                }
+            },
             serve_settings: settings,
             hub_token: text("HF_TOKEN")?,
             hub_endpoint: text("HF_ENDPOINT")?,

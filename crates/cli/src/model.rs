@@ -4,10 +4,11 @@ use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::options::{BackendName, RunOptions};
 use crate::output::{Unit, bar, bytes};
+use crate::packed::Packed;
 use crate::pulling;
 use alti_cpu::{Cpu, Isa};
 use alti_engine::{EngineError, Session, SessionSettings};
-use alti_formats::{Adapter, Checkpoint};
+use alti_formats::{Adapter, Checkpoint, WeightInfo};
 use alti_hub::{HubError, Manifest, ModelSpec};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, DType, KvDType, Reference};
@@ -202,6 +203,10 @@ pub trait Task {
     type Output;
     /// What it wants besides weights.
     fn wants(&self) -> Wants;
+    /// Whether the model is one that people talk with, whose next start is to be quick.
+    fn keeps_packed(&self) -> bool {
+        false
+    }
     /// The largest step it takes, in a context of `context` tokens: one of prefill, with the logits
     /// of its last row, if it does not say.
     fn step_rows(&self, options: &RunOptions, context: usize) -> StepRows {
@@ -238,8 +243,24 @@ pub fn with_model<T: Task>(
         template.map(|tokenizer| ChatTemplate::for_checkpoint(&checkpoint, tokenizer)).transpose()?;
     let opened = Opened { checkpoint, tokenizer, template, context };
     match options.backend {
-        BackendName::Cpu => task.run(load(environment, cpu(environment, options)?, opened, options)?),
-        BackendName::Reference => task.run(load(environment, Reference::<f32>::new(), opened, options)?),
+        BackendName::Cpu => {
+            let packed = Packed::of(environment, &opened.checkpoint);
+            let have = |info: &WeightInfo| packed.as_ref()?.weight(info);
+            let loaded = load(environment, cpu(environment, options)?, opened, options, have)?;
+            let packed = packed.filter(|packed| task.keeps_packed() && packed.is_missing());
+            let fresh = packed.map(|packed| (packed, loaded.model.clone()));
+            let output = task.run(loaded)?;
+            // The answer has been told: now there is time for it.
+            if let Some((packed, model)) = fresh {
+                let shown = bar(environment, packed.bytes(), "keeping packed weights", Unit::Bytes);
+                packed.keep(&model, &shown);
+                shown.finish_and_clear();
+            }
+            Ok(output)
+        }
+        BackendName::Reference => {
+            task.run(load(environment, Reference::<f32>::new(), opened, options, |_| None)?)
+        }
     }
 }
 
@@ -302,11 +323,12 @@ fn load<B: Backend>(
     backend: B,
     opened: Opened,
     options: &RunOptions,
+    have: impl FnMut(&WeightInfo) -> Option<B::Weight>,
 ) -> anyhow::Result<Loaded<B>> {
     let Opened { checkpoint, tokenizer, template, context } = opened;
     let (rope, _) = options.rope.apply(checkpoint.config());
     let shown = bar(environment, checkpoint.weights().len() as u64, "loading", Unit::Items);
-    let model = Llama::load(&backend, &checkpoint, |done, _| shown.set_position(done as u64));
+    let model = Llama::load_beside(&backend, &checkpoint, have, |done, _| shown.set_position(done as u64));
     shown.finish_and_clear();
     let model = model.with_context(|| checkpoint.path().display().to_string())?.with_rope(rope);
     Ok(Loaded { backend, model: Arc::new(model), checkpoint, tokenizer, template, context })

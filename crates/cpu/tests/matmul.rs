@@ -5,8 +5,9 @@ mod common;
 
 use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, matmul};
 use alti_cpu::pack::ActivationKind;
-use alti_cpu::{Isa, PackedMatrix};
+use alti_cpu::{AlignedBytes, Isa, PackedMatrix};
 use alti_tensor::DType;
+use bytes::Bytes;
 use common::{Prepared, Random, dequantised, random_weight};
 use proptest::prelude::*;
 
@@ -277,4 +278,43 @@ fn rows_of_an_expert_are_packed_alone() {
     let expected = dequantised(&whole);
     assert_eq!(bits(&dequantised(&part)), bits(&expected[40 * 256..77 * 256]));
     assert!(PackedMatrix::pack(&weight, 90..97, 1).is_err());
+}
+
+#[test]
+fn what_was_packed_before_is_the_same_matrix() {
+    let mut random = Random(3);
+    for dtype in DType::TABLE.iter().map(|row| row.dtype) {
+        let columns = columns_of(dtype, 3);
+        let matrix = PackedMatrix::pack(&random_weight(&mut random, dtype, 70, columns), 0..70, 1).unwrap();
+        // As in a file: behind a page of something else.
+        let mut memory = AlignedBytes::zeroed(64 + matrix.bytes()).unwrap();
+        memory.as_mut_slice()[64..64 + matrix.bytes()].copy_from_slice(matrix.contents());
+        let kept = Bytes::from_owner(Kept(memory)).slice(64..64 + matrix.bytes());
+        let again = PackedMatrix::from_packed(dtype, 70, columns, kept.clone()).unwrap();
+        assert_eq!(again.contents(), matrix.contents());
+        let prepared =
+            Prepared::new(Isa::detect(), matrix.activation_kind(), &random.floats(2 * columns), columns);
+        let expected = product(Isa::detect(), &matrix, &prepared, 2);
+        assert_eq!(bits(&product(Isa::detect(), &again, &prepared, 2)), bits(&expected), "{dtype}");
+        // Anything else is refused.
+        assert!(
+            PackedMatrix::from_packed(dtype, 97, columns, kept.clone()).is_err(),
+            "{dtype}: of another size"
+        );
+        assert!(PackedMatrix::from_packed(dtype, 0, columns, kept.clone()).is_err(), "{dtype}: of no rows");
+        let short = kept.slice(..kept.len() - 1);
+        assert!(PackedMatrix::from_packed(dtype, 70, columns, short).is_err(), "{dtype}: cut");
+        let shifted = Bytes::from_owner(Kept(AlignedBytes::zeroed(matrix.bytes() + 4).unwrap()));
+        let shifted = shifted.slice(4..4 + matrix.bytes());
+        assert!(PackedMatrix::from_packed(dtype, 70, columns, shifted).is_err(), "{dtype}: not aligned");
+    }
+}
+
+/// Memory that is shared.
+struct Kept(AlignedBytes);
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
 }

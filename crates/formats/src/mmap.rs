@@ -19,6 +19,12 @@ pub(crate) struct Mapped {
     map: memmap2::Mmap,
 }
 
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Mapped {
     /// Maps a regular file.
     ///

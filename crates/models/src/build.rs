@@ -3,7 +3,7 @@
 use crate::llama::{FeedForward, Layer, Llama, Position, SwiGlu};
 use crate::rotation::RotationTable;
 use crate::{ModelError, memory};
-use alti_formats::{Checkpoint, ModelConfig, Part, Rope, WeightName};
+use alti_formats::{Checkpoint, ModelConfig, Part, Rope, WeightInfo, WeightName};
 use alti_tensor::{AttentionShape, Backend, Experts};
 
 impl<W> Llama<W> {
@@ -15,13 +15,30 @@ impl<W> Llama<W> {
     pub fn load<B: Backend<Weight = W>>(
         backend: &B,
         checkpoint: &Checkpoint,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Llama<W>, ModelError> {
+        Self::load_beside(backend, checkpoint, |_| None, progress)
+    }
+
+    /// The same, but weights that `have` gives are not read.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the backend cannot take a weight.
+    pub fn load_beside<B: Backend<Weight = W>>(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        mut have: impl FnMut(&WeightInfo) -> Option<W>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Llama<W>, ModelError> {
         let total = checkpoint.weights().len();
         let mut done = 0;
         Self::build(checkpoint.config(), |name| {
-            let weight =
-                backend.load(checkpoint.load(&name)?).map_err(|error| ModelError::Weight { name, error })?;
+            let weight = match checkpoint.info(&name).and_then(&mut have) {
+                Some(weight) => weight,
+                None => backend
+                    .load(checkpoint.load(&name)?)
+                    .map_err(|error| ModelError::Weight { name, error })?,
+            };
             checkpoint.release(&name);
             done += 1;
             progress(done, total);

@@ -90,6 +90,10 @@ struct ChatTask<'a> {
 impl Task for ChatTask<'_> {
     type Output = ();
 
+    fn keeps_packed(&self) -> bool {
+        true
+    }
+
     fn wants(&self) -> Wants {
         Wants::Chat
     }

@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::machine::{Bandwidth, CacheSize, bandwidths, caches};
 use crate::model::{available_memory, cores};
 use crate::output::{self, bytes};
-use crate::{interrupt, pulling};
+use crate::{interrupt, packed, pulling};
 use alti_cpu::{CpuError, Isa};
 use alti_hub::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry};
 use alti_hub::{Observer, Silent};
@@ -42,6 +42,9 @@ struct Findings {
     /// Bytes on disk, and those of them that no model uses; absent where a manifest is damaged.
     store_bytes: Option<u64>,
     store_unused_bytes: Option<u64>,
+    /// Models whose weights are kept packed, and the bytes that takes.
+    packed_models: usize,
+    packed_bytes: u64,
     default_model: &'static str,
     default_model_present: bool,
     pip: Option<String>,
@@ -77,7 +80,7 @@ impl DoctorCommand {
     fn look(&self, environment: &Environment) -> anyhow::Result<Findings> {
         let store = pulling::store(environment)?;
         let settings = pulling::settings(environment);
-        let usage = store.usage().ok();
+        let (usage, packed) = (store.usage().ok(), packed::kept(environment));
         let available = available_memory();
         let bandwidth = measured_bandwidth(available)?;
         let best = bandwidth.iter().map(|row| row.bytes_per_second).fold(0.0, f64::max);
@@ -95,6 +98,8 @@ impl DoctorCommand {
             store_models: store.list()?.models.len(),
             store_bytes: usage.map(|usage| usage.total()),
             store_unused_bytes: usage.map(|usage| usage.unused()),
+            packed_models: packed.0,
+            packed_bytes: packed.1,
             default_model: DEFAULT_MODEL,
             default_model_present: store.resolve(DEFAULT_MODEL).is_ok(),
             pip: alti_hub::pip_command(&settings),
@@ -170,6 +175,14 @@ impl Findings {
         let unused = unused.map(|unused| format!(" ({} unused: `alti rm --unused`)", bytes(unused)));
         let store = format!("{} with {} {models}", self.store.display(), self.store_models);
         row("store", store + &taken + &unused.unwrap_or_default());
+        if self.packed_models > 0 {
+            let models = if self.packed_models == 1 { "model" } else { "models" };
+            let taken = bytes(self.packed_bytes);
+            row(
+                "packed",
+                format!("weights of {} {models}, {taken} (ALTI_PACKED=off keeps none)", self.packed_models),
+            );
+        }
         let present = if self.default_model_present { "is there" } else { "is fetched when first used" };
         row("default model", format!("{} {present}", self.default_model));
         row("pip", self.pip.clone().unwrap_or_else(|| "none found: models come from the Hub".to_owned()));

@@ -97,6 +97,10 @@ struct RunTask<'a> {
 impl Task for RunTask<'_> {
     type Output = ();
 
+    fn keeps_packed(&self) -> bool {
+        true
+    }
+
     fn wants(&self) -> Wants {
         if self.command.raw { Wants::Text } else { Wants::Chat }
     }

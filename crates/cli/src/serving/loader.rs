@@ -5,17 +5,19 @@ use super::served::Served;
 use super::settings::EngineOptions;
 use crate::environment::Environment;
 use crate::model::{self, available_memory};
+use crate::model_files::{digest, files_of};
+use crate::packed::Packed;
 use crate::pulling;
 use alti_cpu::Cpu;
 use alti_engine::EngineError;
 use alti_engine::serving::{Engine, EngineSettings, Turns};
-use alti_formats::{Checkpoint, ModelConfig};
+use alti_formats::{Checkpoint, ModelConfig, WeightInfo};
 use alti_hub::{Event, HubError, Manifest, ModelSpec, Observer, PullRequest};
 use alti_models::{Llama, memory};
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
 use alti_tensor::KvDType;
 use alti_text::{ChatTemplate, Tokenizer};
-use sha2::{Digest, Sha256};
+use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -90,34 +92,6 @@ fn facts_of_file(name: &str, path: &Path) -> ModelFacts {
         format: if is_folder { "safetensors" } else { "gguf" }.to_owned(),
         ..ModelFacts::default()
     }
-}
-
-/// A file of a model that is not in the store. Its last change tells it from another in its place, without reading it.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ModelFile {
-    path: PathBuf,
-    size: u64,
-    changed: std::time::SystemTime,
-}
-
-/// The files of a model that is not in the store, by name.
-fn files_of(path: &Path) -> Vec<ModelFile> {
-    let paths = match std::fs::read_dir(path) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-        Err(_) => vec![path.to_owned()],
-    };
-    let file = |path: PathBuf| {
-        let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
-        Some(ModelFile { size: metadata.len(), changed: metadata.modified().ok()?, path })
-    };
-    let mut files: Vec<ModelFile> = paths.into_iter().filter_map(file).collect();
-    files.sort();
-    files
-}
-
-/// sha256, in hexadecimal digits.
-fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Loader {
@@ -209,14 +183,22 @@ impl Loader {
         checkpoint: Checkpoint,
         draft: Option<Checkpoint>,
     ) -> anyhow::Result<Engine> {
-        let isa = model::cpu_isa(&self.environment)?;
+        let (environment, isa) = (self.environment.clone(), model::cpu_isa(&self.environment)?);
         let threads = self.options.threads.unwrap_or_else(model::cores);
         Ok(Engine::start_with_draft(settings, tokenizer, move || {
             let failed = |what: String| EngineError::Stopped { what };
             let backend = Cpu::new(isa, threads).map_err(|error| failed(error.to_string()))?;
-            let load = |checkpoint: &Checkpoint| {
-                let model = Llama::load(&backend, checkpoint, |_, _| ());
-                model.map(Arc::new).map_err(|error| failed(error.to_string()))
+            let load = |checkpoint: &Checkpoint| -> Result<_, EngineError> {
+                let packed = Packed::of(&environment, checkpoint);
+                let have = |info: &WeightInfo| packed.as_ref()?.weight(info);
+                let model = Llama::load_beside(&backend, checkpoint, have, |_, _| ());
+                let model = model.map(Arc::new).map_err(|error| failed(error.to_string()))?;
+                if let Some(packed) = packed {
+                    let model = model.clone();
+                    // Nobody waits for it.
+                    std::thread::spawn(move || packed.keep(&model, &ProgressBar::hidden()));
+                }
+                Ok(model)
             };
             let (model, draft) = (load(&checkpoint)?, draft.as_ref().map(load).transpose()?);
             Ok((backend, model, draft))

@@ -55,6 +55,8 @@ impl User {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alti"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_clear().env("ALTI_HOME", self.path("store")).env("USER", "tester");
+        // A copy of the model for each user would only fill the disk.
+        command.env("ALTI_PACKED", "off");
         command.envs(self.model.iter().map(|model| ("ALTI_MODEL", model)));
         command
     }

@@ -9,6 +9,7 @@ mod common;
 
 mod chat;
 mod docs;
+mod packed;
 mod quality;
 mod run;
 mod serve;

@@ -2,7 +2,8 @@
 
 use crate::CpuError;
 use crate::pack::PackedMatrix;
-use alti_tensor::{WeightData, quant};
+use alti_tensor::{DType, WeightData, quant};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// A weight of the CPU backend. Cheap to clone; the weights themselves are shared.
@@ -37,6 +38,37 @@ impl CpuWeight {
             _ => return Err(not_a_matrix("it has no dimension, or more than three")),
         };
         Ok(CpuWeight(kind))
+    }
+
+    /// Takes what [`CpuWeight::packed`] gave for a weight of this dtype and shape.
+    ///
+    /// # Errors
+    /// When it is of another size.
+    pub fn from_packed(dtype: DType, shape: &[usize], packed: Bytes) -> Result<CpuWeight, CpuError> {
+        let matrix =
+            |rows, columns, packed| PackedMatrix::from_packed(dtype, rows, columns, packed).map(Arc::new);
+        let kind = match *shape {
+            [rows, columns] => Kind::Matrix(matrix(rows, columns, packed)?),
+            [experts, rows, columns] if experts > 0 => {
+                let each = packed.len() / experts;
+                let expert = |e: usize| matrix(rows, columns, packed.slice(e * each..(e + 1) * each));
+                Kind::Experts((0..experts).map(expert).collect::<Result<_, _>>()?)
+            }
+            _ => {
+                let reason = "packed before, it is neither a matrix nor matrices of experts";
+                return Err(CpuError::NotAMatrix { dtype, shape: shape.to_vec(), reason });
+            }
+        };
+        Ok(CpuWeight(kind))
+    }
+
+    /// The panels of a matrix, or those of each expert's; nothing of a vector, which is as the file has it.
+    pub fn packed(&self) -> Vec<&[u8]> {
+        match &self.0 {
+            Kind::Vector(_) => Vec::new(),
+            Kind::Matrix(matrix) => vec![matrix.contents()],
+            Kind::Experts(matrices) => matrices.iter().map(|matrix| matrix.contents()).collect(),
+        }
     }
 
     /// The values of a vector.

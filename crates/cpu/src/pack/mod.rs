@@ -20,11 +20,15 @@ mod quantised;
 
 use crate::CpuError;
 use crate::kernels::ActivationBlock;
-use crate::memory::AlignedBytes;
+use crate::memory::{AlignedBytes, CACHE_LINE};
 use alti_tensor::{DType, WeightData};
+use bytes::Bytes;
 use half::{bf16, f16};
 use layout::quant_layout;
 use std::ops::Range;
+
+/// Counts the ways in which panels have been laid out: what was packed in another is packed anew.
+pub const LAYOUT_VERSION: u32 = 1;
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 32;
@@ -70,10 +74,48 @@ pub struct PackedMatrix {
     rows: usize,
     columns: usize,
     panel_bytes: usize,
-    storage: AlignedBytes,
+    storage: Storage,
+}
+
+/// Where panels lie.
+#[derive(Debug)]
+enum Storage {
+    Own(AlignedBytes),
+    /// In a file, most likely, that they were written to when they were packed.
+    Shared(Bytes),
 }
 
 impl PackedMatrix {
+    /// Bytes of `rows` rows of `columns` columns in panels; none if no memory could hold them.
+    pub fn packed_bytes(dtype: DType, rows: usize, columns: usize) -> Option<usize> {
+        panel_bytes(dtype, columns)?.checked_mul(rows.div_ceil(PANEL_ROWS))
+    }
+
+    /// Takes panels as they were packed before: the [`contents`](Self::contents) of such a matrix.
+    ///
+    /// # Errors
+    /// When they are not as many bytes as panels of this shape have, or do not begin at a cache line.
+    pub fn from_packed(dtype: DType, rows: usize, columns: usize, packed: Bytes) -> Result<Self, CpuError> {
+        let not_a_matrix = |reason| CpuError::NotAMatrix { dtype, shape: vec![rows, columns], reason };
+        if rows == 0 || Self::packed_bytes(dtype, rows, columns) != Some(packed.len()) {
+            return Err(not_a_matrix("packed before, it has another size"));
+        }
+        if packed.as_ptr().align_offset(CACHE_LINE) != 0 {
+            return Err(not_a_matrix("packed before, it does not begin at a cache line"));
+        }
+        let panel_bytes = packed.len() / rows.div_ceil(PANEL_ROWS);
+        Ok(Self { dtype, rows, columns, panel_bytes, storage: Storage::Shared(packed) })
+    }
+
+    /// All panels.
+    pub fn contents(&self) -> &[u8] {
+        let storage = match &self.storage {
+            Storage::Own(storage) => storage.as_slice(),
+            Storage::Shared(storage) => storage,
+        };
+        &storage[..self.bytes()]
+    }
+
     /// Packs the given rows of a stored tensor, counted over all of its outer dimensions (all rows
     /// of a matrix; those of one expert), on `threads` threads.
     ///
@@ -109,7 +151,7 @@ impl PackedMatrix {
                 }
             });
         }
-        Ok(Self { dtype, rows: rows.len(), columns, panel_bytes, storage })
+        Ok(Self { dtype, rows: rows.len(), columns, panel_bytes, storage: Storage::Own(storage) })
     }
 
     /// The encoding of the weights.
@@ -152,7 +194,7 @@ impl PackedMatrix {
     /// # Panics
     /// When there is no such panel.
     pub fn panel_contents(&self, index: usize) -> &[u8] {
-        &self.storage.as_slice()[index * self.panel_bytes..][..self.panel_bytes]
+        &self.contents()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
     /// Writes row `row` as floats: bit by bit what `alti_tensor::quant` makes of the stored row.
