@@ -9,9 +9,13 @@ use alti_formats::{Checkpoint, FormatError, PackedFile, WeightInfo};
 use alti_models::Llama;
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Smaller models are packed faster than a file is worth.
 const FEWEST_BYTES: u64 = 32 << 20;
+
+/// Nobody writes a file for longer.
+const LONGEST_WRITE: Duration = Duration::from_hours(24);
 
 /// How packed files end.
 const ENDING: &str = "packed";
@@ -101,25 +105,33 @@ pub fn kept(environment: &Environment) -> (usize, u64) {
     sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size))
 }
 
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Removes those of models that are gone, and what cannot be read.
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    entries(folder).filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
+}
+
+/// Whether a file was begun so long ago that whoever began it did not come to its end.
+fn is_left_over(path: &Path) -> bool {
+    let age = path.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
+    path.extension().is_none_or(|ending| ending != ENDING) && age.is_some_and(|age| age > LONGEST_WRITE)
+}
+
+/// Removes those of models that are gone, what cannot be read, and what was left unfinished.
 pub fn remove_stale_in(environment: &Environment) {
     remove_stale(&folder(environment));
 }
 
 fn remove_stale(folder: &Path) {
-    for path in files(folder) {
-        let is_of_a_model = |of: Result<String, FormatError>| {
-            of.is_ok_and(|of| of.lines().next().is_some_and(|model| Path::new(model).exists()))
-        };
-        if !is_of_a_model(PackedFile::subject(&path))
-            && let Err(error) = std::fs::remove_file(&path)
-        {
+    let is_of_a_model = |of: Result<String, FormatError>| {
+        of.is_ok_and(|of| of.lines().next().is_some_and(|model| Path::new(model).exists()))
+    };
+    let gone = files(folder).filter(|path| !is_of_a_model(PackedFile::subject(path)));
+    for path in gone.chain(entries(folder).filter(|path| is_left_over(path))) {
+        if let Err(error) = std::fs::remove_file(&path) {
             tracing::debug!(%error, "{} is not removed", path.display());
         }
     }

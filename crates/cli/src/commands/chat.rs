@@ -122,6 +122,8 @@ impl Task for ChatTask<'_> {
             eprintln!("{} · {} tokens of context · /help lists commands", self.name, chat.session.context());
         }
         while let Some(entered) = input.read()? {
+            // Ctrl-C stops what was entered from here on, also when the answer has not begun.
+            interrupt::flag().store(false, Ordering::SeqCst);
             let done = match &entered {
                 Entered::Line(line) if line.trim().is_empty() => continue,
                 Entered::Line(line) if line.starts_with('/') => chat.command(line.trim()),
@@ -175,7 +177,6 @@ impl<B: Backend<Element = f32>> Chat<B> {
         let sampling = self.sampling.clone();
         let request = Request { prompt, sampling, when_full, ignore_end: false };
         let cancel = interrupt::flag();
-        cancel.store(false, Ordering::SeqCst);
         let mut out = std::io::stdout().lock();
         let (json, mut written) = (self.json, Ok(()));
         let answer = generate(&mut self.session, &self.tokenizer, &request, &cancel, |event| {

@@ -69,7 +69,11 @@ fn a_model_is_packed_once() {
     assert_eq!(answer(&user, "on"), expected);
     assert!(fs::read(file).expect("it can be read") != whole, "it says of what it is");
 
-    // With the model goes what was kept of it.
+    // With the model goes what was kept of it, and what somebody who was killed had begun.
+    let begun = fs::File::create(user.path("store/packed/.alti-partial-1")).expect("it is ours");
+    begun
+        .set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(25))
+        .expect("it is ours");
     fs::remove_file(model).expect("it is ours");
     assert_eq!(user.run(&["rm", "--unused"]).code, 0);
     assert!(kept(&user).is_empty());

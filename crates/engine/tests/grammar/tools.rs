@@ -19,7 +19,7 @@ fn tools() -> Vec<Tool> {
         "additionalProperties": false}}});
     let flag = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"],
         "additionalProperties": false});
-    let tool = |name: &str, parameters| Tool { name: name.into(), parameters };
+    let tool = |name: &str, parameters| Tool { name: name.into(), parameters, strict: true };
     vec![tool("get_weather", Some(weather)), tool("flag", Some(flag)), tool("now", None)]
 }
 
@@ -188,7 +188,7 @@ fn schemas_that_cannot_be_checked_have_a_looser_grammar() {
     let tokenizer = smollm2();
     let factory = factory(&tokenizer);
     let parameters = json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
-    let tools = [Tool { name: "f".into(), parameters: Some(parameters) }];
+    let tools = [Tool { name: "f".into(), parameters: Some(parameters), strict: true }];
     for (dialect, name) in ToolDialect::all() {
         let grammar = tool_grammar(dialect, &tools, &ToolChoice::Required, true, &tokenizer).unwrap();
         assert!(factory.compile(&GrammarSource::Lark(grammar.lark)).is_err(), "{name}");
@@ -200,7 +200,7 @@ fn schemas_that_cannot_be_checked_have_a_looser_grammar() {
 fn names_are_spelled_as_they_are() {
     let tokenizer = bytes();
     let factory = factory(&tokenizer);
-    let tools = [Tool { name: "a/b \"c\"\\d\n.e".into(), parameters: None }];
+    let tools = [Tool { name: "a/b \"c\"\\d\n.e".into(), parameters: None, strict: false }];
     for dialect in [Llama3Json, ToolCallTag] {
         for choice in [ToolChoice::Required, ToolChoice::Auto] {
             let grammar = tool_grammar(dialect, &tools, &choice, false, &tokenizer).unwrap();

@@ -32,21 +32,28 @@ impl Format {
 /// JSON that obeys all of a schema, as `strict` promises it.
 ///
 /// # Errors
-/// A keyword that cannot be promised, said as OpenAI says it, and what to do.
+/// A keyword that cannot be promised.
 fn strict_schema(name: &Value, schema: &Value) -> ApiResult<Format> {
-    let Some(found) = uncheckable(schema) else {
-        return Ok(Format::Grammar(GrammarSource::JsonSchema(schema.to_string())));
-    };
+    let whose = format!("response_format '{}'", name.as_str().unwrap_or_default());
+    check_strict(schema, &whose, "response_format")?;
+    Ok(Format::Grammar(GrammarSource::JsonSchema(schema.to_string())))
+}
+
+/// Refuses a schema that `strict` cannot promise.
+///
+/// # Errors
+/// The keyword, said as OpenAI says it, and what to do.
+pub(super) fn check_strict(schema: &Value, whose: &str, field: &str) -> ApiResult<()> {
+    let Some(found) = uncheckable(schema) else { return Ok(()) };
     let path: Vec<String> = found.path.iter().map(|step| format!("'{step}'")).collect();
     let comma = if path.len() == 1 { "," } else { "" };
     let message = format!(
-        "Invalid schema for response_format '{}': In context=({}{comma}), '{}' is not permitted. It cannot be checked \
+        "Invalid schema for {whose}: In context=({}{comma}), '{}' is not permitted. It cannot be checked \
          while the answer is written: leave it out, or leave out `strict`, and everything else is still obeyed.",
-        name.as_str().unwrap_or_default(),
         path.join(", "),
         found.keyword
     );
-    Err(ApiError::field("response_format", message))
+    Err(ApiError::field(field, message))
 }
 
 /// Reads OpenAI's `response_format`, and the same with `regex` and `grammar` as further types.

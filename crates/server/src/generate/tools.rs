@@ -1,5 +1,6 @@
 //! Tools: the seam between the APIs and what `alti_text` knows of the dialects in which models call them.
 
+use super::grammar::check_strict;
 use super::{ChatRequest, Event, Format};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
@@ -88,14 +89,16 @@ impl ToolPlan {
                 GrammarSource::Lark(format!("start: only_calls | said\nsaid: %json {schema}\n{calls}"))
             }
         };
+        let refused = |error: alti_engine::EngineError| ApiError::field("tools", error.to_string());
         let strict = whole(&grammar.lark);
-        if model.inference.check_grammar(&strict).is_ok() {
-            return Ok(Some(strict));
+        match model.inference.check_grammar(&strict) {
+            Ok(()) => return Ok(Some(strict)),
+            Err(error) if functions.iter().any(|tool| tool.strict) => return Err(refused(error)),
+            Err(_) => {}
         }
-        // Schemas may ask for what grammars cannot check: then arguments are any object, as OpenAI's are without
-        // `strict`.
+        // A schema that is none, or too large: then arguments are any object, as OpenAI's are without `strict`.
         let loose = whole(&grammar.loose_lark);
-        model.inference.check_grammar(&loose).map_err(|error| ApiError::field("tools", error.to_string()))?;
+        model.inference.check_grammar(&loose).map_err(refused)?;
         Ok(Some(loose))
     }
 
@@ -234,6 +237,11 @@ fn function(index: usize, tool: &Value) -> ApiResult<Tool> {
         return Err(wrong(
             "has a function whose name is not made of 1 to 128 letters, digits, `_`, `-` and `.`",
         ));
+    }
+    if let Some(schema) = tool.parameters.as_ref().filter(|_| tool.strict) {
+        let (whose, field) =
+            (format!("function '{}'", tool.name), format!("tools[{index}].function.parameters"));
+        check_strict(schema, &whose, &field)?;
     }
     Ok(tool)
 }

@@ -117,6 +117,37 @@ async fn a_real_model_that_must_call_calls() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_checked_of_arguments_is_refused_where_it_is_promised_and_passed_over_elsewhere() {
+    let tags =
+        json!({ "type": "array", "items": { "enum": ["a", "b"] }, "maxItems": 3, "uniqueItems": true });
+    let parameters = json!({
+        "type": "object", "properties": { "tags": tags }, "required": ["tags"], "additionalProperties": false,
+    });
+    let app = app();
+    let ask = async |strict: Value| {
+        let function = json!({ "name": "mark", "parameters": parameters, "strict": strict });
+        let request = json!({
+            "model": "tiny", "messages": user("Mark it."), "tools": [{ "type": "function", "function": function }],
+            "tool_choice": "required", "temperature": 1, "max_tokens": 300,
+        });
+        app.post("/v1/chat/completions", request).await
+    };
+    let refused = ask(json!(true)).await;
+    let error = &refused.json()["error"];
+    let param = json!("tools[0].function.parameters");
+    assert_eq!((refused.status, &error["param"]), (StatusCode::BAD_REQUEST, &param));
+    let said = "Invalid schema for function 'mark': In context=('properties', 'tags'), 'uniqueItems' is not permitted";
+    assert!(error["message"].as_str().unwrap().starts_with(said), "{error}");
+    for strict in [json!(false), Value::Null] {
+        let answer = ask(strict).await.ok();
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        let tags = arguments["tags"].as_array().unwrap();
+        assert!(tags.len() <= 3 && tags.iter().all(|tag| tag == "a" || tag == "b"), "{arguments}");
+    }
+}
+
+#[tokio::test]
 async fn a_format_beside_tools_is_obeyed_or_a_tool_is_called() {
     let format =
         json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "enum": ["yes", "no"] } } });

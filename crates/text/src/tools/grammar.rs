@@ -235,7 +235,7 @@ impl Writer<'_> {
         let mut schema = schema.and_then(Value::as_object).cloned().unwrap_or_default();
         // Arguments are an object, even where the schema does not say so.
         schema.insert("type".into(), json!("object"));
-        self.line(format!("args{index}: %json {}", with_options(schema)));
+        self.line(format!("args{index}: %json {}", with_options(schema, tool.strict)));
     }
 
     /// `name(first=1, second="x")`: the arguments in their schema's order.
@@ -261,7 +261,7 @@ impl Writer<'_> {
                 if optional { (format!(" | first{index}_{next}"), "?") } else { (String::new(), "") };
             self.line(format!("first{index}_{at}: {here} rest{index}_{next}{skip}"));
             self.line(format!("rest{index}_{at}: ( \", \" {here} ){mark} rest{index}_{next}"));
-            let value = self.python_value(schema, parameters);
+            let value = self.python_value(schema, parameters, tool.strict);
             self.line(format!("{here}: {} {value}", literal(&format!("{name}="))));
         }
         let end = properties.len();
@@ -270,7 +270,7 @@ impl Writer<'_> {
     }
 
     /// A value as Python writes it. Inside of lists and objects words are JSON's, which [`super::ToolCallParser`] takes.
-    fn python_value(&self, schema: &Value, parameters: &Map<String, Value>) -> String {
+    fn python_value(&self, schema: &Value, parameters: &Map<String, Value>, strict: bool) -> String {
         let mut own = schema.as_object().filter(|_| self.strict).cloned().unwrap_or_default();
         if own.get("type") == Some(&json!("boolean")) {
             return "( \"True\" | \"False\" )".into();
@@ -281,13 +281,13 @@ impl Writer<'_> {
                 own.entry(key).or_insert_with(|| definitions.clone());
             }
         }
-        format!("%json {}", with_options(own))
+        format!("%json {}", with_options(own, strict))
     }
 }
 
-/// A schema with how its white space is written.
-fn with_options(mut schema: Map<String, Value>) -> Value {
-    schema.insert("x-guidance".into(), json!({"whitespace_pattern": WHITESPACE}));
+/// A schema with how its white space is written, and whether what cannot be checked of it is passed over.
+fn with_options(mut schema: Map<String, Value>, strict: bool) -> Value {
+    schema.insert("x-guidance".into(), json!({"whitespace_pattern": WHITESPACE, "lenient": !strict}));
     Value::Object(schema)
 }
 

@@ -27,6 +27,8 @@ pub struct Tool {
     pub name: String,
     /// The JSON schema of its arguments, an object's; none where nothing is said about them.
     pub parameters: Option<Value>,
+    /// Whether all of the schema is promised; else what a grammar cannot check of it is passed over.
+    pub strict: bool,
 }
 
 impl Tool {
@@ -36,7 +38,8 @@ impl Tool {
         let function = value.get("function").unwrap_or(value);
         let name = function.get("name")?.as_str()?.to_owned();
         let parameters = function.get("parameters").filter(|parameters| parameters.is_object()).cloned();
-        Some(Self { name, parameters })
+        let strict = function.get("strict") == Some(&Value::Bool(true));
+        Some(Self { name, parameters, strict })
     }
 }
 
