@@ -2,6 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::interrupt;
 use crate::options::{BackendName, RunOptions};
 use crate::output::{Unit, bar, bytes};
 use crate::packed::Packed;
@@ -16,6 +17,7 @@ use alti_text::{ChatTemplate, Specials, Tokenizer};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Longest context that is taken without being asked for: memory for keys and values is set aside
 /// for all of it.
@@ -253,7 +255,11 @@ pub fn with_model<T: Task>(
             // The answer has been told: now there is time for it.
             if let Some((packed, model)) = fresh {
                 let shown = bar(environment, packed.bytes(), "keeping packed weights", Unit::Bytes);
-                packed.keep(&model, &shown);
+                let stop = interrupt::flag();
+                packed.keep(&model, |written| {
+                    shown.set_position(written);
+                    !stop.load(Ordering::Relaxed)
+                });
                 shown.finish_and_clear();
             }
             Ok(output)

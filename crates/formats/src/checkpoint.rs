@@ -206,6 +206,14 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The one file that all of the model is in, where it is a GGUF file that is not split.
+    pub fn only_file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Gguf(file) => file.only_file(),
+            Source::HuggingFace { .. } | Source::Meta(_) => None,
+        }
+    }
+
     /// The model's configuration, validated.
     pub fn config(&self) -> &ModelConfig {
         &self.config

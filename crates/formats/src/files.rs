@@ -51,10 +51,13 @@ fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// How names of files begin that are not complete.
+const PARTIAL: &str = ".alti-partial-";
+
 /// A temporary name that tells what it is for, should a killed process leave it behind.
 fn temporary<'a, 'b>() -> tempfile::Builder<'a, 'b> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".alti-partial-");
+    builder.prefix(PARTIAL);
     builder
 }
 
@@ -87,6 +90,11 @@ pub fn check_target(target: &Path, replace: bool) -> Result<(), FormatError> {
 }
 
 impl AtomicFile {
+    /// Whether a file of this name is one that is being written, or was when its writer was killed.
+    pub fn is_unfinished(name: &str) -> bool {
+        name.starts_with(PARTIAL)
+    }
+
     /// Starts writing the file that will be at `target`, in place of one that is there if it may be
     /// replaced.
     ///

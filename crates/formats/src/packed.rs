@@ -87,16 +87,16 @@ impl PackedFile {
         Some(self.contents.slice(start as usize..(start + length) as usize))
     }
 
-    /// Writes a file of weights, each in pieces, atomically. `progress` is told how many bytes are written, which it
-    /// answers in the end.
+    /// Writes a file of weights, each in pieces, atomically. `progress` is told how many bytes are written, and answers
+    /// whether to go on. Answers how many there are.
     ///
     /// # Errors
-    /// When the folder or the disk does not take it.
+    /// When the folder or the disk does not take it, or it is not gone on with.
     pub fn write(
         path: &Path,
         of: &str,
         weights: &[(String, Vec<&[u8]>)],
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(u64) -> bool,
     ) -> Result<u64, FormatError> {
         let length = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         // Where weights begin depends on how long the head is, and that on where they begin: by a digit or two.
@@ -120,7 +120,9 @@ impl PackedFile {
         for (_, pieces) in weights {
             file.pad_to(ALIGNMENT)?;
             pieces.iter().try_for_each(|piece| file.write(piece))?;
-            progress(file.written());
+            if !progress(file.written()) {
+                return Err(FormatError::io(path, "write", io::ErrorKind::Interrupted.into()));
+            }
         }
         let written = file.written();
         file.commit()?;
@@ -140,7 +142,7 @@ mod tests {
         let (long, name) = (vec![7; 1000], |index: usize| format!("blk.{index}.ffn_up.weight"));
         let weights: Vec<_> =
             (0..40).map(|index| (name(index), vec![&long[index..], &long[..index]])).collect();
-        let bytes = PackedFile::write(&path, "this", &weights, |_| ()).unwrap();
+        let bytes = PackedFile::write(&path, "this", &weights, |_| true).unwrap();
         assert_eq!(bytes, std::fs::metadata(&path).unwrap().len());
         let file = PackedFile::open(&path, "this").unwrap().expect("it is there");
         for index in 0..40 {
@@ -150,13 +152,19 @@ mod tests {
         }
         assert!(file.weight("blk.40.ffn_up.weight").is_none());
         assert!(PackedFile::open(&path, "that").unwrap().is_none(), "it is of something else");
+        assert!(
+            PackedFile::write(&path, "that", &weights, |written| written < 20_000).is_err(),
+            "it is enough"
+        );
+        assert!(PackedFile::open(&path, "this").unwrap().is_some(), "what was there is there");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "and nothing else");
     }
 
     #[test]
     fn damaged_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.packed");
-        PackedFile::write(&path, "this", &[("a".to_owned(), vec![&[1; 500]])], |_| ()).unwrap();
+        PackedFile::write(&path, "this", &[("a".to_owned(), vec![&[1; 500]])], |_| true).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 5, 12, 100, whole.len() - 1] {
             std::fs::write(&path, &whole[..length]).unwrap();

@@ -2,16 +2,20 @@
 //! is killed has not answered what nobody is charged for; rows that wait for the disk at the same time are written together.
 
 use crate::auth::{Accounts, Principal, UsageRow};
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::running::Hold;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Rows on their way to the store.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     waiting: Mutex<Waiting>,
+    /// The server ends: whoever has a row kept writes it.
+    ends: AtomicBool,
     all: Unkept,
 }
 
@@ -28,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) row: UsageRow,
     pub(crate) principal: Principal,
     pub(crate) hold: Option<Hold>,
+    /// Of [`Ledger::open`].
+    pub(crate) open: One,
 }
 
 /// The same while it waits.
@@ -42,9 +48,9 @@ struct Counted {
 #[derive(Clone, Debug)]
 pub(crate) struct Unkept(watch::Sender<usize>);
 
-/// One of them.
+/// One of them: a request that is metered, and then its row until it is kept.
 #[derive(Debug)]
-struct One(Unkept);
+pub(crate) struct One(Unkept);
 
 impl Default for Unkept {
     fn default() -> Unkept {
@@ -76,22 +82,28 @@ impl Ledger {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts a request that is metered from now on: the server does not go down before its row is kept, if it has one.
+    pub(crate) fn open(&self) -> One {
+        self.all.one()
+    }
+
     /// Has a row kept, counted in `unkept` until it is.
     pub(crate) fn keep(self: &Arc<Ledger>, accounts: &Arc<dyn Accounts>, entry: Entry, unkept: &Unkept) {
-        let Entry { row, principal, hold } = entry;
-        let counted =
-            Counted { row, _given_back: (principal, hold), _unkept: [unkept.one(), self.all.one()] };
+        let Entry { row, principal, hold, open } = entry;
+        let counted = Counted { row, _given_back: (principal, hold), _unkept: [unkept.one(), open] };
         let mut waiting = self.waiting();
         waiting.entries.push(counted);
-        if std::mem::replace(&mut waiting.is_writing, true) {
+        let ends = self.ends.load(Ordering::Relaxed);
+        if std::mem::replace(&mut waiting.is_writing, true) && !ends {
             return;
         }
         drop(waiting);
         let (ledger, accounts) = (self.clone(), accounts.clone());
         let write = move || ledger.write(accounts.as_ref());
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(write)),
-            Err(_) => write(),
+            Ok(runtime) if !ends => drop(runtime.spawn_blocking(write)),
+            // A runtime that ends begins nothing any more.
+            _ => write(),
         }
     }
 
@@ -107,20 +119,29 @@ impl Ledger {
                 return;
             }
             let rows: Vec<&UsageRow> = entries.iter().map(|entry| &entry.row).collect();
-            // One that cannot be kept must not take the others with it.
-            if record(accounts, &rows).is_err() {
-                for row in rows {
-                    if let Err(error) = record(accounts, &[row]) {
-                        tracing::error!(request = row.request_id, %error, "what a request took was not kept");
-                    }
+            let told = |row: &UsageRow, error: &ApiError| {
+                tracing::error!(request = row.request_id, %error, "what a request took was not kept");
+            };
+            match record(accounts, &rows) {
+                Ok(()) => {}
+                // One that cannot be kept must not take the others with it.
+                Err(error) if error.kind == ErrorKind::InvalidRequest && rows.len() > 1 => {
+                    let alone = rows.iter().map(|row| (row, record(accounts, &[*row])));
+                    let lost = alone.filter_map(|(row, kept)| Some((row, kept.err()?)));
+                    lost.for_each(|(row, error)| told(row, &error));
                 }
+                Err(error) => rows.iter().for_each(|row| told(row, &error)),
             }
         }
     }
 
-    /// Waits until all rows are kept.
-    pub(crate) async fn settled(&self) {
-        self.all.settled().await;
+    /// Waits until all rows are kept, but no longer than to `deadline`. Those of requests that are still under way then are
+    /// kept where they are dropped.
+    pub(crate) async fn settle(&self, deadline: Instant) {
+        if tokio::time::timeout_at(deadline, self.all.settled()).await.is_err() {
+            tracing::warn!("some requests were still under way when the server ended");
+        }
+        self.ends.store(true, Ordering::Relaxed);
     }
 }
 

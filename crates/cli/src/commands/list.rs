@@ -197,7 +197,7 @@ impl RemoveCommand {
             }
             None => (Vec::new(), store.prune()?, "what no model uses"),
         };
-        crate::packed::remove_stale_in(environment);
+        crate::packed::clean(environment);
         let result = serde_json::json!({ "removed": removed, "freed_bytes": freed });
         output::result(json, &result, |_| format!("removed {what}, {} freed\n", bytes(freed)))
     }

@@ -17,7 +17,6 @@ use alti_models::{Llama, memory};
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
 use alti_tensor::KvDType;
 use alti_text::{ChatTemplate, Tokenizer};
-use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -193,10 +192,11 @@ impl Loader {
                 let have = |info: &WeightInfo| packed.as_ref()?.weight(info);
                 let model = Llama::load_beside(&backend, checkpoint, have, |_, _| ());
                 let model = model.map(Arc::new).map_err(|error| failed(error.to_string()))?;
-                if let Some(packed) = packed {
+                if let Some(packed) = packed.filter(Packed::is_missing) {
                     let model = model.clone();
-                    // Nobody waits for it.
-                    std::thread::spawn(move || packed.keep(&model, &ProgressBar::hidden()));
+                    let keep = move || packed.keep(&model, |_| Arc::strong_count(&model) > 1);
+                    // Nobody waits for it, and it ends when the model is unloaded; without a thread nothing is kept.
+                    let _ = std::thread::Builder::new().name("alti-packed".to_owned()).spawn(keep);
                 }
                 Ok(model)
             };

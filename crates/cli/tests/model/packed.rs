@@ -34,7 +34,8 @@ fn answer(user: &User, packed: &str) -> String {
 /// The packed weights of this user.
 fn kept(user: &User) -> Vec<PathBuf> {
     let entries = fs::read_dir(user.path("store/packed")).into_iter().flatten();
-    entries.map(|entry| entry.expect("an entry").path()).collect()
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| !path.ends_with(".lock")).collect()
 }
 
 #[test]
@@ -62,21 +63,25 @@ fn a_model_is_packed_once() {
     assert_eq!(answer(&user, "on"), expected);
     assert!(fs::read(file).expect("it can be read") == whole);
 
-    // So is that of a model that has changed since.
-    let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    let changed = fs::File::options().append(true).open(&model).expect("it is ours");
-    changed.set_modified(earlier).expect("it is ours");
+    // So is that of a model that has changed since, be it a copy of the same size and time.
+    let copy = user.path("copy.gguf");
+    fs::copy(&model, &copy).expect("there is room");
+    let time = fs::metadata(&model).and_then(|model| model.modified()).expect("it has one");
+    fs::File::options()
+        .append(true)
+        .open(&copy)
+        .and_then(|copy| copy.set_modified(time))
+        .expect("it is ours");
+    fs::rename(&copy, &model).expect("it is ours");
     assert_eq!(answer(&user, "on"), expected);
     assert!(fs::read(file).expect("it can be read") != whole, "it says of what it is");
 
     // With the model goes what was kept of it, and what somebody who was killed had begun.
-    let begun = fs::File::create(user.path("store/packed/.alti-partial-1")).expect("it is ours");
-    begun
-        .set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(25))
-        .expect("it is ours");
+    fs::write(user.path("store/packed/.alti-partial-1"), "begun").expect("it is ours");
+    fs::write(user.path("store/packed/letters.packed"), "not ours").expect("it is the user's");
     fs::remove_file(model).expect("it is ours");
     assert_eq!(user.run(&["rm", "--unused"]).code, 0);
-    assert!(kept(&user).is_empty());
+    assert_eq!(kept(&user), [user.path("store/packed/letters.packed")], "nothing else is touched");
 }
 
 #[test]

@@ -16,7 +16,7 @@ mod watch;
 
 pub use constraint::Grammar;
 pub use factory::GrammarFactory;
-pub use schema::{Uncheckable, loosened, uncheckable};
+pub use schema::{Uncheckable, loosened, uncheckable, without_idle};
 
 use serde::Serialize;
 

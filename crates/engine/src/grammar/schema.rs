@@ -95,7 +95,7 @@ fn is_idle(keyword: &str, value: &Value) -> bool {
 }
 
 /// Takes out what asks for nothing, and would be refused for its name.
-pub(super) fn without_idle(schema: &mut Value) {
+pub fn without_idle(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     schema.retain(|keyword, value| !is_idle(keyword, value));
     for (keyword, value) in schema {

@@ -184,15 +184,25 @@ fn a_call_that_begins_in_free_text_becomes_a_good_one() {
 }
 
 #[test]
-fn schemas_that_cannot_be_checked_have_a_looser_grammar() {
+fn what_cannot_be_checked_is_passed_over_where_nothing_is_promised() {
     let tokenizer = smollm2();
     let factory = factory(&tokenizer);
-    let parameters = json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
-    let tools = [Tool { name: "f".into(), parameters: Some(parameters), strict: true }];
-    for (dialect, name) in ToolDialect::all() {
-        let grammar = tool_grammar(dialect, &tools, &ToolChoice::Required, true, &tokenizer).unwrap();
-        assert!(factory.compile(&GrammarSource::Lark(grammar.lark)).is_err(), "{name}");
-        assert!(factory.compile(&GrammarSource::Lark(grammar.loose_lark)).is_ok(), "{name}");
+    let compiles = |grammar: String| factory.compile(&GrammarSource::Lark(grammar)).is_ok();
+    let list = json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
+    let wrong = json!({"type": "object", "properties": {"a": {"type": "colour"}}});
+    // Whether there is a grammar for all of the schema, and a looser one.
+    for (schema, strict, all, loose) in [
+        (&list, false, true, true),
+        (&list, true, false, false),
+        (&wrong, false, false, true),
+        (&wrong, true, false, false),
+    ] {
+        let tools = [Tool { name: "f".into(), parameters: Some(schema.clone()), strict }];
+        for (dialect, name) in ToolDialect::all() {
+            let grammar = tool_grammar(dialect, &tools, &ToolChoice::Required, true, &tokenizer).unwrap();
+            let found = (compiles(grammar.lark), compiles(grammar.loose_lark));
+            assert_eq!(found, (all, loose), "{name}: {schema}, strict {strict}");
+        }
     }
 }
 
@@ -206,5 +216,24 @@ fn names_are_spelled_as_they_are() {
             let grammar = tool_grammar(dialect, &tools, &choice, false, &tokenizer).unwrap();
             factory.compile(&GrammarSource::Lark(grammar.lark)).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_python_cannot_write_is_told_where_it_is_promised() {
+    let unwritable = |dialect, parameters: Value, strict| {
+        let tool = Tool { name: "f".into(), parameters: Some(parameters), strict };
+        alti_text::tools::unwritable(dialect, &tool)
+    };
+    let plain = json!({ "type": "object", "properties": { "a": { "anyOf": [{ "type": "null" }] } }, "required": ["a"] });
+    assert_eq!(unwritable(ToolDialect::Pythonic, plain, true), None);
+    for (schema, what) in [
+        (json!({ "properties": {}, "anyOf": [] }), "anyOf"),
+        (json!({ "properties": { "user id": {} } }), "user id"),
+        (json!({ "properties": {}, "required": ["b"] }), "b"),
+    ] {
+        assert_eq!(unwritable(ToolDialect::Pythonic, schema.clone(), true).as_deref(), Some(what));
+        assert_eq!(unwritable(ToolDialect::Pythonic, schema.clone(), false), None, "nothing is promised");
+        assert_eq!(unwritable(ToolDialect::Llama3Json, schema, true), None, "JSON writes it");
     }
 }

@@ -37,6 +37,14 @@ impl SplitGguf {
         Ok(set)
     }
 
+    /// The file, if there is only one.
+    pub(crate) fn only_file(&self) -> Option<&Path> {
+        match &self.files[..] {
+            [file] => Some(file.path()),
+            _ => None,
+        }
+    }
+
     fn check_count(&self) -> Result<(), FormatError> {
         const KEY: &str = "split.tensors.count";
         let found = self.index.len() as u64;

@@ -2,7 +2,7 @@
 
 use crate::auth::{Principal, UsageRow};
 use crate::error::ApiResult;
-use crate::ledger::{Entry, Unkept};
+use crate::ledger::{Entry, One, Unkept};
 use crate::route::{Call, Receipt, Receipts};
 use crate::running::{Held, Hold};
 use crate::state::AppState;
@@ -40,6 +40,8 @@ struct Open {
     row: UsageRow,
     receipts: Option<Receipts>,
     unkept: Unkept,
+    /// The server waits for it when it goes down.
+    open: Option<One>,
     span: Option<AnswerSpan>,
 }
 
@@ -60,6 +62,7 @@ impl Meter {
             hold: None,
             receipts: call.errand.receipts.clone(),
             unkept: Unkept::default(),
+            open: Some(call.state.ledger().open()),
             span: call.state.telemetry().answer(call.trace.as_ref(), call.began, operation, model),
             row: UsageRow {
                 request_id: call.id.clone(),
@@ -143,6 +146,7 @@ impl Drop for Open {
             return receipts.put(Receipt { row, _hold: hold });
         }
         let Some(accounts) = self.state.accounts().cloned() else { return };
-        self.state.ledger().keep(&accounts, Entry { row, principal, hold }, &self.unkept);
+        let Some(open) = self.open.take() else { return };
+        self.state.ledger().keep(&accounts, Entry { row, principal, hold, open }, &self.unkept);
     }
 }

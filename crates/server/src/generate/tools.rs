@@ -5,9 +5,9 @@ use super::{ChatRequest, Event, Format};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::models::ServedModel;
-use alti_engine::grammar::{GrammarSource, loosened};
+use alti_engine::grammar::{GrammarSource, loosened, without_idle};
 use alti_engine::serving::TokenOutput;
-use alti_text::tools::{Tool, ToolCallParser, ToolDialect, ToolEvent, tool_grammar};
+use alti_text::tools::{Tool, ToolCallParser, ToolDialect, ToolEvent, tool_grammar, unwritable};
 pub use alti_text::tools::{ToolCall, ToolChoice};
 use alti_text::{Content, Message};
 use serde_json::{Map, Value, json};
@@ -47,6 +47,16 @@ impl ToolPlan {
         if functions.is_empty() || request.tool_choice == ToolChoice::None {
             plan.grammar = request.format.clone().grammar();
             return Ok(plan);
+        }
+        for (index, tool) in functions.iter().enumerate() {
+            if let Some(what) = unwritable(plan.dialect, tool) {
+                let message = format!(
+                    "Invalid schema for function '{}': '{what}' is not permitted. The model writes arguments one by one, as \
+                     Python does: describe each in `properties`, or leave out `strict`.",
+                    tool.name
+                );
+                return Err(ApiError::field(format!("tools[{index}].function.parameters"), message));
+            }
         }
         plan.tools = request.tools.clone();
         plan.names = functions.iter().map(|tool| tool.name.clone()).collect();
@@ -89,16 +99,14 @@ impl ToolPlan {
                 GrammarSource::Lark(format!("start: only_calls | said\nsaid: %json {schema}\n{calls}"))
             }
         };
-        let refused = |error: alti_engine::EngineError| ApiError::field("tools", error.to_string());
-        let strict = whole(&grammar.lark);
-        match model.inference.check_grammar(&strict) {
-            Ok(()) => return Ok(Some(strict)),
-            Err(error) if functions.iter().any(|tool| tool.strict) => return Err(refused(error)),
-            Err(_) => {}
+        let all = whole(&grammar.lark);
+        if model.inference.check_grammar(&all).is_ok() {
+            return Ok(Some(all));
         }
-        // A schema that is none, or too large: then arguments are any object, as OpenAI's are without `strict`.
+        // A schema that is none, or too large: then arguments are any object where nothing else is promised, as OpenAI's are
+        // without `strict`.
         let loose = whole(&grammar.loose_lark);
-        model.inference.check_grammar(&loose).map_err(refused)?;
+        model.inference.check_grammar(&loose).map_err(|error| ApiError::field("tools", error.to_string()))?;
         Ok(Some(loose))
     }
 
@@ -228,7 +236,7 @@ fn function(index: usize, tool: &Value) -> ApiResult<Tool> {
     if !matches!(function.get("parameters"), None | Some(Value::Null | Value::Object(_))) {
         return Err(wrong("has `parameters` that are no JSON schema"));
     }
-    let tool = Tool::from_value(tool).ok_or_else(|| wrong("has no function with a name"))?;
+    let mut tool = Tool::from_value(tool).ok_or_else(|| wrong("has no function with a name"))?;
     let is_name = |name: &str| {
         (1..=128).contains(&name.len())
             && name.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-.".contains(&it))
@@ -237,6 +245,9 @@ fn function(index: usize, tool: &Value) -> ApiResult<Tool> {
         return Err(wrong(
             "has a function whose name is not made of 1 to 128 letters, digits, `_`, `-` and `.`",
         ));
+    }
+    if let Some(schema) = &mut tool.parameters {
+        without_idle(schema);
     }
     if let Some(schema) = tool.parameters.as_ref().filter(|_| tool.strict) {
         let (whose, field) =

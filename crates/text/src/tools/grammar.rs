@@ -24,7 +24,7 @@ const ANY: &str = "/(?s:.*)/";
 pub struct ToolGrammar {
     /// Lark source: arguments obey their tools' schemas.
     pub lark: String,
-    /// The same where arguments are any JSON object, for schemas that ask for what grammars cannot check.
+    /// The same, but arguments of tools that promise nothing are any JSON object, for schemas that are none, or too large.
     pub loose_lark: String,
 }
 
@@ -64,6 +64,41 @@ pub fn tool_grammar(
         writer.text
     };
     Some(ToolGrammar { lark: write(true), loose_lark: write(false) })
+}
+
+/// What of a strict tool's schema cannot be kept where arguments are written one by one as Python does: they are those
+/// that `properties` names, and have names that Python takes.
+pub fn unwritable(dialect: ToolDialect, tool: &Tool) -> Option<String> {
+    const KEPT: [&str; 10] = [
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "$defs",
+        "definitions",
+        "title",
+        "description",
+        "$schema",
+        "$comment",
+    ];
+    let schema = tool.parameters.as_ref().filter(|_| tool.strict)?.as_object()?;
+    if !matches!(dialect.form().notation, Notation::Python) {
+        return None;
+    }
+    let no_properties = Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&no_properties);
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let missing = required.filter_map(Value::as_str).find(|name| !properties.contains_key(*name));
+    let keyword = schema.keys().find(|keyword| !KEPT.contains(&keyword.as_str()));
+    keyword
+        .or_else(|| properties.keys().find(|name| !is_python_name(name)))
+        .map(String::as_str)
+        .or(missing)
+        .map(str::to_owned)
+}
+
+fn is_python_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(super::python::is_name)
 }
 
 struct Writer<'a> {
@@ -231,7 +266,7 @@ impl Writer<'_> {
     }
 
     fn arguments(&mut self, index: usize, tool: &Tool) {
-        let schema = tool.parameters.as_ref().filter(|_| self.strict);
+        let schema = tool.parameters.as_ref().filter(|_| self.strict || tool.strict);
         let mut schema = schema.and_then(Value::as_object).cloned().unwrap_or_default();
         // Arguments are an object, even where the schema does not say so.
         schema.insert("type".into(), json!("object"));
@@ -249,9 +284,8 @@ impl Writer<'_> {
             .map(|names| names.iter().filter_map(Value::as_str).collect())
             .unwrap_or_default();
         // Names that Python has no keyword arguments for cannot be written.
-        let is_name = |name: &str| !name.is_empty() && name.chars().all(super::python::is_name);
         let properties: Vec<(&String, &Value)> =
-            properties.iter().filter(|(name, _)| is_name(name)).collect();
+            properties.iter().filter(|(name, _)| is_python_name(name)).collect();
         self.line(format!("args{index}: first{index}_0"));
         for (at, (name, schema)) in properties.iter().enumerate() {
             let next = at + 1;
@@ -271,7 +305,7 @@ impl Writer<'_> {
 
     /// A value as Python writes it. Inside of lists and objects words are JSON's, which [`super::ToolCallParser`] takes.
     fn python_value(&self, schema: &Value, parameters: &Map<String, Value>, strict: bool) -> String {
-        let mut own = schema.as_object().filter(|_| self.strict).cloned().unwrap_or_default();
+        let mut own = schema.as_object().filter(|_| self.strict || strict).cloned().unwrap_or_default();
         if own.get("type") == Some(&json!("boolean")) {
             return "( \"True\" | \"False\" )".into();
         }

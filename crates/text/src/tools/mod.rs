@@ -15,7 +15,7 @@ mod python;
 
 pub use dialect::ToolDialect;
 pub use event::{ToolCall, ToolEvent, ToolOutput};
-pub use grammar::{ToolGrammar, tool_grammar};
+pub use grammar::{ToolGrammar, tool_grammar, unwritable};
 pub use parser::ToolCallParser;
 
 use serde_json::Value;
