@@ -183,9 +183,11 @@ impl Engines<'_> {
     ) -> Result<Sample> {
         let Candidate { setting, compiler } = candidate;
         let mut command = self.programs.tool_of(setting.peer, compiler, setting.tool.program())?;
+        // It leaves logs where it is started.
         command
+            .current_dir(self.scratch)
             .arg("-m")
-            .arg(model)
+            .arg(std::path::absolute(model)?)
             .args(["-t", &threads.to_string()])
             .args(setting.flags.split_whitespace());
         let value = match setting.tool {
