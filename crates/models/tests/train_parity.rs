@@ -74,31 +74,13 @@ fn recomputing_layers_changes_no_bit_of_a_gradient() {
     }
 }
 
-/// PyTorch's gradients by canonical name.
-fn golden_gradients(model: &Model<f32>, golden: &Golden) -> HashMap<WeightName, Vec<f32>> {
-    let tensors = hugging_face_tensors(&model.config);
-    let values = |name: &str| golden.floats(&format!("grad.{name}"));
-    tensors.iter().flat_map(|tensor| tensor.take_apart(&values(&tensor.name))).collect()
-}
-
-/// Gives gradients whose sign rounding decides PyTorch's sign. Adam's first step is `g / |g|`: it moves
-/// such a value by the whole learning rate one way or the other, which shows in the losses that follow
-/// (of llama3-gqa, whose one such gradient of layer 0's keys is of the other sign in f64 too).
-fn settle_signs(gradient: &mut [f32], golden: &[f32]) {
-    let rounding = 5e-5 * norm(golden.iter().map(|&g| g.into())) / (golden.len() as f64).sqrt();
-    for (ours, &theirs) in gradient.iter_mut().zip(golden) {
-        if *ours * theirs < 0.0 {
-            assert!(f64::from((*ours - theirs).abs()) < rounding, "{ours} should be {theirs}");
-            *ours = theirs;
-        }
-    }
-}
-
+/// Adam's first step moves a weight by the whole learning rate in the direction of its gradient's sign. One
+/// gradient of llama3-gqa (layer 0's keys) is 1e-5 of the others' size, below the rounding of an f32 sum:
+/// its sign is PyTorch's only in arithmetic that rounds as PyTorch's products do, once per product and sum.
 fn check_adamw(name: &str) {
     let golden = Golden::read(name);
     let (mut tape, model) = load::<f32>(name);
     let (names, weights): (Vec<_>, Vec<_>) = model.weights().into_iter().unzip();
-    let first_gradients = golden_gradients(&model, &golden);
     let settings = AdamW { learning_rate: 1e-3, betas: (0.9, 0.95), epsilon: 1e-8, weight_decay: 0.1 };
     let mut moments = HashMap::new();
     let losses = golden.floats("adamw.loss");
@@ -109,13 +91,9 @@ fn check_adamw(name: &str) {
         let tolerance = if step <= 3 { 1e-5 } else { 1e-3 };
         assert!(error <= tolerance, "the loss of step {step} is off by {error:e}");
         tape.optimise(weights.iter().copied(), |inner, index, param, gradient| {
-            let mut gradient = gradient.clone();
-            if step == 1 {
-                settle_signs(&mut gradient.values, &first_gradients[&names[index]]);
-            }
-            let zeros = || inner.zeros_like(&gradient).unwrap();
+            let zeros = || inner.zeros_like(gradient).unwrap();
             let moments = moments.entry(index).or_insert_with(|| Moments { first: zeros(), second: zeros() });
-            inner.adamw(param, &gradient, moments, &settings, step);
+            inner.adamw(param, gradient, moments, &settings, step);
         })
         .unwrap();
     }

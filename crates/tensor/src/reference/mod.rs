@@ -3,7 +3,8 @@
 //! Slow and obvious on purpose: other backends are tested against it. `Reference<f32>` is the
 //! oracle for values; `Reference<f64>` is the oracle for gradients, because central differences
 //! need the digits. Sums run in index order in the element type, so a row's result never depends on
-//! the rows beside it.
+//! the rows beside it; products of vectors and matrices round once per product and sum, as fused
+//! multiply-adds do, which is how PyTorch's round.
 
 mod cache;
 mod ops;

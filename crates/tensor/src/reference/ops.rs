@@ -4,10 +4,10 @@ use super::{Array, Real};
 use crate::{AttentionShape, Experts};
 use std::ops::Range;
 
-/// `sum_i a_i b_i`, in index order.
+/// `sum_i a_i b_i`, in index order, rounded once per term.
 pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     debug_assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(T::zero(), |sum, (&a, &b)| sum + a * b)
+    a.iter().zip(b).fold(T::zero(), |sum, (&a, &b)| a.mul_add(b, sum))
 }
 
 /// `W x` for a row-major `W` of `x.len()` columns.
@@ -100,7 +100,7 @@ pub(crate) fn attend<T: Real>(
         let weights = attention_weights(query, keys, head, shape, seen.clone());
         for (j, weight) in seen.clone().zip(weights) {
             let value = kv_head(values, j, head, shape);
-            out.iter_mut().zip(value).for_each(|(out, &value)| *out = *out + weight * value);
+            out.iter_mut().zip(value).for_each(|(out, &value)| *out = weight.mul_add(value, *out));
         }
     }
     out

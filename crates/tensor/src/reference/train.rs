@@ -209,9 +209,9 @@ fn zeros<T: Real>(like: &Array<T>) -> Array<T> {
     Array::new(like.shape.clone(), vec![T::zero(); like.values.len()])
 }
 
-/// `sum += factor x`.
+/// `sum += factor x`, rounded once.
 fn add_scaled<T: Real>(sum: &mut [T], factor: T, x: &[T]) {
-    sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum = *sum + factor * x);
+    sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum = factor.mul_add(x, *sum));
 }
 
 /// `x^T W` for a row-major `W` of `x.len()` rows.
