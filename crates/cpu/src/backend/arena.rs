@@ -5,6 +5,7 @@
 //! recorded after that, and by none before. Buffers are kept for the next step: once a step has
 //! been run, the same step allocates nothing.
 
+use crate::kernels::OutputMatrix;
 use crate::memory::AlignedBytes;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -58,6 +59,20 @@ impl Matrix {
         debug_assert!(row < self.rows);
         // SAFETY: the caller's promise; a row has `columns` values.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.columns), self.columns) }
+    }
+
+    /// Whether it is the same place in the same shape.
+    pub(crate) fn is_same(self, other: Matrix) -> bool {
+        (self.start, self.rows, self.columns) == (other.start, other.rows, other.columns)
+    }
+
+    /// As where a product goes.
+    ///
+    /// # Safety
+    /// The memory is alive, and nobody else touches what the product writes.
+    pub(crate) unsafe fn output<'a>(self) -> OutputMatrix<'a> {
+        // SAFETY: the caller's promise.
+        unsafe { OutputMatrix::from_raw(self.start, self.rows, self.columns) }
     }
 
     /// The rows from `first` on, so many of them.

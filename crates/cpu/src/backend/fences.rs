@@ -49,10 +49,9 @@ impl Access {
         };
         let (a, b) = (range(&self.matrix), range(&other.matrix));
         let overlap = a.start < b.end && b.start < a.end;
-        let shape = |matrix: &Matrix| (matrix.start, matrix.rows, matrix.columns);
         let together = self.sharing == other.sharing
             && self.sharing != Sharing::Any
-            && shape(&self.matrix) == shape(&other.matrix);
+            && self.matrix.is_same(other.matrix);
         overlap && !together
     }
 }

@@ -16,6 +16,7 @@ use super::ops::store::Store;
 use super::ops::{Op, Worker};
 use super::profile::Profile;
 use super::weight::CpuWeight;
+use crate::pack::layout::BLOCK;
 use crate::pack::{ActivationKind, PackedMatrix};
 use crate::pool::{PoolOptions, Region};
 use crate::{AlignedBytes, CpuError, Isa, Pool};
@@ -33,6 +34,10 @@ use std::time::Instant;
 /// long as waiting for one another once.
 const PRIVATE_VALUES: usize = 4096;
 
+/// Up to so many rows, an operation prepares its result for the product that follows as well: they stay in a near cache.
+/// Those of a prompt do not, and a pass of its own is as quick.
+const READY_ROWS: usize = 64;
+
 /// The CPU as a backend.
 pub struct Cpu {
     isa: Isa,
@@ -42,6 +47,8 @@ pub struct Cpu {
     fences: Fences,
     /// Where in the list the last matrix product is.
     last_product: Option<usize>,
+    /// What the last operation prepared beside its result.
+    ready: Option<Ready>,
     /// What the operation being appended touches; kept to be used again.
     accesses: Vec<Access>,
     /// Pages that the list names: they must not be freed before it has run.
@@ -59,6 +66,16 @@ struct Recorded {
     op: Op,
 }
 
+/// A result that its operation has prepared for a matrix product already, which saves a pass over it and the threads a
+/// meeting.
+struct Ready {
+    /// How long the list is then: what comes later may change the result.
+    steps: usize,
+    values: Matrix,
+    prepared: Prepared,
+    memory: Tensor,
+}
+
 impl Cpu {
     /// A backend of `threads` threads, this one among them.
     ///
@@ -73,6 +90,7 @@ impl Cpu {
             steps: Vec::new(),
             fences: Fences::default(),
             last_product: None,
+            ready: None,
             accesses: Vec::new(),
             pages: Vec::new(),
             failure: None,
@@ -131,6 +149,11 @@ impl Cpu {
             let memory = x.view_in(&self.arena);
             return (Prepared { memory, rows, kind, row_len, private: false }, [Some(x.clone()), None]);
         }
+        if norm.is_none()
+            && let Some(Ready { prepared, memory, .. }) = self.ready_for(x, kind)
+        {
+            return (prepared, [Some(memory), None]);
+        }
         let private = rows * columns <= PRIVATE_VALUES;
         let copies = if private { self.pool.threads() } else { 1 };
         let memory = self.tensor(copies * rows, width);
@@ -145,13 +168,59 @@ impl Cpu {
         (prepared, [Some(memory), normed])
     }
 
-    fn product(&mut self, x: Prepared, weight: &Arc<PackedMatrix>, then: Then, out: Matrix) {
+    /// Room for 8-bit blocks of a result, where its rows are whole blocks and `kind` is that of the
+    /// product that will probably follow.
+    fn room_for_blocks(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        kind: ActivationKind,
+    ) -> Option<(Prepared, Tensor)> {
+        if kind != ActivationKind::Int8 || !columns.is_multiple_of(BLOCK) || rows > READY_ROWS {
+            return None;
+        }
+        let (row_len, width) = prepared_shape(kind, columns);
+        let room = self.tensor(rows, width);
+        let memory = room.view_in(&self.arena);
+        Some((Prepared { memory, rows, kind, row_len, private: false }, room))
+    }
+
+    /// How the last product wanted its activations, as the projections of a layer do as a rule.
+    fn last_kind(&self) -> Option<ActivationKind> {
+        match &self.steps.get(self.last_product?)?.op {
+            Op::Matmul(product) => Some(product.x.kind),
+            _ => None,
+        }
+    }
+
+    /// Says that the last operation has prepared its result.
+    fn is_ready(&mut self, values: Matrix, room: Option<(Prepared, Tensor)>) {
+        let steps = self.steps.len();
+        self.ready = room.map(|(prepared, memory)| Ready { steps, values, prepared, memory });
+    }
+
+    /// What the last operation prepared, where that is what is wanted now.
+    fn ready_for(&mut self, x: &Tensor, kind: ActivationKind) -> Option<Ready> {
+        let x = x.view_in(&self.arena);
+        let steps = self.steps.len();
+        self.ready
+            .take_if(|ready| ready.steps == steps && ready.prepared.kind == kind && ready.values.is_same(x))
+    }
+
+    fn product(
+        &mut self,
+        x: Prepared,
+        weight: &Arc<PackedMatrix>,
+        then: Then,
+        out: Matrix,
+        prepared: Option<Prepared>,
+    ) {
         assert_eq!((x.rows, weight.rows()), (out.rows, out.columns), "the result has the product's shape");
         let before = self.last_product.and_then(|index| self.steps.get_mut(index));
         if let Some(Recorded { op: Op::Matmul(before), .. }) = before {
             before.next = Some(weight.clone());
         }
-        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out, next: None }));
+        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out, prepared, next: None }));
         self.last_product = Some(self.steps.len() - 1);
     }
 
@@ -159,13 +228,17 @@ impl Cpu {
         let weight = weight.matrix();
         assert_eq!(x.columns(), weight.columns(), "a row is as long as the matrix wants");
         let (prepared, _memory) = self.prepare(x, None, weight.activation_kind());
-        self.product(prepared, weight, then, out);
+        self.product(prepared, weight, then, out, None);
     }
 
     /// `silu(gate x) * up x` as one operation, where both have the same form.
     fn gated(&mut self, x: Prepared, gate: &Arc<PackedMatrix>, up: &Arc<PackedMatrix>) -> Tensor {
         let out = self.tensor(x.rows, gate.rows());
-        self.product(x, gate, Then::SwiGlu(up.clone()), out.view_in(&self.arena));
+        let values = out.view_in(&self.arena);
+        let room = self.room_for_blocks(x.rows, gate.rows(), gate.activation_kind());
+        let prepared = room.as_ref().map(|(prepared, _)| *prepared);
+        self.product(x, gate, Then::SwiGlu(up.clone()), values, prepared);
+        self.is_ready(values, room);
         out
     }
 }
@@ -433,6 +506,7 @@ impl Backend for Cpu {
         self.steps = steps;
         self.steps.clear();
         self.last_product = None;
+        self.ready = None;
         self.pages.clear();
         self.fences.reset();
         Ok(result?)
@@ -465,7 +539,7 @@ impl Backend for Cpu {
         let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), kind);
         weights.map(|weight| {
             let out = self.tensor(x.rows(), weight.matrix().rows());
-            self.product(prepared, weight.matrix(), Then::Store, out.view_in(&self.arena));
+            self.product(prepared, weight.matrix(), Then::Store, out.view_in(&self.arena), None);
             out
         })
     }
@@ -632,6 +706,12 @@ impl Cpu {
         self.pages.push(cache.memory(group));
         let cache = cache.view(group, layer, shape);
         let out = self.tensor(query.rows(), query.columns());
+        let values = out.view_in(&self.arena);
+        let room = match (shape.head_dim.is_multiple_of(BLOCK), self.last_kind()) {
+            (true, Some(kind)) => self.room_for_blocks(query.rows(), query.columns(), kind),
+            _ => None,
+        };
+        let prepared = room.as_ref().map(|(prepared, _)| *prepared);
         // Held until all is appended, so that the parts get other memory.
         let working = self.tensor(self.pool.threads(), scratch_len(cache.head.width));
         let scratch = working.view_in(&self.arena);
@@ -643,9 +723,10 @@ impl Cpu {
         };
         self.append(Op::Store(store));
         let (query, shape, rows) = (query.view_in(&self.arena), *shape, rows.clone());
-        let attention = Attention { query, out: out.view_in(&self.arena), cache, shape, rows, fresh };
+        let attention = Attention { query, out: values, prepared, cache, shape, rows, fresh };
         if !attention.wants_parts(self.pool.threads()) {
             self.append(Op::Attend(Attend { attention, scratch, parts: None }));
+            self.is_ready(values, room);
             return out;
         }
         let lanes = attention.rows.len() * attention.shape.heads;
@@ -653,6 +734,7 @@ impl Cpu {
         let parts = parts.view_in(&self.arena);
         self.append(Op::Attend(Attend { attention: attention.clone(), scratch, parts: Some(parts) }));
         self.append(Op::Merge(Merge { attention, parts }));
+        self.is_ready(values, room);
         out
     }
 

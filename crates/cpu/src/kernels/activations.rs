@@ -89,15 +89,22 @@ impl Kernel for Quantise<'_> {
     fn run<S: Simd>(self, simd: S) {
         let (blocks, _) = self.x.as_chunks::<BLOCK>();
         for (x, out) in blocks.iter().zip(self.out) {
-            quantise_block(simd, x, out);
+            quantise(simd, x, out);
         }
     }
 }
 
+/// Quantises 32 activations, as [`quantise_row`] does.
 #[inline(always)]
-fn quantise_block<S: Simd>(simd: S, x: &[f32; BLOCK], out: &mut ActivationBlock) {
+pub(crate) fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK], out: &mut ActivationBlock) {
     // SAFETY: both halves of the array are 16 floats.
     let (low, high) = unsafe { (simd.load(x.as_ptr()), simd.load(x.as_ptr().add(LANES))) };
+    quantise_vectors(simd, low, high, out);
+}
+
+/// The same of two vectors.
+#[inline(always)]
+pub(super) fn quantise_vectors<S: Simd>(simd: S, low: S::F32, high: S::F32, out: &mut ActivationBlock) {
     let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
     // Infinity and NaN times zero are NaN, and stay it in the sum.
     let zero = simd.splat(0.0);

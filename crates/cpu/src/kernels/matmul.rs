@@ -4,13 +4,14 @@
 //! activations pass by in tiles of a few. Each tile also asks for its share of the next panel, so
 //! that a batch, too, runs at the speed of the weight stream. See [`Tile`] for what a tile computes.
 
-use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride};
+use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride, quantise_vectors};
 use super::float::{Brain, F16, F32, Float};
 use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
 use super::tiled::{FEWEST_ROWS, TiledBrain, TiledBytes, tiles_fit, with_workspace};
 use crate::isa::{Isa, Kernel};
+use crate::pack::layout::BLOCK;
 use crate::pack::{ActivationKind, PANEL_ROWS, PackedMatrix};
 use crate::simd::{LANES, Simd};
 use alti_tensor::DType;
@@ -23,6 +24,8 @@ pub struct OutputMatrix<'a> {
     start: *mut f32,
     rows: usize,
     columns: usize,
+    /// Where the rows go as 8-bit activations, too, [`prepared_stride`] apart; or null.
+    blocks: *mut ActivationBlock,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
@@ -38,7 +41,7 @@ impl<'a> OutputMatrix<'a> {
     pub fn new(values: &'a mut [f32], columns: usize) -> Self {
         assert_eq!(values.len() % columns.max(1), 0, "outputs are whole rows");
         let rows = values.len() / columns.max(1);
-        Self { start: values.as_mut_ptr(), rows, columns, borrow: PhantomData }
+        Self { start: values.as_mut_ptr(), rows, columns, blocks: std::ptr::null_mut(), borrow: PhantomData }
     }
 
     /// The same matrix, for another thread.
@@ -54,7 +57,22 @@ impl<'a> OutputMatrix<'a> {
     /// # Safety
     /// As said, and as [`OutputMatrix::share`].
     pub unsafe fn from_raw(start: *mut f32, rows: usize, columns: usize) -> Self {
-        Self { start, rows, columns, borrow: PhantomData }
+        Self { start, rows, columns, blocks: std::ptr::null_mut(), borrow: PhantomData }
+    }
+
+    /// What the product that follows wants of it, made while the values are in registers: a panel of the
+    /// weight is a block of activations.
+    ///
+    /// # Safety
+    /// `blocks` must be valid for the rows' prepared activations as long as `self` lives, and nobody else
+    /// touches those of the panels that are written.
+    ///
+    /// # Panics
+    /// When a row is not whole blocks.
+    pub unsafe fn and_blocks(self, blocks: *mut ActivationBlock) -> Self {
+        const { assert!(PANEL_ROWS == BLOCK) };
+        assert!(self.columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        Self { blocks, ..self }
     }
 }
 
@@ -400,7 +418,8 @@ pub(super) fn finish<S: Simd>(
     out: &mut OutputMatrix<'_>,
     row: usize,
 ) {
-    for half in 0..PANEL_ROWS / LANES {
+    let mut values = [simd.splat(0.0); PANEL_ROWS / LANES];
+    for (half, value) in values.iter_mut().enumerate() {
         let first = panel * PANEL_ROWS + half * LANES;
         let count = out.columns.saturating_sub(first).min(LANES);
         // SAFETY: `check` has compared the output with rows and panels, `count` ends at its last
@@ -408,7 +427,7 @@ pub(super) fn finish<S: Simd>(
         unsafe {
             let product = simd.load(products[0].as_ptr().add(half * LANES));
             let to = out.start.add(row * out.columns + first.min(out.columns));
-            let value = match epilogue {
+            *value = match epilogue {
                 Epilogue::Store => product,
                 Epilogue::Add => simd.add(simd.load_partial(to, count, 0.0), product),
                 Epilogue::SwiGlu { .. } => {
@@ -416,7 +435,13 @@ pub(super) fn finish<S: Simd>(
                     simd.mul(silu(simd, product), up)
                 }
             };
-            simd.store_partial(to, count, value);
+            simd.store_partial(to, count, *value);
         }
+    }
+    if !out.blocks.is_null() {
+        let stride = prepared_stride(ActivationKind::Int8, out.columns);
+        // SAFETY: the promise of `OutputMatrix::and_blocks`; the row has this panel (`check`).
+        let block = unsafe { &mut *out.blocks.add(row * stride + panel) };
+        quantise_vectors(simd, values[0], values[1], block);
     }
 }

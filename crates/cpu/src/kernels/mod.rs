@@ -17,6 +17,7 @@ pub(crate) mod stored;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 
+pub(crate) use activations::quantise;
 pub use activations::{
     ActivationBlock, Activations, prepared_bytes, prepared_len, prepared_stride, quantise_row, round_row,
 };

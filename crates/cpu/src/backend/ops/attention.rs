@@ -5,6 +5,7 @@
 //! with few rows deals the segments out to the threads, and [`Merge`] follows. The bits are the same.
 
 use super::Worker;
+use super::linear::Prepared;
 use crate::backend::arena::Matrix;
 use crate::backend::cache::CacheView;
 use crate::backend::fences::{Access, Sharing};
@@ -12,7 +13,9 @@ use crate::isa::Kernel;
 use crate::kernels::attention::{Ahead, Block, MAX_LANES, Running, attend_page};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
+use crate::kernels::quantise;
 use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
+use crate::pack::layout::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::tiles::Tiles;
 use crate::simd::{LANES, Simd};
@@ -31,6 +34,8 @@ const SEGMENT: usize = 4 * PAGE_TOKENS;
 pub(crate) struct Attention {
     pub(crate) query: Matrix,
     pub(crate) out: Matrix,
+    /// The output's rows prepared for the projection that follows, if that wants them as 8-bit blocks.
+    pub(crate) prepared: Option<Prepared>,
     pub(crate) cache: CacheView,
     pub(crate) shape: AttentionShape,
     pub(crate) rows: RowPlan,
@@ -75,6 +80,12 @@ struct Unit {
 }
 
 impl Attention {
+    /// What a result is written to.
+    fn writes(&self, list: &mut Vec<Access>) {
+        list.push(Access::write(self.out, Sharing::Any));
+        list.extend(self.prepared.map(|prepared| Access::write(prepared.memory, Sharing::Any)));
+    }
+
     /// The segments that any row sees something of.
     pub(crate) fn segments(&self) -> Range<usize> {
         let visible = (0..self.rows.len()).map(|row| self.visible(row));
@@ -140,6 +151,24 @@ impl Attention {
         (self.shape.first_visible(row.position).max(earliest), row.position)
     }
 
+    /// Writes a lane's result, and its blocks where the rows are prepared.
+    ///
+    /// # Safety
+    /// This head of this row is the caller's alone, and nobody reads it before a barrier.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, simd: S, (row, head): (usize, usize), whole: &Running<'_>) {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.out.columns_mut(row, self.columns(head)) };
+        whole.finish(simd, out);
+        let Some(prepared) = &self.prepared else { return };
+        let (values, _) = out.as_chunks::<BLOCK>();
+        // SAFETY: the caller's promise; prepared heads are whole blocks.
+        let row = bytemuck::cast_slice_mut(unsafe { prepared.memory.row_mut(row) });
+        for (values, block) in values.iter().zip(&mut row[head * values.len()..]) {
+            quantise(simd, values, block);
+        }
+    }
+
     /// A head's columns of queries and outputs.
     fn columns(&self, head: usize) -> Range<usize> {
         head * self.shape.head_dim..(head + 1) * self.shape.head_dim
@@ -152,7 +181,10 @@ impl Attend {
         list.extend(
             [attention.query, attention.cache.place()].map(|matrix| Access::read(matrix, Sharing::Any)),
         );
-        list.push(Access::write(self.parts.unwrap_or(attention.out), Sharing::Any));
+        match self.parts {
+            Some(parts) => list.push(Access::write(parts, Sharing::Any)),
+            None => attention.writes(list),
+        }
         list.push(Access::write(self.scratch, Sharing::Own));
     }
 
@@ -392,10 +424,8 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
     fn end<S: Simd>(&mut self, simd: S, first: usize, count: usize) {
         let attention = &self.attend.attention;
         for r in (0..count).filter(|_| self.only.is_none()) {
-            let (row, head) = self.lane(first + r);
             // SAFETY: this head of this row is this unit's alone, and nobody reads before a barrier.
-            let out = unsafe { attention.out.columns_mut(row, attention.columns(head)) };
-            self.scratch.whole[r].finish(simd, out);
+            unsafe { attention.finish(simd, self.lane(first + r), &self.scratch.whole[r]) };
         }
     }
 }
@@ -466,7 +496,7 @@ impl Kernel for TiledUnit<'_, '_> {
 impl Merge {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
         list.push(Access::write(self.parts, Sharing::Any));
-        list.push(Access::write(self.attention.out, Sharing::Any));
+        self.attention.writes(list);
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
@@ -501,7 +531,6 @@ impl Kernel for MergeLane<'_> {
             whole.merge(simd, &part(segment));
         }
         // SAFETY: this head of this row is this thread's alone, and nobody reads before a barrier.
-        let out = unsafe { attention.out.columns_mut(row, attention.columns(head)) };
-        whole.finish(simd, out);
+        unsafe { attention.finish(simd, (row, head), &whole) };
     }
 }

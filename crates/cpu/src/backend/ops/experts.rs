@@ -100,7 +100,7 @@ impl ExpertMatmul {
             let panels = worker.share(weight.panels());
             // SAFETY: the activations were prepared behind a barrier; threads write different
             // panels and experts different rows.
-            unsafe { product(worker, weight, &then, &self.x, panels, rows, self.out, None) };
+            unsafe { product(worker, weight, &then, &self.x, panels, rows, self.out.output(), None) };
         }
     }
 }

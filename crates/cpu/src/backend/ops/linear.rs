@@ -144,22 +144,30 @@ pub(crate) struct Matmul {
     pub(crate) x: Prepared,
     pub(crate) then: Then,
     pub(crate) out: Matrix,
+    /// The output's rows prepared for the product that follows, if that wants them as 8-bit blocks.
+    pub(crate) prepared: Option<Prepared>,
     /// The matrix of the next product in the list, whose weights are asked for ahead.
     pub(crate) next: Option<Arc<PackedMatrix>>,
 }
 
 impl Matmul {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        list.extend([self.x.read(), Access::write(self.out, Sharing::Panels(self.weight.panels()))]);
+        let panels = Sharing::Panels(self.weight.panels());
+        list.extend([self.x.read(), Access::write(self.out, panels)]);
+        list.extend(self.prepared.map(|prepared| Access::write(prepared.memory, panels)));
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
         let panels = worker.share(self.weight.panels());
+        let next = self.next.as_deref();
         // SAFETY: the activations were prepared by this thread or behind a barrier; threads write
-        // different panels.
+        // different panels; the prepared output has room for the rows.
         unsafe {
-            let next = self.next.as_deref();
-            product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, self.out, next);
+            let mut out = self.out.output();
+            if let Some(prepared) = self.prepared {
+                out = out.and_blocks(prepared.memory.start.cast());
+            }
+            product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, out, next);
         }
     }
 }
@@ -176,15 +184,14 @@ pub(crate) unsafe fn product(
     x: &Prepared,
     panels: Range<usize>,
     rows: Range<usize>,
-    out: Matrix,
+    mut out: OutputMatrix<'_>,
     next: Option<&PackedMatrix>,
 ) {
     if panels.is_empty() || rows.is_empty() {
         return;
     }
-    // SAFETY: the caller's promise; `out` is a matrix of the arena.
-    let (activations, mut out) =
-        unsafe { (x.activations(worker), OutputMatrix::from_raw(out.start, out.rows, out.columns)) };
+    // SAFETY: the caller's promise.
+    let activations = unsafe { x.activations(worker) };
     let next = next.map(|next| (next, worker.share(next.panels()))).filter(|(_, share)| !share.is_empty());
     let next = next.map(|(next, share)| next.panel_contents(share.start));
     let task = kernels::Matmul { weight, panels, activations, rows, epilogue: then.epilogue(), next };

@@ -64,7 +64,9 @@ impl Run {
     fn down(&self, worker: &Worker, rows: Range<usize>, panel: usize) {
         let (x, then) = (plain(self.x), Then::Store);
         // SAFETY: the inputs were written behind a barrier; this thread alone writes the panel of these rows.
-        unsafe { product(worker, &self.down, &then, &x, panel..panel + 1, rows.clone(), self.low, None) };
+        unsafe {
+            product(worker, &self.down, &then, &x, panel..panel + 1, rows.clone(), self.low.output(), None)
+        };
         let width = crate::pack::PANEL_ROWS;
         let columns = panel * width..self.low.columns.min((panel + 1) * width);
         for row in rows {
@@ -99,7 +101,9 @@ impl Up {
             let (low, panels) = (plain(run.low), worker.share(run.up.panels()));
             // SAFETY: `low` was written behind a barrier; threads write different panels, and runs of one product
             // different rows.
-            unsafe { product(worker, &run.up, &Then::Add, &low, panels, 0..run.low.rows, run.out, None) };
+            unsafe {
+                product(worker, &run.up, &Then::Add, &low, panels, 0..run.low.rows, run.out.output(), None)
+            };
         }
     }
 }
