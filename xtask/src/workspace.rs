@@ -18,7 +18,8 @@ pub fn root() -> PathBuf {
 /// The build directory of the workspace; what the commands make lands in folders below it.
 #[must_use]
 pub fn target() -> PathBuf {
-    root().join("target")
+    // A relative one is cargo's, from where it was started: the root, for what we start.
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// Every file below `folder` that somebody wrote, sorted, so that reports have one order on every machine.

@@ -11,7 +11,7 @@ use alti_engine::stop::FinishReason;
 use alti_formats::Checkpoint;
 use alti_models::Llama;
 use alti_tensor::KvDType;
-use alti_text::{BuiltinTemplate, Conversation, Message, Tokenizer};
+use alti_text::{BuiltinTemplate, Conversation, Message, ModelTraits, Tokenizer};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::sync::Arc;
@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (wanted, threads) = (number(1, 500)?, number(2, 2)?);
     let engine = engine(arguments.first().ok_or("usage: MODEL [ANSWERS] [THREADS]")?, threads)?;
     let tokenizer = engine.tokenizer();
-    let template = BuiltinTemplate::for_model(tokenizer, "")
+    let template = BuiltinTemplate::for_model(tokenizer, ModelTraits::default())
         .ok_or("the model has no chat format")?
         .compile(tokenizer)?;
     let everything = SamplerSettings {

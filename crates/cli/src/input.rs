@@ -4,6 +4,20 @@ use crate::exit::{Exit, Failure};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+/// A device may have no end.
+fn refuse_device(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let kind = std::fs::metadata(path)?.file_type();
+        if kind.is_char_device() || kind.is_block_device() {
+            let what = "is a device; name a file, or - for standard input";
+            return Err(std::io::Error::new(ErrorKind::InvalidData, what));
+        }
+    }
+    Ok(())
+}
+
 /// The text of a file, or of stdin where the name is `-`.
 ///
 /// # Errors
@@ -12,7 +26,9 @@ pub fn text(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = match path == Path::new("-") {
         true => std::io::stdin().read_to_string(&mut text).map(drop),
-        false => std::fs::read_to_string(path).map(|contents| text = contents),
+        false => {
+            refuse_device(path).and_then(|()| std::fs::read_to_string(path)).map(|contents| text = contents)
+        }
     };
     read.map_err(|error| {
         let failure = match error.kind() {

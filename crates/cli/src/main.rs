@@ -9,6 +9,7 @@ mod environment;
 #[cfg(test)]
 mod examples;
 mod exit;
+mod fitting;
 mod input;
 mod interrupt;
 mod machine;

@@ -2,6 +2,7 @@
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::fitting;
 use crate::interrupt;
 use crate::options::{BackendName, RunOptions};
 use crate::output::{Unit, bar, bytes};
@@ -9,7 +10,8 @@ use crate::packed::Packed;
 use crate::pulling;
 use alti_cpu::{Cpu, Isa};
 use alti_engine::{EngineError, Session, SessionSettings};
-use alti_formats::{Adapter, Checkpoint, WeightInfo};
+use alti_formats::recipes::{RECIPES, Recipe, RecipeContext};
+use alti_formats::{Adapter, Checkpoint, WeightInfo, WeightName};
 use alti_hub::{HubError, Manifest, ModelSpec};
 use alti_models::{Llama, memory};
 use alti_tensor::{Backend, DType, KvDType, Reference};
@@ -423,13 +425,7 @@ fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<(
         .find(fitting);
     let remedy = match shorter {
         Some(tokens) => format!("a context of {tokens} would fit: --context {tokens}"),
-        None => {
-            let bits = available.saturating_sub(need.total() - need.weights) as f64 / need.weights as f64;
-            format!(
-                "its weights would have to be {:.0} % of their size: take a smaller model or a smaller quantisation",
-                100.0 * bits
-            )
-        }
+        None => what_would_fit(checkpoint, workload, available),
     };
     Err(Exit::new(
         Failure::Resources,
@@ -443,6 +439,40 @@ fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<(
         ),
     )
     .into())
+}
+
+/// What can be done where not even a short context fits: the most exact quantisation of this model that does, or the
+/// largest model of the catalogue.
+fn what_would_fit(checkpoint: &Checkpoint, workload: Workload, available: u64) -> String {
+    if workload.backend == BackendName::Reference {
+        return "the reference backend keeps every weight in four bytes: take --backend cpu".to_owned();
+    }
+    let (config, need) = (checkpoint.config(), Need::of(checkpoint, workload));
+    let for_weights = available.saturating_sub(need.total() - need.weights);
+    let context = RecipeContext::of(config);
+    let size = |recipe: &Recipe| -> u64 {
+        let of = |(name, shape): (WeightName, Vec<usize>)| {
+            let dtype = recipe.dtype_for(&context, &name.gguf(), &shape);
+            dtype.bytes_for(shape.iter().product()).unwrap_or(0) as u64
+        };
+        config.weight_shapes().into_iter().map(of).sum()
+    };
+    let sizes = RECIPES.iter().map(|recipe| (size(recipe), recipe.name));
+    if let Some((size, recipe)) = sizes.filter(|&(size, _)| size <= for_weights.min(need.weights)).max() {
+        return format!(
+            "in {recipe} its weights would take {} and fit: `alti quantize` makes it",
+            bytes(size)
+        );
+    }
+    match fitting::largest(for_weights) {
+        Some(found) => format!(
+            "no quantisation makes it fit; of the catalogue, {} in {} would, with weights of {}",
+            found.model,
+            found.quantization,
+            bytes(found.bytes)
+        ),
+        None => "no quantisation makes it fit, and no model of the catalogue would".to_owned(),
+    }
 }
 
 /// Bytes of memory that can be had without swapping, limits of the container included.

@@ -41,7 +41,7 @@ pub fn rehearse(environment: &Environment, shape: &ModelShape, recipe: &Recipe) 
     let config = config(&stand_in);
     let mut backend = Cpu::new(cpu_isa(environment)?, cores())?;
     let mut patterns = HashMap::new();
-    let context = recipe_context(&config);
+    let context = RecipeContext::of(&config);
     let shapes: HashMap<_, _> = config.weight_shapes().into_iter().collect();
     let model = Llama::build(&config, |name| {
         let shape =
@@ -138,21 +138,9 @@ fn config(shape: &ModelShape) -> ModelConfig {
     }
 }
 
-fn recipe_context(config: &ModelConfig) -> RecipeContext {
-    RecipeContext {
-        layers: config.layers,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        experts: 0,
-        tied_embeddings: config.tied_embeddings,
-        importance: false,
-        pure: false,
-    }
-}
-
 /// Bytes that a weight takes in the mean of all matrices.
 fn bytes_per_weight(config: &ModelConfig, recipe: &Recipe) -> f64 {
-    let context = recipe_context(config);
+    let context = RecipeContext::of(config);
     let (mut bytes, mut weights) = (0.0, 0.0);
     for (name, shape) in config.weight_shapes() {
         let dtype = recipe.dtype_for(&context, &name.gguf(), &shape);

@@ -94,15 +94,10 @@ pub fn quantise(
 }
 
 fn recipe_context(source: &Checkpoint, options: &QuantiseOptions<'_>) -> RecipeContext {
-    let config = source.config();
     RecipeContext {
-        layers: config.layers,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        experts: config.experts.as_ref().map_or(0, |experts| experts.count),
-        tied_embeddings: config.tied_embeddings,
         importance: options.importance.is_some(),
         pure: options.pure,
+        ..RecipeContext::of(source.config())
     }
 }
 

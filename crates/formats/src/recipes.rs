@@ -5,6 +5,7 @@
 //! are those of `llama_tensor_get_type` in llama.cpp's `llama-quant.cpp` for the Llama
 //! architectures, written as one pure function of a tensor's GGUF name and shape.
 
+use crate::ModelConfig;
 use alti_tensor::DType;
 
 /// A named mix of formats.
@@ -68,6 +69,21 @@ pub struct RecipeContext {
     pub importance: bool,
     /// Whether every matrix gets the base format, with no tensor singled out.
     pub pure: bool,
+}
+
+impl RecipeContext {
+    /// Of a model, for the recipe as it is: without an importance matrix.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self {
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            experts: config.experts.as_ref().map_or(0, |experts| experts.count),
+            tied_embeddings: config.tied_embeddings,
+            importance: false,
+            pure: false,
+        }
+    }
 }
 
 /// The tensors that the rules know.

@@ -18,7 +18,7 @@ pub mod tools;
 pub use alti_formats::tokenizer::{PreTokenizer, TokenKind};
 pub use error::{Result, TextError};
 pub use sources::gguf::GgufTokenizer;
-pub use template::builtin::BuiltinTemplate;
+pub use template::builtin::{BuiltinTemplate, ModelTraits};
 pub use template::{ChatTemplate, Content, Conversation, DateTime, Message, Prompt};
 pub use tokenizer::detokenizer::Detokenizer;
 pub use tokenizer::pre_split::pre_tokenize;

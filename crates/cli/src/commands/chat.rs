@@ -3,9 +3,9 @@
 use crate::commands::run::now;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, message_of};
-use crate::interrupt;
 use crate::model::{Loaded, Task, Wants, name_or_default, with_model};
 use crate::options::{RunOptions, SamplingOptions};
+use crate::{input, interrupt};
 use alti_engine::sampling::SamplerSettings;
 use alti_engine::stop::FinishReason;
 use alti_engine::{Answer, Event, Request, Session, WhenFull, generate};
@@ -345,9 +345,8 @@ impl<B: Backend<Element = f32>> Chat<B> {
         let failure = |failure, what: &dyn std::fmt::Display| {
             Exit::new(failure, format!("{}: {what}; /save writes such files", file.display()))
         };
-        let text = std::fs::read(file).map_err(|error| failure(Failure::NotFound, &error))?;
-        let saved: Saved =
-            serde_json::from_slice(&text).map_err(|error| failure(Failure::BadFile, &error))?;
+        let text = input::text(file)?;
+        let saved: Saved = serde_json::from_str(&text).map_err(|error| failure(Failure::BadFile, &error))?;
         self.restart(saved.messages);
         eprintln!("loaded {} messages from {}", self.messages.len(), file.display());
         Ok(())

@@ -1,12 +1,13 @@
 //! `alti doctor`: what this machine has, and what will run on it at what speed.
 
 use crate::environment::Environment;
+use crate::fitting::{ModelSpeed, speeds};
 use crate::machine::{Bandwidth, CacheSize, bandwidths, caches};
 use crate::model::{available_memory, cores};
 use crate::output::{self, bytes};
 use crate::{interrupt, packed, pulling};
 use alti_cpu::{CpuError, Isa};
-use alti_hub::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry};
+use alti_hub::catalogue::DEFAULT_MODEL;
 use alti_hub::{Observer, Silent};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -50,14 +51,6 @@ struct Findings {
     pip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hub: Option<HubAnswer>,
-}
-
-#[derive(Debug, Serialize)]
-struct ModelSpeed {
-    model: &'static str,
-    quantization: &'static str,
-    bytes: u64,
-    tokens_per_second_at_most: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,24 +126,6 @@ fn measured_bandwidth(available: u64) -> Result<Vec<Bandwidth>, CpuError> {
     let mut threads = vec![1, cores()];
     threads.dedup();
     bandwidths((available / 4).min(MOST) as usize, &threads)
-}
-
-/// What of the catalogue fits in memory, one row a size and quantisation, and how fast it can be.
-fn speeds(available: u64, bandwidth: f64) -> Vec<ModelSpeed> {
-    /// Bits a weight takes on average in models of usual sizes.
-    const QUANTIZATIONS: [(&str, f64); 2] = [("Q4_K_M", 4.85), ("Q8_0", 8.5)];
-    let mut sizes: Vec<&Entry> = CATALOGUE.iter().filter(|entry| !entry.vision).collect();
-    // Of models of one size, one that is published quantised.
-    sizes.sort_by_key(|entry| (entry.parameters, entry.gguf_repo.is_none()));
-    sizes.dedup_by_key(|entry| entry.parameters);
-    let row = |entry: &Entry, (quantization, bits): (&'static str, f64)| ModelSpeed {
-        model: entry.name,
-        quantization,
-        bytes: (entry.parameters as f64 * bits / 8.0) as u64,
-        tokens_per_second_at_most: bandwidth / (entry.active_parameters as f64 * bits / 8.0),
-    };
-    let rows = sizes.into_iter().flat_map(|entry| QUANTIZATIONS.map(|quantization| row(entry, quantization)));
-    rows.filter(|row| row.bytes <= available).collect()
 }
 
 impl Findings {

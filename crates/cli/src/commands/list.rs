@@ -3,6 +3,7 @@
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, bytes};
+use crate::packed;
 use crate::pulling::{store, watched};
 use alti_hub::{FileState, Manifest, Usage};
 use serde::Serialize;
@@ -78,7 +79,8 @@ impl ListCommand {
             })
             .collect();
         // Where a manifest is damaged nobody knows what is used; that was said above.
-        let total = store.usage().map(|usage| total(&usage)).unwrap_or_default();
+        let packed = packed::kept(environment).1;
+        let total = store.usage().map(|usage| total(&usage, packed)).unwrap_or_default();
         output::result(json, &rows, |rows| {
             if rows.is_empty() {
                 let home = environment.home.display();
@@ -97,11 +99,15 @@ impl ListCommand {
 
 /// What the store takes on disk, in a line or two; nothing of an empty one. Files that models share count once, and
 /// those that a model only refers to not at all.
-fn total(usage: &Usage) -> String {
+fn total(usage: &Usage, packed: u64) -> String {
     let unused = usage.unused();
     let mut text = String::new();
     if usage.total() > 0 {
         text += &format!("{:32} {:>10}\n", "on disk", bytes(usage.total()));
+    }
+    if packed > 0 {
+        text +=
+            &format!("{:32} {:>10}  (ALTI_PACKED=off keeps none)\n", "and weights, packed", bytes(packed));
     }
     if unused > 0 {
         text += &format!("{:32} {:>10}  `alti rm --unused` frees it\n", "of this unused", bytes(unused));

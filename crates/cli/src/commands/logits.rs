@@ -3,8 +3,8 @@
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::{self, Loaded, StepRows, Task, Wants, with_model};
-use crate::options::{BackendName, RunOptions};
-use crate::output;
+use crate::options::RunOptions;
+use crate::{input, output};
 use alti_formats::layout::hugging_face_tensors;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, KvDType, Reference, RowPlan, Span, Tape, Trainable};
@@ -38,7 +38,7 @@ pub struct LogitsCommand {
     /// Write the input of each layer, too
     #[arg(long)]
     hidden: bool,
-    /// Write the loss and its gradients, too (computed by the reference backend)
+    /// Write the loss and its gradients, too (by the reference backend, whichever computes the logits)
     #[arg(long)]
     grad: bool,
     #[command(flatten)]
@@ -55,10 +55,6 @@ impl LogitsCommand {
     /// When the tokens or the model cannot be read, or the result cannot be written.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         let sequences = read_tokens(&self.tokens)?;
-        if self.grad && self.run.backend != BackendName::Reference {
-            let message = "--grad is computed by the reference backend: add --backend reference";
-            return Err(Exit::new(Failure::Usage, message).into());
-        }
         check_out(&self.out)?;
         let mut options = self.run.clone();
         // Exact unless asked otherwise: the result is for comparing.
@@ -160,12 +156,11 @@ impl Task for LogitsTask<'_> {
 /// Sequences of token ids, all of one length.
 fn read_tokens(file: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
     let bad = |what: &str| Exit::new(Failure::BadFile, format!("{}: {what}", file.display()));
-    let text = std::fs::read(file)
-        .map_err(|error| Exit::new(Failure::NotFound, format!("{}: {error}", file.display())))?;
-    let one: Result<Vec<u32>, _> = serde_json::from_slice(&text);
+    let text = input::text(file)?;
+    let one: Result<Vec<u32>, _> = serde_json::from_str(&text);
     let sequences = match one {
         Ok(sequence) => vec![sequence],
-        Err(_) => serde_json::from_slice::<Vec<Vec<u32>>>(&text).map_err(|error| {
+        Err(_) => serde_json::from_str::<Vec<Vec<u32>>>(&text).map_err(|error| {
             bad(&format!("is no array of token ids, nor an array of such arrays: {error}"))
         })?,
     };

@@ -110,8 +110,6 @@ fn what_cannot_be_computed_is_refused_and_writes_nothing() {
     std::fs::write(user.path("ids.json"), "[1]").expect("the file can be written");
     let gradients = [&arguments[..], &["--grad"]].concat();
     user.fails(&gradients, 2, &["two tokens"]);
-    let on_the_cpu = [&arguments[..6], &["--grad"]].concat();
-    user.fails(&on_the_cpu, 2, &["--backend reference"]);
     assert!(!user.path("out.safetensors").exists());
     let nowhere = ["logits", model, "--tokens", "ids.json", "--out", "no/such/folder.safetensors"];
     user.fails(&nowhere, 3, &["no/such/folder.safetensors"]);

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use alti_formats::Checkpoint;
 use alti_formats::gguf::GgufFile;
 use alti_formats::tokenizer::{MAX_SETTINGS, TokenizerFile, read_file, read_settings, read_settings_text};
+use alti_formats::{Checkpoint, RopeScaling};
 use serde_json::Value;
 
 use crate::error::{Result, TextError};
 use crate::sources::gguf::GgufTokenizer;
 use crate::sources::{hugging_face, meta};
 use crate::template::ChatTemplate;
-use crate::template::builtin::BuiltinTemplate;
+use crate::template::builtin::{BuiltinTemplate, ModelTraits};
 use crate::tokenizer::{Definition, Tokenizer};
 
 impl Tokenizer {
@@ -143,7 +143,13 @@ impl ChatTemplate {
         }
         let place = checkpoint.path().display().to_string();
         let name = field("general.name")?.unwrap_or(&place);
-        let builtin = BuiltinTemplate::for_model(tokenizer, name).ok_or_else(|| TextError::Missing {
+        let config = checkpoint.config();
+        let traits = ModelTraits {
+            name,
+            scaled_rope: config.rope.scaling != RopeScaling::None,
+            tied_embeddings: config.tied_embeddings,
+        };
+        let builtin = BuiltinTemplate::for_model(tokenizer, traits).ok_or_else(|| TextError::Missing {
             place: place.clone(),
             expected: "a chat template, or a vocabulary of the Llama family; give one to use this model for chat",
         })?;

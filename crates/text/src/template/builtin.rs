@@ -20,38 +20,56 @@ pub enum BuiltinTemplate {
     Llama4,
     /// Llama Guard's one question, in Llama 3's headers.
     LlamaGuard3,
+    /// The same of Llama Guard 3's small models, which have no category for abuse of code interpreters.
+    LlamaGuard3Small,
     /// Llama Guard's one question, in Llama 4's headers.
     LlamaGuard4,
 }
 
+/// What a vocabulary does not tell of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelTraits<'a> {
+    /// Its name: Llama Guard's says so.
+    pub name: &'a str,
+    /// Whether its rotary frequencies are scaled.
+    pub scaled_rope: bool,
+    /// Whether its embedding is its output matrix.
+    pub tied_embeddings: bool,
+}
+
 impl BuiltinTemplate {
     /// Every one, for lists and tests.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ChatMl,
         Self::Llama2,
         Self::Llama3,
         Self::Llama31,
         Self::Llama4,
         Self::LlamaGuard3,
+        Self::LlamaGuard3Small,
         Self::LlamaGuard4,
     ];
 
-    /// The format that goes with a tokenizer, by the control tokens it has, and with a model's name, which tells
-    /// Llama Guard from the chat models. None for a vocabulary without any format's tokens.
-    pub fn for_model(tokenizer: &Tokenizer, model_name: &str) -> Option<Self> {
+    /// The format that goes with a tokenizer, by the control tokens it has, and with what tells apart the models that
+    /// share one. None for a vocabulary without any format's tokens, and for Llama Guard 1 and 2, whose questions carry
+    /// policies of their own.
+    pub fn for_model(tokenizer: &Tokenizer, model: ModelTraits<'_>) -> Option<Self> {
         let has = |spelling: &str| tokenizer.id_of(spelling).is_some_and(|id| tokenizer.is_special(id));
-        let guard = model_name.to_ascii_lowercase().contains("guard");
+        let guard = model.name.to_ascii_lowercase().contains("guard");
         if has("<|header_start|>") {
             Some(if guard { Self::LlamaGuard4 } else { Self::Llama4 })
         } else if has("<|start_header_id|>") {
-            Some(match (guard, has("<|python_tag|>")) {
-                (true, _) => Self::LlamaGuard3,
-                (false, true) => Self::Llama31,
-                (false, false) => Self::Llama3,
-            })
+            // Meta's file of the vocabulary is the same from Llama 3 to 3.3; scaled RoPE came with 3.1.
+            match (guard, model.scaled_rope) {
+                (true, true) if model.tied_embeddings => Some(Self::LlamaGuard3Small),
+                (true, true) => Some(Self::LlamaGuard3),
+                (true, false) => None,
+                (false, true) if has("<|python_tag|>") => Some(Self::Llama31),
+                (false, _) => Some(Self::Llama3),
+            }
         } else if has("<|im_start|>") {
             Some(Self::ChatMl)
-        } else if has("<s>") && has("</s>") {
+        } else if has("<s>") && has("</s>") && !guard {
             Some(Self::Llama2)
         } else {
             None
@@ -60,18 +78,20 @@ impl BuiltinTemplate {
 
     /// The Jinja source.
     pub fn source(self) -> String {
-        let guard = |open: &str, close: &str, end: &str| {
-            let source = include_str!("builtin/guard.jinja");
+        let guard = |[open, close, end]: [&str; 3], excluded: &str| {
+            let source = include_str!("builtin/guard.jinja").replace("EXCLUDED", excluded);
             source.replace("HEADER_OPEN", open).replace("HEADER_CLOSE", close).replace("TURN_END", end)
         };
+        let llama3 = ["'<|start_header_id|>'", "'<|end_header_id|>'", "'<|eot_id|>'"];
         match self {
             Self::ChatMl => include_str!("builtin/chatml.jinja").to_owned(),
             Self::Llama2 => include_str!("builtin/llama2.jinja").to_owned(),
             Self::Llama3 => include_str!("builtin/llama3.jinja").to_owned(),
             Self::Llama31 => include_str!("builtin/llama31.jinja").to_owned(),
             Self::Llama4 => include_str!("builtin/llama4.jinja").to_owned(),
-            Self::LlamaGuard3 => guard("'<|start_header_id|>'", "'<|end_header_id|>'", "'<|eot_id|>'"),
-            Self::LlamaGuard4 => guard("'<|header_start|>'", "'<|header_end|>'", "'<|eot|>'"),
+            Self::LlamaGuard3 => guard(llama3, "[]"),
+            Self::LlamaGuard3Small => guard(llama3, "['S14']"),
+            Self::LlamaGuard4 => guard(["'<|header_start|>'", "'<|header_end|>'", "'<|eot|>'"], "[]"),
         }
     }
 

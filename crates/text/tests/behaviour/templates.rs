@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::{llama2, meta, smollm2, soup};
 use alti_text::{
-    BuiltinTemplate, ChatTemplate, Conversation, DateTime, Message, Specials, TextError, Tokenizer,
+    BuiltinTemplate, ChatTemplate, Conversation, DateTime, Message, ModelTraits, Specials, TextError,
+    Tokenizer,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -150,6 +151,9 @@ fn llama_guard_asks_about_the_last_message() {
          - First line must read 'safe' or 'unsafe'.\n - If unsafe, a second line must include a comma-separated list of \
          violated categories.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     ));
+    let whole = |template| rendered(template, &meta("llama3"), &user("x"));
+    assert!(whole(BuiltinTemplate::LlamaGuard3).contains("S14: Code Interpreter Abuse."));
+    assert!(!whole(BuiltinTemplate::LlamaGuard3Small).contains("S14"));
     let prompt = rendered(BuiltinTemplate::LlamaGuard4, &meta("llama4"), &user("x"));
     assert!(
         prompt.contains("in 'User' messages") && prompt.contains("<|eot|><|header_start|>assistant"),
@@ -160,13 +164,20 @@ fn llama_guard_asks_about_the_last_message() {
 #[test]
 fn the_format_follows_from_the_vocabulary_and_the_name() {
     use BuiltinTemplate::*;
-    let choose = BuiltinTemplate::for_model;
-    assert_eq!(choose(&smollm2("smollm"), "SmolLM2"), Some(ChatMl));
-    assert_eq!(choose(&meta("llama3"), "Llama 3.1 8B"), Some(Llama31));
-    assert_eq!(choose(&meta("llama3"), "Llama-Guard-3-8B"), Some(LlamaGuard3));
-    assert_eq!(choose(&meta("llama4"), "Scout"), Some(Llama4));
-    assert_eq!(choose(&meta("llama4"), "llama-guard-4"), Some(LlamaGuard4));
-    assert_eq!(choose(&llama2(), ""), Some(Llama2));
+    let choose = |tokenizer: &Tokenizer, name, scaled_rope, tied_embeddings| {
+        BuiltinTemplate::for_model(tokenizer, ModelTraits { name, scaled_rope, tied_embeddings })
+    };
+    let (llama3, llama4) = (meta("llama3"), meta("llama4"));
+    assert_eq!(choose(&smollm2("smollm"), "SmolLM2", false, true), Some(ChatMl));
+    assert_eq!(choose(&llama3, "Meta-Llama-3-8B", false, false), Some(Llama3), "before tools and dates");
+    assert_eq!(choose(&llama3, "Llama 3.1 8B", true, false), Some(Llama31));
+    assert_eq!(choose(&llama3, "Llama-Guard-3-8B", true, false), Some(LlamaGuard3));
+    assert_eq!(choose(&llama3, "Llama-Guard-3-1B", true, true), Some(LlamaGuard3Small));
+    assert_eq!(choose(&llama3, "Meta-Llama-Guard-2-8B", false, false), None, "its policy is another");
+    assert_eq!(choose(&llama2(), "LlamaGuard-7b", false, false), None, "its policy is another");
+    assert_eq!(choose(&llama4, "Scout", true, false), Some(Llama4));
+    assert_eq!(choose(&llama4, "llama-guard-4", false, false), Some(LlamaGuard4));
+    assert_eq!(choose(&llama2(), "", false, false), Some(Llama2));
 }
 
 #[test]
