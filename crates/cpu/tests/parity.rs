@@ -31,6 +31,11 @@ fn operations_compute_what_the_reference_does() {
 }
 
 #[test]
+fn inner_values_are_the_same_beside_their_product_and_in_it() {
+    backends().for_each(|(isa, threads)| conformance::check_feed_forward(|| cpu(isa, threads)));
+}
+
+#[test]
 fn adapters_compute_what_peft_and_merged_weights_do() {
     backends().for_each(|(isa, threads)| {
         adapters::check_peft(|| cpu(isa, threads));

@@ -34,8 +34,8 @@ use std::time::Instant;
 /// long as waiting for one another once.
 const PRIVATE_VALUES: usize = 4096;
 
-/// Up to so many rows, an operation prepares its result for the product that follows as well: they stay in a near cache.
-/// Those of a prompt do not, and a pass of its own is as quick.
+/// Up to so many rows, an operation prepares its result for the product that follows as well. With more, a pass of its
+/// own is quicker: blocks that are quantised one after the other overlap.
 const READY_ROWS: usize = 64;
 
 /// The CPU as a backend.
@@ -707,8 +707,10 @@ impl Cpu {
         let cache = cache.view(group, layer, shape);
         let out = self.tensor(query.rows(), query.columns());
         let values = out.view_in(&self.arena);
-        let room = match (shape.head_dim.is_multiple_of(BLOCK), self.last_kind()) {
-            (true, Some(kind)) => self.room_for_blocks(query.rows(), query.columns(), kind),
+        let room = match self.last_kind() {
+            Some(kind) if shape.head_dim.is_multiple_of(BLOCK) => {
+                self.room_for_blocks(query.rows(), query.columns(), kind)
+            }
             _ => None,
         };
         let prepared = room.as_ref().map(|(prepared, _)| *prepared);

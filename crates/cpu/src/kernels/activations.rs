@@ -105,10 +105,8 @@ pub(crate) fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK], out: &mut ActivationB
 /// The same of two vectors.
 #[inline(always)]
 pub(super) fn quantise_vectors<S: Simd>(simd: S, low: S::F32, high: S::F32, out: &mut ActivationBlock) {
-    let largest = simd.largest(simd.max(simd.abs(low), simd.abs(high)));
-    // Infinity and NaN times zero are NaN, and stay it in the sum.
-    let zero = simd.splat(0.0);
-    let finite = simd.sum(simd.mul_add(low, zero, simd.mul(high, zero))) == 0.0;
+    let largest = simd.largest_magnitude(low, high);
+    let finite = largest < f32::INFINITY;
     // Below this the inverse of the scale is not finite; such activations are zero.
     let smallest = 256.0 * f32::MIN_POSITIVE;
     if !finite || largest < smallest {
@@ -127,15 +125,15 @@ pub(super) fn quantise_vectors<S: Simd>(simd: S, low: S::F32, high: S::F32, out:
         simd.store_i8(out.quants.as_mut_ptr(), low);
         simd.store_i8(out.quants.as_mut_ptr().add(LANES), high);
     }
-    // Sums of at most 16 integers of 7 bits are exact in f32.
-    let sums = [simd.sum(simd.to_f32(low)), simd.sum(simd.to_f32(high))];
+    let sums = simd.sums(low, high);
     let total = sums[0] + sums[1];
     out.scale = scale;
-    out.sum = scale * total;
-    out.half_sums = [scale * sums[0], scale * sums[1]];
-    out.start_8 = -8 * total as i32;
-    out.start_128 = -128 * total as i32;
-    out.start_32 = [-32 * sums[0] as i32, -32 * sums[1] as i32];
+    // Sums of at most 32 integers of 7 bits are exact in f32.
+    out.sum = scale * total as f32;
+    out.half_sums = [scale * sums[0] as f32, scale * sums[1] as f32];
+    out.start_8 = -8 * total;
+    out.start_128 = -128 * total;
+    out.start_32 = [-32 * sums[0], -32 * sums[1]];
 }
 
 /// Rounds a row to bf16, in pairs; an odd row ends in a zero.

@@ -84,10 +84,8 @@ impl<'a> Running<'a> {
     #[inline(always)]
     pub(crate) fn merge<S: Simd>(&mut self, simd: S, other: &Running<'_>) {
         let maximum = if other.maximum > self.maximum { other.maximum } else { self.maximum };
-        let [before, after] = [self.maximum, other.maximum].map(|m| match m == f32::NEG_INFINITY {
-            true => 0.0,
-            false => first_lane(simd, exp2(simd, simd.splat(m - maximum))),
-        });
+        let before = share(simd, self.maximum, maximum);
+        let after = share(simd, other.maximum, maximum);
         let both = |to: &mut f32, from: &f32| *to = from.mul_add(after, *to * before);
         self.sums.iter_mut().zip(&other.sums).for_each(|(to, from)| both(to, from));
         self.mixture.iter_mut().zip(other.mixture.iter()).for_each(|(to, from)| both(to, from));
@@ -219,8 +217,11 @@ pub(super) fn softmax<S: Simd>(
         scores.fill(0.0);
         return;
     }
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
+    let whole = *seen == (0..PAGE_TOKENS);
+    if !whole {
+        scores[..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..].fill(f32::NEG_INFINITY);
+    }
     let vector = |scores: &[f32; PAGE_TOKENS], v: usize| scores[v * LANES..][..LANES].as_ptr();
     // SAFETY: here and below, a slice or array of 16.
     let mut largest = unsafe { simd.load(vector(scores, 0)) };
@@ -239,13 +240,18 @@ pub(super) fn softmax<S: Simd>(
             let score = simd.load(vector(scores, v));
             let weight = exp2(simd, simd.sub(score, simd.splat(lane.maximum)));
             simd.store(scores[v * LANES..][..LANES].as_mut_ptr(), weight);
+            if whole {
+                sums = simd.add(sums, weight);
+            }
         }
     }
-    scores[..seen.start].fill(0.0);
-    scores[seen.end..].fill(0.0);
-    for v in 0..VECTORS {
-        // SAFETY: as above.
-        sums = simd.add(sums, unsafe { simd.load(vector(scores, v)) });
+    if !whole {
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+        for v in 0..VECTORS {
+            // SAFETY: as above.
+            sums = simd.add(sums, unsafe { simd.load(vector(scores, v)) });
+        }
     }
     // SAFETY: as above.
     unsafe { simd.store(lane.sums.as_mut_ptr(), sums) };
@@ -259,9 +265,19 @@ fn rescale<S: Simd>(simd: S, lane: &mut Running<'_>, maximum: f32) {
     if before == f32::NEG_INFINITY {
         return;
     }
-    let correction = first_lane(simd, exp2(simd, simd.splat(before - maximum)));
+    let correction = share(simd, before, maximum);
     lane.sums.iter_mut().for_each(|sum| *sum *= correction);
     lane.mixture.iter_mut().for_each(|value| *value *= correction);
+}
+
+/// What weights relative to one maximum are relative to another. No closure around vector code: the compiler would
+/// make a function of it that lacks the instruction set.
+#[inline(always)]
+fn share<S: Simd>(simd: S, maximum: f32, of: f32) -> f32 {
+    match maximum == f32::NEG_INFINITY {
+        true => 0.0,
+        false => first_lane(simd, exp2(simd, simd.splat(maximum - of))),
+    }
 }
 
 #[inline(always)]

@@ -17,10 +17,14 @@ use crate::simd::tiles::{
     Configured, TILE_ROW, TILE_ROWS, Tiles, tile_dot_brain, tile_load, tile_store, tile_zero,
 };
 use alti_tensor::{KvDType, PAGE_TOKENS};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Values, or tokens, that a tile product sums over.
 const STEP: usize = 32;
+
+/// Such steps of a page.
+const STEPS: usize = PAGE_TOKENS / STEP;
 
 /// Widest head whose values fit the memory for masked ones.
 const WIDEST: usize = 128;
@@ -59,41 +63,73 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
     mixtures: *mut f32,
     mut ahead: Ahead,
 ) {
-    let mut weights: Weights<TILE_ROWS> = [[0.0; PAGE_TOKENS]; TILE_ROWS];
+    let mut memory = MaybeUninit::<Weights<TILE_ROWS>>::uninit();
     // Between all tile products and lanes.
     let portion = ahead.lines().div_ceil(block.head.head_dim / 8 + seen.len());
     let last = seen.iter().map(|seen| seen.end).max().unwrap_or(0);
-    // SAFETY: the caller's promise.
-    unsafe { scores(simd, block, queries, last, &mut weights, (&mut ahead, portion)) };
+    // SAFETY: the caller's promise; tiles write the weights of as many lanes as there are.
+    let weights = unsafe {
+        scores(simd, block, queries, last, memory.as_mut_ptr(), (&mut ahead, portion));
+        std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<[f32; PAGE_TOKENS]>(), seen.len())
+    };
     for ((weights, seen), lane) in weights.iter_mut().zip(seen).zip(running) {
         ahead.ask(simd, portion);
         softmax(simd, weights, seen, lane);
         Brain::round_weights(simd, weights);
     }
-    let head = block.head;
-    for step in 0..PAGE_TOKENS / STEP {
-        let tokens = step * STEP..(step + 1) * STEP;
-        let within = |seen: &Range<usize>| seen.start.max(tokens.start)..seen.end.min(tokens.end);
-        let weights = weights.as_ptr().cast::<u8>().wrapping_add(step * TILE_ROW);
-        let values = block.start.wrapping_add(head.values + step * TILE_ROWS * 4 * head.width);
-        // SAFETY: the caller's promise.
-        unsafe {
-            if seen.iter().all(|seen| within(seen) == tokens) {
-                mix(simd, head, weights, values, mixtures, (&mut ahead, portion));
-            } else if !seen.iter().all(|seen| within(seen).is_empty()) {
-                let seen = seen.iter().map(|seen| {
-                    let within = within(seen);
-                    if within.is_empty() {
-                        0..0
-                    } else {
-                        within.start - tokens.start..within.end - tokens.start
-                    }
-                });
-                mix_masked(simd, head, weights, values, seen, mixtures, (&mut ahead, portion));
-            }
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { mix_page(simd, block, weights.as_ptr().cast(), seen, mixtures, (&mut ahead, portion)) };
     ahead.ask(simd, usize::MAX);
+}
+
+/// Adds a page's values, weighted, to the mixtures of its lanes.
+///
+/// # Safety
+/// As for [`attend_page_tiled`]; `weights` are rounded, [`WEIGHT_STRIDE`] bytes a lane.
+#[inline(always)]
+unsafe fn mix_page<S: Simd>(
+    simd: S,
+    block: Block,
+    weights: *const u8,
+    seen: &[Range<usize>],
+    mixtures: *mut f32,
+    (ahead, portion): (&mut Ahead, usize),
+) {
+    let head = block.head;
+    let mut masked = [const { MaybeUninit::<Masked>::uninit() }; STEPS];
+    let mut steps = [(std::ptr::null(), std::ptr::null()); STEPS];
+    let mut count = 0;
+    for (step, masked) in masked.iter_mut().enumerate() {
+        let tokens = step * STEP..(step + 1) * STEP;
+        let within = |seen: &Range<usize>| {
+            let (start, end) = (seen.start.max(tokens.start), seen.end.min(tokens.end));
+            if start < end { start - tokens.start..end - tokens.start } else { 0..0 }
+        };
+        let weights = weights.wrapping_add(step * TILE_ROW);
+        let values = block.start.wrapping_add(head.values + step * TILE_ROWS * 4 * head.width);
+        let visible = seen.iter().map(within).filter(|seen| !seen.is_empty());
+        let (first, last) = visible.fold((STEP, 0), |(a, b), seen| (a.min(seen.start), b.max(seen.end)));
+        if seen.iter().all(|seen| within(seen) == (0..STEP)) {
+            steps[count] = (weights, values);
+        } else if first >= last {
+            continue;
+        // SAFETY: the caller's promise.
+        } else if let Some(values) = unsafe { copy_masked(masked, values, head.width, first..last) } {
+            steps[count] = (weights, values);
+        } else {
+            let seen = seen.iter().map(within);
+            // SAFETY: the caller's promise.
+            unsafe {
+                mix(simd, head, &steps[..count], mixtures, (&mut *ahead, portion));
+                mix_apart(simd, head, (weights, values), seen, mixtures, (&mut *ahead, portion));
+            }
+            count = 0;
+            continue;
+        }
+        count += 1;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { mix(simd, head, &steps[..count], mixtures, (ahead, portion)) };
 }
 
 /// The scores of the first `tokens` tokens of a page, and perhaps of more.
@@ -106,11 +142,11 @@ unsafe fn scores<S: Simd>(
     block: Block,
     queries: *const f32,
     tokens: usize,
-    scores: &mut Weights<TILE_ROWS>,
+    scores: *mut Weights<TILE_ROWS>,
     (ahead, portion): (&mut Ahead, usize),
 ) {
     const TOKEN_STRIDE: usize = 4 * PAGE_TOKENS;
-    let to = scores.as_mut_ptr().cast::<u8>();
+    let to = scores.cast::<u8>();
     let stride = 4 * block.head.width;
     // SAFETY: the caller's promise.
     unsafe {
@@ -141,92 +177,115 @@ unsafe fn scores<S: Simd>(
     }
 }
 
-/// `o += sum_j p_j v_j` over a step of tokens.
+/// `o += sum_j p_j v_j` over steps of tokens, given where their weights and values are.
 ///
 /// # Safety
-/// As for [`attend_page_tiled`]; `weights` and `values` are those of the step.
+/// As for [`attend_page_tiled`].
 #[inline(always)]
 unsafe fn mix<S: Simd>(
     simd: S,
     head: HeadLayout,
-    weights: *const u8,
-    values: *const u8,
+    steps: &[(*const u8, *const u8)],
     mixtures: *mut f32,
     (ahead, portion): (&mut Ahead, usize),
 ) {
+    const PAIR: usize = 2 * TILE_ROW;
+    if steps.is_empty() {
+        return;
+    }
     let stride = 4 * head.width;
     // SAFETY: the caller's promise; the width of a head is a multiple of two tiles.
     unsafe {
-        tile_load!(4, weights, WEIGHT_STRIDE);
-        for column in (0..stride).step_by(2 * TILE_ROW) {
+        for column in (0..stride).step_by(2 * PAIR) {
             let to = mixtures.cast::<u8>().add(column);
+            let both = column + PAIR < stride;
             tile_load!(0, to, stride);
             tile_load!(1, to.add(TILE_ROW), stride);
-            tile_load!(6, values.add(column), stride);
-            tile_load!(7, values.add(column + TILE_ROW), stride);
-            ahead.ask(simd, portion);
-            tile_dot_brain!(0, 4, 6);
-            tile_dot_brain!(1, 4, 7);
+            if both {
+                tile_load!(2, to.add(PAIR), stride);
+                tile_load!(3, to.add(PAIR + TILE_ROW), stride);
+            }
+            for &(weights, values) in steps {
+                let values = values.add(column);
+                tile_load!(4, weights, WEIGHT_STRIDE);
+                tile_load!(6, values, stride);
+                tile_load!(7, values.add(TILE_ROW), stride);
+                ahead.ask(simd, portion);
+                tile_dot_brain!(0, 4, 6);
+                tile_dot_brain!(1, 4, 7);
+                if both {
+                    tile_load!(6, values.add(PAIR), stride);
+                    tile_load!(7, values.add(PAIR + TILE_ROW), stride);
+                    ahead.ask(simd, portion);
+                    tile_dot_brain!(2, 4, 6);
+                    tile_dot_brain!(3, 4, 7);
+                }
+            }
             tile_store!(0, to, stride);
             tile_store!(1, to.add(TILE_ROW), stride);
-        }
-    }
-}
-
-/// Pairs of values of a step, those that no lane sees zero.
-struct Masked([u32; TILE_ROWS * WIDEST]);
-
-impl Masked {
-    /// The pairs at `values` whose tokens are in `seen`; whether all of them are finite.
-    ///
-    /// # Safety
-    /// `values` are a step's, of this width; those in `seen` have been stored.
-    #[inline(always)]
-    unsafe fn copy(&mut self, values: *const u8, width: usize, seen: Range<usize>) -> bool {
-        const EXPONENT: u32 = 0x7f80;
-        let mut finite = true;
-        for (pair, to) in self.0.chunks_exact_mut(width).take(TILE_ROWS).enumerate() {
-            let half = |token: usize| u32::from(u16::MAX) * u32::from(seen.contains(&token));
-            let mask = half(2 * pair) | half(2 * pair + 1) << 16;
-            for (d, to) in to.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *to = unsafe { *values.cast::<u32>().add(pair * width + d) } & mask;
-                finite &= *to & EXPONENT != EXPONENT && *to >> 16 & EXPONENT != EXPONENT;
+            if both {
+                tile_store!(2, to.add(PAIR), stride);
+                tile_store!(3, to.add(PAIR + TILE_ROW), stride);
             }
         }
-        finite
     }
 }
 
-/// As [`mix`], where some lanes do not see all tokens: their weights are zero, and what no lane
-/// sees may be anything. A value that is not finite must reach only the lanes that see it.
+/// Pairs of values of a step, those that no lane sees zero: their weights are zero, and what no lane sees may be anything.
+type Masked = [u32; TILE_ROWS * WIDEST];
+
+/// The pairs at `values` whose tokens are in `seen`; none where one of them is not finite, which must reach only
+/// the lanes that see it.
 ///
 /// # Safety
-/// As for [`mix`]; lane `r` sees the tokens `seen[r]` of the step.
+/// `values` are a step's, of this width; those in `seen` have been stored.
 #[inline(always)]
-unsafe fn mix_masked<S: Simd>(
+unsafe fn copy_masked(
+    to: &mut MaybeUninit<Masked>,
+    values: *const u8,
+    width: usize,
+    seen: Range<usize>,
+) -> Option<*const u8> {
+    const EXPONENT: u32 = 0x7f80;
+    let to = to.as_mut_ptr().cast::<u32>();
+    let mut largest = 0;
+    for pair in 0..TILE_ROWS {
+        let half = |token: usize| u32::from(u16::MAX) * u32::from(seen.contains(&token));
+        let mask = half(2 * pair) | half(2 * pair + 1) << 16;
+        for at in pair * width..(pair + 1) * width {
+            // SAFETY: the caller's promise; a head is no wider than `WIDEST`.
+            let value = unsafe { *values.cast::<u32>().add(at) } & mask;
+            // SAFETY: as above.
+            unsafe { *to.add(at) = value };
+            largest = (value & EXPONENT).max(value >> 16 & EXPONENT).max(largest);
+        }
+    }
+    (largest < EXPONENT).then_some(to.cast_const().cast())
+}
+
+/// As [`mix`] of one step, where lanes must not see one another's tokens at all: each by itself. Lane `r` sees the
+/// tokens `seen[r]` of the step.
+///
+/// # Safety
+/// As for [`mix`].
+#[inline(always)]
+unsafe fn mix_apart<S: Simd>(
     simd: S,
     head: HeadLayout,
-    weights: *const u8,
-    values: *const u8,
-    seen: impl Iterator<Item = Range<usize>> + Clone,
+    (weights, values): (*const u8, *const u8),
+    seen: impl Iterator<Item = Range<usize>>,
     mixtures: *mut f32,
     (ahead, portion): (&mut Ahead, usize),
 ) {
-    let mut masked = Masked([0; TILE_ROWS * WIDEST]);
-    let visible = seen.clone().filter(|seen| !seen.is_empty());
-    let first = visible.clone().map(|seen| seen.start).min().unwrap_or(0);
-    let last = visible.map(|seen| seen.end).max().unwrap_or(0);
-    // SAFETY: the caller's promise.
-    unsafe {
-        if masked.copy(values, head.width, first..last) {
-            return mix(simd, head, weights, masked.0.as_ptr().cast(), mixtures, (ahead, portion));
-        }
-        for (lane, seen) in seen.enumerate() {
-            let mut all = [0f32; TILE_ROWS * WIDEST];
+    for (lane, seen) in seen.enumerate() {
+        let mut all = [0f32; TILE_ROWS * WIDEST];
+        let mut masked = MaybeUninit::<Masked>::uninit();
+        // SAFETY: the caller's promise; the copy is whole, finite or not.
+        unsafe {
             std::ptr::copy_nonoverlapping(mixtures, all.as_mut_ptr(), (lane + 1) * head.width);
-            masked.copy(values, head.width, seen);
-            mix(simd, head, weights, masked.0.as_ptr().cast(), all.as_mut_ptr(), (&mut *ahead, portion));
+            let _ = copy_masked(&mut masked, values, head.width, seen);
+            let step = [(weights, masked.as_ptr().cast())];
+            mix(simd, head, &step, all.as_mut_ptr(), (&mut *ahead, portion));
             let at = lane * head.width;
             std::ptr::copy_nonoverlapping(all.as_ptr().add(at), mixtures.add(at), head.width);
         }

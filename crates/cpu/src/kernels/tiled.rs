@@ -138,6 +138,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
         ]);
         let place =
             |panel: usize, matrix: usize| workspace.wrapping_add((2 * panel + matrix) * unpacked.bytes());
+        let mut products: [Products; PANELS] = [[[[0.0; PANEL_ROWS]; TILE_ROWS]; 2]; PANELS];
         for first in task.panels.clone().step_by(PANELS) {
             let panels = first..task.panels.end.min(first + PANELS);
             for panel in panels.clone() {
@@ -156,7 +157,9 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                     LOW_ROWS.. => LOW_ROWS,
                     few => few.min(S::TALL_COLUMNS.max(S::LOW_COLUMNS)),
                 };
-                let mut products: [Products; PANELS] = [[[[0.0; PANEL_ROWS]; TILE_ROWS]; 2]; PANELS];
+                for products in &mut products[..panels.len()] {
+                    products[..used].fill([[0.0; PANEL_ROWS]; TILE_ROWS]);
+                }
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {
                         for (matrix, products) in matrices.iter().zip(products).take(used) {

@@ -182,6 +182,35 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn largest_magnitude(self, a: __m512, b: __m512) -> f32 {
+        // Without the sign, the bits of floats are ordered as integers, with infinity and NaN on top.
+        with_features!({
+            let magnitude = _mm512_set1_epi32(i32::MAX);
+            let [a, b] = [_mm512_castps_si512(a), _mm512_castps_si512(b)];
+            let a = _mm512_max_epu32(_mm512_and_si512(a, magnitude), _mm512_and_si512(b, magnitude));
+            let a = _mm256_max_epu32(_mm512_castsi512_si256(a), _mm512_extracti32x8_epi32::<1>(a));
+            let a = _mm_max_epu32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_max_epu32(a, _mm_shuffle_epi32::<0b00_00_11_10>(a));
+            let a = _mm_max_epu32(a, _mm_shuffle_epi32::<0b00_00_00_01>(a));
+            f32::from_bits(_mm_cvtsi128_si32(a) as u32)
+        })
+    }
+
+    #[inline(always)]
+    fn sums(self, a: __m512i, b: __m512i) -> [i32; 2] {
+        // Both at once: those of `a` in the lower half of a register, those of `b` in the upper.
+        with_features!({
+            let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b);
+            let sums = _mm512_add_epi32(low, _mm512_shuffle_i64x2::<0b11_10_11_10>(a, b));
+            let sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2::<0b10_11_00_01>(sums, sums));
+            let sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32::<0b01_00_11_10>(sums));
+            let sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32::<0b10_11_00_01>(sums));
+            let second = _mm512_extracti32x4_epi32::<2>(sums);
+            [_mm_cvtsi128_si32(_mm512_castsi512_si128(sums)), _mm_cvtsi128_si32(second)]
+        })
+    }
+
+    #[inline(always)]
     fn splat_i32(self, value: i32) -> __m512i {
         with_features!(_mm512_set1_epi32(value))
     }

@@ -121,8 +121,22 @@ pub(crate) trait Simd: Copy {
     /// The largest lane, by the same tree as [`Simd::sum`].
     fn largest(self, a: Self::F32) -> f32;
 
+    /// The largest magnitude in two vectors; infinite or NaN where a lane is.
+    #[inline(always)]
+    fn largest_magnitude(self, a: Self::F32, b: Self::F32) -> f32 {
+        // Infinity and NaN times zero are NaN, and stay it in the sum.
+        let zero = self.splat(0.0);
+        let finite = self.sum(self.mul_add(a, zero, self.mul(b, zero))) == 0.0;
+        if finite { self.largest(self.max(self.abs(a), self.abs(b))) } else { f32::NAN }
+    }
+
     /// All lanes `value`.
     fn splat_i32(self, value: i32) -> Self::I32;
+    /// The sums of the lanes of each, which are within 2^24 as sums of any lanes are.
+    #[inline(always)]
+    fn sums(self, a: Self::I32, b: Self::I32) -> [i32; 2] {
+        [self.sum(self.to_f32(a)) as i32, self.sum(self.to_f32(b)) as i32]
+    }
     /// Converted, rounded to nearest even.
     fn to_f32(self, a: Self::I32) -> Self::F32;
     /// Rounded to nearest even; lanes must be within the range of i32.
