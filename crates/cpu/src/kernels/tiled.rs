@@ -31,6 +31,7 @@ use crate::simd::tiles::{
 use crate::simd::{LANES, Simd};
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// From so many rows on, tiles of a block format are faster than vectors (`matmul_speed` shows where).
@@ -157,9 +158,6 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                     LOW_ROWS.. => LOW_ROWS,
                     few => few.min(S::TALL_COLUMNS.max(S::LOW_COLUMNS)),
                 };
-                for products in &mut products[..panels.len()] {
-                    products[..used].fill([[0.0; PANEL_ROWS]; TILE_ROWS]);
-                }
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {
                         for (matrix, products) in matrices.iter().zip(products).take(used) {
@@ -251,9 +249,11 @@ const TOGETHER: usize = 4;
 /// Rows whose sums are in registers at the same time.
 const SUMS: usize = 8;
 
-/// The integer dots of some groups.
+/// Room for the integer dots of some groups.
 #[repr(align(64))]
-struct Dots([[[i32; LANES]; TILE_ROWS]; TOGETHER]);
+struct Dots {
+    _memory: [[[i32; LANES]; TILE_ROWS]; TOGETHER],
+}
 
 /// One tile kernel per height: registers are named in the instructions.
 macro_rules! byte_tile {
@@ -273,7 +273,8 @@ macro_rules! byte_tile {
             run: Range<usize>,
             products: &mut [[f32; PANEL_ROWS]; TILE_ROWS],
         ) {
-            let mut dots = Dots([[[0; LANES]; TILE_ROWS]; TOGETHER]);
+            let mut dots = MaybeUninit::<Dots>::uninit();
+            let dots = dots.as_mut_ptr().cast::<[[i32; LANES]; TILE_ROWS]>();
             let (x_stride, b_stride) = (stride * size_of::<ActivationBlock>(), TILE_ROW);
             let group_bytes = unpacked.code_bytes / LANES;
             for half in 0..2 {
@@ -289,7 +290,7 @@ macro_rules! byte_tile {
                                 tile_load!(6, unpacked.codes(from, first + $index), b_stride);
                                 tile_zero!($tile);
                                 tile_dot_bytes!($tile, $x, 6);
-                                tile_store!($tile, dots.0[$index].as_mut_ptr(), b_stride);
+                                tile_store!($tile, dots.add($index), b_stride);
                             }
                         };
                     }
@@ -309,7 +310,7 @@ macro_rules! byte_tile {
                                 groups.clone(),
                                 x,
                                 stride,
-                                &dots,
+                                dots.cast_const(),
                                 row,
                                 sums,
                             );
@@ -326,7 +327,7 @@ byte_tile!(low, LOW_ROWS, 3, 4, 5);
 /// Adds some groups' products to the sums of [`SUMS`] rows: the formula of [`super::quantised`].
 ///
 /// # Safety
-/// As for the tile that calls it; `dots` are of these groups, those of the rows from `row` on;
+/// As for the tile that calls it; `dots` are of these groups, as many as there are, those of the rows from `row` on;
 /// `sums` is the first of as many vectors, a panel's rows apart.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the inside of a loop")]
@@ -337,7 +338,7 @@ unsafe fn add_dots<S: Simd, F: Format>(
     groups: Range<usize>,
     x: *const ActivationBlock,
     stride: usize,
-    dots: &Dots,
+    dots: *const [[i32; LANES]; TILE_ROWS],
     row: usize,
     at: *mut f32,
 ) {
@@ -346,12 +347,15 @@ unsafe fn add_dots<S: Simd, F: Format>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [simd.splat(0.0); SUMS];
-        for m in 0..SUMS {
-            sums[m] = simd.load(at.add(m * PANEL_ROWS));
+        // The first groups begin the sums, whatever is left there of others.
+        if groups.start > 0 {
+            for m in 0..SUMS {
+                sums[m] = simd.load(at.add(m * PANEL_ROWS));
+            }
         }
         for (index, group) in groups.enumerate() {
             let x = x.add(group / per_block);
-            let dots = dots.0[index].as_ptr().add(row);
+            let dots = dots.add(index).cast::<[i32; LANES]>().add(row);
             let scale = simd.load(unpacked.scales(from, group));
             for m in 0..SUMS {
                 let scales = simd.mul(scale, simd.splat((*x.add(m * stride)).scale));
