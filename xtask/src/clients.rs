@@ -68,7 +68,8 @@ pub fn python_packages(folder: &Path) -> Result<PathBuf> {
         make.arg("--without-pip");
     }
     process::run(&mut make)?;
-    process::run(pip_install(&python).arg("--requirement").arg(&list))?;
+    let needs = "it takes pip 22.3 or later, or a Python with ensurepip (Debian's python3-venv)";
+    process::run(pip_install(&python).arg("--requirement").arg(&list)).context(needs)?;
     note_installed(&environment, &list)?;
     Ok(python)
 }

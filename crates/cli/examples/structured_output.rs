@@ -11,7 +11,7 @@ use alti_engine::stop::FinishReason;
 use alti_formats::Checkpoint;
 use alti_models::Llama;
 use alti_tensor::KvDType;
-use alti_text::{BuiltinTemplate, Conversation, Message, ModelTraits, Tokenizer};
+use alti_text::{ChatTemplate, Conversation, Message, Tokenizer};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::sync::Arc;
@@ -121,11 +121,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number =
         |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<usize>());
     let (wanted, threads) = (number(1, 500)?, number(2, 2)?);
-    let engine = engine(arguments.first().ok_or("usage: MODEL [ANSWERS] [THREADS]")?, threads)?;
+    let file = arguments.first().ok_or("usage: MODEL [ANSWERS] [THREADS]")?;
+    let engine = engine(file, threads)?;
     let tokenizer = engine.tokenizer();
-    let template = BuiltinTemplate::for_model(tokenizer, ModelTraits::default())
-        .ok_or("the model has no chat format")?
-        .compile(tokenizer)?;
+    let template = ChatTemplate::for_checkpoint(&Checkpoint::open(file.as_ref())?, tokenizer)?;
     let everything = SamplerSettings {
         temperature: 1.0,
         top_k: 0,

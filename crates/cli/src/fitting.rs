@@ -12,7 +12,7 @@ pub struct ModelSpeed {
     pub quantization: &'static str,
     /// Bytes of its weights.
     pub bytes: u64,
-    /// Were reading them all that takes time.
+    /// If nothing took time but reading the weights that a token uses.
     pub tokens_per_second_at_most: f64,
 }
 

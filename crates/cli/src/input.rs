@@ -23,20 +23,30 @@ fn refuse_device(path: &Path) -> std::io::Result<()> {
 /// # Errors
 /// When it cannot be read or is not UTF-8.
 pub fn text(path: &Path) -> anyhow::Result<String> {
+    if path != Path::new("-") {
+        return file(path);
+    }
     let mut text = String::new();
-    let read = match path == Path::new("-") {
-        true => std::io::stdin().read_to_string(&mut text).map(drop),
-        false => {
-            refuse_device(path).and_then(|()| std::fs::read_to_string(path)).map(|contents| text = contents)
-        }
-    };
-    read.map_err(|error| {
+    explained(path, std::io::stdin().read_to_string(&mut text))?;
+    Ok(text)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// When it cannot be read, is a device or is not UTF-8.
+pub fn file(path: &Path) -> anyhow::Result<String> {
+    explained(path, refuse_device(path).and_then(|()| std::fs::read_to_string(path)))
+}
+
+/// What went wrong, with the file's name.
+fn explained<T>(path: &Path, read: std::io::Result<T>) -> anyhow::Result<T> {
+    Ok(read.map_err(|error| {
         let failure = match error.kind() {
             ErrorKind::NotFound => Failure::NotFound,
             ErrorKind::InvalidData => Failure::BadFile,
             _ => Failure::Failed,
         };
         Exit::new(failure, format!("{}: {error}", path.display()))
-    })?;
-    Ok(text)
+    })?)
 }

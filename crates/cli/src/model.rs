@@ -410,6 +410,35 @@ pub fn check_serving(
     check_memory(checkpoint, Workload { backend: BackendName::Cpu, context: kv_tokens, kv_dtype, step })
 }
 
+/// The shortest context, in tokens, that is proposed where a longer one does not fit.
+const SHORTEST_CONTEXT: usize = 256;
+
+/// Refuses to compute gradients of more values than fit: weights, their gradients, and the activations that are kept.
+///
+/// # Errors
+/// When it is too much; the message has the sum.
+pub fn check_gradients(checkpoint: &Checkpoint, tokens: usize) -> anyhow::Result<()> {
+    let config = checkpoint.config();
+    let weights: usize =
+        config.weight_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    // What a layer keeps for its way back, and the logits with their gradient.
+    let layer = 12 * config.embedding_length + 4 * config.feed_forward_length;
+    let activations = tokens * (config.layers * layer + 3 * config.vocabulary_size);
+    let need = 4 * (2 * weights as u64 + activations as u64);
+    let available = available_memory();
+    if need <= available {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: gradients take about {} (weights and gradients in four bytes each, activations); {} are free: take a \
+         smaller model, or shorter sequences",
+        checkpoint.path().display(),
+        bytes(need),
+        bytes(available)
+    );
+    Err(Exit::new(Failure::Resources, message).into())
+}
+
 /// Refuses a model that is larger than the memory there is, and says what would fit.
 fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<()> {
     let need = Need::of(checkpoint, workload);
@@ -421,7 +450,7 @@ fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<(
     let fitting =
         |&context: &usize| Need::of(checkpoint, Workload { context, ..workload }).total() <= available;
     let shorter = std::iter::successors(Some(context / 2), |tokens| Some(tokens / 2))
-        .take_while(|&tokens| tokens >= 256)
+        .take_while(|&tokens| tokens >= SHORTEST_CONTEXT)
         .find(fitting);
     let remedy = match shorter {
         Some(tokens) => format!("a context of {tokens} would fit: --context {tokens}"),
@@ -441,27 +470,34 @@ fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<(
     .into())
 }
 
-/// What can be done where not even a short context fits: the most exact quantisation of this model that does, or the
-/// largest model of the catalogue.
+/// What can be done where not even the shortest context fits: the most exact quantisation of this model that does, with
+/// that context, or the largest model of the catalogue.
 fn what_would_fit(checkpoint: &Checkpoint, workload: Workload, available: u64) -> String {
     if workload.backend == BackendName::Reference {
-        return "the reference backend keeps every weight in four bytes: take --backend cpu".to_owned();
+        let compact = Workload { backend: BackendName::Cpu, ..workload };
+        return match Need::of(checkpoint, compact).total() <= available {
+            true => {
+                "the reference backend keeps every weight in four bytes; --backend cpu would fit".to_owned()
+            }
+            false => what_would_fit(checkpoint, compact, available),
+        };
     }
-    let (config, need) = (checkpoint.config(), Need::of(checkpoint, workload));
+    let context = workload.context.min(SHORTEST_CONTEXT);
+    let (config, need) = (checkpoint.config(), Need::of(checkpoint, Workload { context, ..workload }));
     let for_weights = available.saturating_sub(need.total() - need.weights);
-    let context = RecipeContext::of(config);
+    let about = RecipeContext::of(config);
     let size = |recipe: &Recipe| -> u64 {
         let of = |(name, shape): (WeightName, Vec<usize>)| {
-            let dtype = recipe.dtype_for(&context, &name.gguf(), &shape);
+            let dtype = recipe.dtype_for(&about, &name.gguf(), &shape);
             dtype.bytes_for(shape.iter().product()).unwrap_or(0) as u64
         };
         config.weight_shapes().into_iter().map(of).sum()
     };
-    let sizes = RECIPES.iter().map(|recipe| (size(recipe), recipe.name));
-    if let Some((size, recipe)) = sizes.filter(|&(size, _)| size <= for_weights.min(need.weights)).max() {
+    // The most exact come first.
+    if let Some(recipe) = RECIPES.iter().find(|recipe| size(recipe) <= for_weights.min(need.weights)) {
+        let (name, size) = (recipe.name, bytes(size(recipe)));
         return format!(
-            "in {recipe} its weights would take {} and fit: `alti quantize` makes it",
-            bytes(size)
+            "in {name}, which `alti quantize` makes, weights of {size} and {context} tokens would fit"
         );
     }
     match fitting::largest(for_weights) {
@@ -481,4 +517,28 @@ pub fn available_memory() -> u64 {
     system.refresh_memory();
     let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
     system.available_memory().min(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_fit_is_named() {
+        let checkpoint = Checkpoint::open(&alti_testkit::golden("llama3-gqa")).expect("a model");
+        let step = StepRows { rows: 1, logits: 1 };
+        let workload = |backend| Workload { backend, context: 1 << 20, kv_dtype: KvDType::BF16, step };
+        let on = |backend, available| what_would_fit(&checkpoint, workload(backend), available);
+        let cpu = BackendName::Cpu;
+        let short = Need::of(&checkpoint, Workload { context: SHORTEST_CONTEXT, ..workload(cpu) });
+        let rest = short.total() - short.weights;
+        // Its weights are in F32, and a third of that holds 8 bits, not 16.
+        let found = on(cpu, rest + short.weights / 3);
+        assert!(found.contains("in Q8_0") && found.contains("256 tokens would fit"), "{found}");
+        assert_eq!(on(BackendName::Reference, rest + short.weights / 3), found);
+        let enough = Need::of(&checkpoint, workload(cpu)).total();
+        assert!(on(BackendName::Reference, enough).contains("--backend cpu would fit"));
+        let found = on(cpu, 0);
+        assert!(found.contains("no quantisation") && found.contains("no model of the catalogue"), "{found}");
+    }
 }

@@ -2,7 +2,7 @@
 //! machine, with one thread and with more than there are cores.
 
 use alti_cpu::{Cpu, Isa};
-use alti_testkit::{adapters, conformance, parity};
+use alti_testkit::{adapters, conformance, hand_over, parity};
 
 /// Backends that must compute the same: the fastest with few and with many threads, and the others.
 fn backends() -> impl Iterator<Item = (Isa, usize)> {
@@ -31,8 +31,11 @@ fn operations_compute_what_the_reference_does() {
 }
 
 #[test]
-fn inner_values_are_the_same_beside_their_product_and_in_it() {
-    backends().for_each(|(isa, threads)| conformance::check_feed_forward(|| cpu(isa, threads)));
+fn what_is_handed_to_a_product_has_the_bits_of_what_is_fetched() {
+    backends().for_each(|(isa, threads)| {
+        hand_over::check_feed_forward(|| cpu(isa, threads));
+        hand_over::check_attention(|| cpu(isa, threads));
+    });
 }
 
 #[test]

@@ -218,43 +218,6 @@ fn check_products<B: Backend<Element = f32>>(pair: &mut Pair<B>, dtype: DType, r
     );
 }
 
-/// What a feed-forward layer gives has the same bits whether its inner values go straight to the last product or went
-/// through the host; and they are the same beside it.
-///
-/// # Panics
-/// When not.
-pub fn check_feed_forward<B: Backend<Element = f32>>(make: impl Fn() -> B) {
-    let (width, hidden) = (256, 288);
-    for dtype in [DType::F32, DType::BF16, DType::Q4_0, DType::Q8_0] {
-        for rows in [1, 7, 33, 150] {
-            let (mut b, mut random) = (make(), Random(7));
-            let mut load = |b: &B, shape: [usize; 2]| {
-                let values = random.values(shape[0] * shape[1]);
-                b.load(weight(dtype, &shape, &values)).expect("the weight loads")
-            };
-            let [gate, up] = [(); 2].map(|()| load(&b, [hidden, width]));
-            let down = load(&b, [width, hidden]);
-            let gain = b.load(weight(DType::F32, &[width], &vec![1.0; width])).expect("the weight loads");
-            let (values, plan) = (random.values(rows * width), RowPlan::fresh(&[rows]));
-            let fetched = |b: &mut B, x: &B::Tensor| {
-                let mut out = Vec::new();
-                b.fetch(x, &mut out).expect("the step runs");
-                out
-            };
-            let x = b.input(&values, width);
-            let inner = b.norm_swiglu(&x, &gain, 1e-5, &gate, &up, &plan);
-            let sum = b.linear_add(x, &inner, &down, &plan);
-            let (straight, inner) = (fetched(&mut b, &sum), fetched(&mut b, &inner));
-            let (x, input) = (b.input(&values, width), b.input(&inner, hidden));
-            let sum = b.linear_add(x, &input, &down, &plan);
-            assert!(straight == fetched(&mut b, &sum), "{dtype}, {rows} rows: other bits");
-            let x = b.input(&values, width);
-            let alone = b.norm_swiglu(&x, &gain, 1e-5, &gate, &up, &plan);
-            assert_eq!(inner, fetched(&mut b, &alone), "{dtype}, {rows} rows: inner values");
-        }
-    }
-}
-
 fn check_experts<B: Backend<Element = f32>>(pair: &mut Pair<B>, rows: usize, plan: &RowPlan) {
     let (count, dim, hidden) = (5, 64, 96);
     for (gate, up) in [(DType::F32, DType::F32), (DType::Q8_0, DType::Q8_0), (DType::F32, DType::BF16)] {

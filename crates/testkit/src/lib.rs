@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod conformance;
+pub mod hand_over;
 pub mod hostile;
 pub mod memory;
 pub mod parity;

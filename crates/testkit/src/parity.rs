@@ -169,7 +169,7 @@ pub fn check_all<B: Backend<Element = f32>>(backend: impl Fn() -> B) {
 /// When they differ.
 pub fn check_encodings<B: Backend<Element = f32>>(backend: impl Fn() -> B) {
     for dtype in [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::BF16, DType::F16] {
-        for name in ["llama3-gqa", "llama4-scout"] {
+        for name in ["llama3-gqa", "llama32-tied", "llama4-scout"] {
             let mut loaded = Loaded::new(backend(), name, Some(dtype));
             let what = format!("{name} in {dtype}");
             check_arrival(&mut loaded, &what, KvDType::BF16);

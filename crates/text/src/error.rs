@@ -30,6 +30,16 @@ pub enum TextError {
         /// What would have been a tokenizer.
         expected: &'static str,
     },
+    /// A model has no chat template of its own, and none of the built-in ones is its.
+    #[error(
+        "{place}: has no chat template, and none is built in for {what}: put its chat_template.jinja beside it"
+    )]
+    NoTemplate {
+        /// The model.
+        place: String,
+        /// What it seems to be.
+        what: &'static str,
+    },
     /// A tokenizer's file could not be read, or metadata is not of the type it should be.
     #[error(transparent)]
     Metadata(#[from] alti_formats::FormatError),
@@ -73,7 +83,7 @@ impl TextError {
     pub(crate) fn of_model(self, path: &std::path::Path) -> Self {
         match self {
             Self::Invalid { ref place, .. } if place.starts_with(&*path.to_string_lossy()) => self,
-            Self::Metadata(_) | Self::Missing { .. } | Self::In { .. } => self,
+            Self::Metadata(_) | Self::Missing { .. } | Self::NoTemplate { .. } | Self::In { .. } => self,
             other => Self::In { path: path.to_owned(), source: Box::new(other) },
         }
     }

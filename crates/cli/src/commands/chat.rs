@@ -345,7 +345,7 @@ impl<B: Backend<Element = f32>> Chat<B> {
         let failure = |failure, what: &dyn std::fmt::Display| {
             Exit::new(failure, format!("{}: {what}; /save writes such files", file.display()))
         };
-        let text = input::text(file)?;
+        let text = input::file(file)?;
         let saved: Saved = serde_json::from_str(&text).map_err(|error| failure(Failure::BadFile, &error))?;
         self.restart(saved.messages);
         eprintln!("loaded {} messages from {}", self.messages.len(), file.display());

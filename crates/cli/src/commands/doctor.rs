@@ -3,7 +3,7 @@
 use crate::environment::Environment;
 use crate::fitting::{ModelSpeed, speeds};
 use crate::machine::{Bandwidth, CacheSize, bandwidths, caches};
-use crate::model::{available_memory, cores};
+use crate::model::{available_memory, cores, cpu_isa};
 use crate::output::{self, bytes};
 use crate::{interrupt, packed, pulling};
 use alti_cpu::{CpuError, Isa};
@@ -64,7 +64,7 @@ impl DoctorCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// When the store cannot be opened, or there is no memory to measure.
+    /// When the store cannot be opened, `ALTI_ISA` names what this machine lacks, or there is no memory to measure.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         let findings = self.look(environment)?;
         output::result(json, &findings, Findings::text)
@@ -79,7 +79,7 @@ impl DoctorCommand {
         let best = bandwidth.iter().map(|row| row.bytes_per_second).fold(0.0, f64::max);
         Ok(Findings {
             processor: processor(),
-            isa: Isa::detect().name(),
+            isa: cpu_isa(environment)?.name(),
             isa_available: Isa::available().into_iter().map(Isa::name).collect(),
             cores: cores(),
             caches: caches(),

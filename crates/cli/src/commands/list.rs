@@ -97,7 +97,7 @@ impl ListCommand {
     }
 }
 
-/// What the store takes on disk, in a line or two; nothing of an empty one. Files that models share count once, and
+/// What the store takes on disk, in a few lines; nothing of an empty one. Files that models share count once, and
 /// those that a model only refers to not at all.
 fn total(usage: &Usage, packed: u64) -> String {
     let unused = usage.unused();
@@ -105,12 +105,11 @@ fn total(usage: &Usage, packed: u64) -> String {
     if usage.total() > 0 {
         text += &format!("{:32} {:>10}\n", "on disk", bytes(usage.total()));
     }
-    if packed > 0 {
-        text +=
-            &format!("{:32} {:>10}  (ALTI_PACKED=off keeps none)\n", "and weights, packed", bytes(packed));
-    }
     if unused > 0 {
         text += &format!("{:32} {:>10}  `alti rm --unused` frees it\n", "of this unused", bytes(unused));
+    }
+    if packed > 0 {
+        text += &format!("{:32} {:>10}  (ALTI_PACKED=off keeps none)\n", "weights, packed", bytes(packed));
     }
     text
 }

@@ -56,6 +56,14 @@ impl LogitsCommand {
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         let sequences = read_tokens(&self.tokens)?;
         check_out(&self.out)?;
+        if self.grad {
+            if sequences[0].len() < 2 {
+                let message = "--grad wants sequences of two tokens or more: a loss needs a next token";
+                return Err(Exit::new(Failure::Usage, message).into());
+            }
+            let checkpoint = model::open(environment, &self.model)?;
+            model::check_gradients(&checkpoint, sequences.iter().map(Vec::len).sum())?;
+        }
         let mut options = self.run.clone();
         // Exact unless asked otherwise: the result is for comparing.
         options.kv.default_to(KvDType::F32);
@@ -77,10 +85,6 @@ impl LogitsCommand {
         sequences: &[Vec<u32>],
         tensors: &mut Tensors,
     ) -> anyhow::Result<()> {
-        if sequences[0].len() < 2 {
-            let message = "--grad wants sequences of two tokens or more: a loss needs a next token";
-            return Err(Exit::new(Failure::Usage, message).into());
-        }
         let checkpoint = model::open(environment, &self.model)?;
         let mut tape = Tape::new(Reference::<f32>::new(), Trainable::All);
         let (rope, _) = self.run.rope.apply(checkpoint.config());

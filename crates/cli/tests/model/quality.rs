@@ -72,6 +72,17 @@ fn logits_writes_what_pytorch_computes() {
 }
 
 #[test]
+fn gradients_do_not_depend_on_what_computes_the_logits() {
+    let user = store::user();
+    let found = logits(&user, "llama32-tied", &["--grad"]);
+    let exact = logits(&user, "llama32-tied", &["--backend", "reference", "--grad"]);
+    assert!(found.keys().eq(exact.keys()) && found.keys().any(|name| name.starts_with("grad.")));
+    for (name, values) in found.iter().filter(|(name, _)| name.as_str() != "logits") {
+        assert!(*values == exact[name], "{name}");
+    }
+}
+
+#[test]
 fn the_cpu_writes_the_same_logits_however_they_are_cut() {
     let user = store::user();
     for name in GOLDENS {

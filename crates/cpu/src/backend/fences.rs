@@ -14,6 +14,8 @@ pub(crate) enum Sharing {
     Units(usize),
     /// In so many panels of columns, dealt out in the same way.
     Panels(usize),
+    /// In the 8-bit blocks of so many panels, dealt out in the same way.
+    Blocks(usize),
     /// Each thread has rows of its own.
     Own,
     /// Any thread touches anything.
@@ -98,6 +100,14 @@ mod tests {
         assert!(fences.needs_barrier(&[Access::read(x, Sharing::Any)]));
         assert!(!fences.needs_barrier(&[Access::read(x, Sharing::Units(2))]), "two may read");
         assert!(fences.needs_barrier(&[Access::write(x, Sharing::Any)]), "a reader must be done");
+    }
+
+    #[test]
+    fn panels_and_their_blocks_are_not_the_same_columns() {
+        let mut fences = Fences::default();
+        fences.needs_barrier(&[Access::write(matrix(64), Sharing::Blocks(2))]);
+        assert!(fences.needs_barrier(&[Access::write(matrix(64), Sharing::Panels(2))]));
+        assert!(!fences.needs_barrier(&[Access::write(matrix(64), Sharing::Panels(2))]));
     }
 
     #[test]

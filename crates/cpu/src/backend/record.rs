@@ -1,7 +1,8 @@
 //! [`Cpu`]: model code's calls become operations of a list.
 //!
-//! The recorder decides two things that operations cannot know by themselves: where a result lies,
-//! and whether the threads must wait before an operation begins.
+//! The recorder decides what operations cannot know by themselves: where a result lies, whether the
+//! threads must wait before an operation begins, and whether it also leaves its result as the next
+//! product probably wants it ([`Ready`]).
 
 use super::arena::{Arena, Matrix, Tensor};
 use super::cache::CpuCache;

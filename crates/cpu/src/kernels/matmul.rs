@@ -29,7 +29,7 @@ pub struct OutputMatrix<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for a borrow of floats; who shares it promises that writes do not meet
+// SAFETY: it stands for a borrow of floats, and of blocks; who shares it promises that writes do not meet
 // (`OutputMatrix::share`).
 unsafe impl Send for OutputMatrix<'_> {}
 

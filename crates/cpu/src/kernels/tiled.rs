@@ -259,7 +259,7 @@ struct Dots {
 macro_rules! byte_tile {
     ($name:ident, $rows:ident, $sums:literal, $more:literal, $x:literal) => {
         /// Adds the products of a run of groups of an unpacked panel with rows of activations, `stride`
-        /// blocks apart.
+        /// blocks apart; a run of the first groups begins the sums.
         ///
         /// # Safety
         /// The panel is unpacked at `from`; the rows can be read; tiles are configured.
@@ -328,7 +328,7 @@ byte_tile!(low, LOW_ROWS, 3, 4, 5);
 ///
 /// # Safety
 /// As for the tile that calls it; `dots` are of these groups, as many as there are, those of the rows from `row` on;
-/// `sums` is the first of as many vectors, a panel's rows apart.
+/// `at` is the first of as many vectors of sums, a panel's rows apart.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the inside of a loop")]
 unsafe fn add_dots<S: Simd, F: Format>(

@@ -121,7 +121,7 @@ pub(crate) trait Simd: Copy {
     /// The largest lane, by the same tree as [`Simd::sum`].
     fn largest(self, a: Self::F32) -> f32;
 
-    /// The largest magnitude in two vectors; infinite or NaN where a lane is.
+    /// The largest magnitude in two vectors; where a lane is not finite, infinity or a NaN, whichever is easier.
     #[inline(always)]
     fn largest_magnitude(self, a: Self::F32, b: Self::F32) -> f32 {
         // Infinity and NaN times zero are NaN, and stay it in the sum.

@@ -115,6 +115,14 @@ impl Kernel for Arithmetic {
         seen.floats(simd, simd.splat(self.0[0][3]));
         seen.number(simd.sum(a));
         seen.number(simd.largest(a));
+        let magnitude = simd.largest_magnitude(a, b);
+        seen.number(if magnitude.is_finite() { magnitude } else { f32::INFINITY });
+        // Whole numbers of 8 bits, as sums are of.
+        let whole = |x: S::F32| {
+            // The constants second: they take the place of a NaN.
+            simd.round_to_i32(simd.min(simd.max(x, simd.splat(-127.0)), simd.splat(127.0)))
+        };
+        seen.0.extend(simd.sums(whole(a), whole(c)).map(|sum| sum as u32));
         seen.0.push(u32::from(simd.any_greater(a, b)));
         seen
     }

@@ -53,10 +53,11 @@ impl SafetensorsFile {
             return Err(FormatError::malformed(path, 0, "is too short for a safetensors file"));
         };
         if length > MAX_HEADER || length > bytes.len() as u64 - 8 {
-            let problem = format!(
-                "header of {length} bytes, in a file of {} (not a safetensors file, truncated or damaged)",
-                bytes.len()
-            );
+            let why = match length > bytes.len() as u64 - 8 {
+                true => "not a safetensors file, truncated or damaged".to_owned(),
+                false => format!("the longest that is read has {MAX_HEADER} bytes"),
+            };
+            let problem = format!("header of {length} bytes, in a file of {} ({why})", bytes.len());
             return Err(FormatError::malformed(path, 0, problem));
         }
         let (header_bytes, header) = SafeTensors::read_metadata(bytes)

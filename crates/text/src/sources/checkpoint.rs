@@ -141,17 +141,20 @@ impl ChatTemplate {
         if let Some(source) = own {
             return Self::new(&source, tokenizer);
         }
-        let place = checkpoint.path().display().to_string();
-        let name = field("general.name")?.unwrap_or(&place);
+        let path = checkpoint.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
         let config = checkpoint.config();
         let traits = ModelTraits {
-            name,
+            name: field("general.name")?.unwrap_or(&file),
             scaled_rope: config.rope.scaling != RopeScaling::None,
             tied_embeddings: config.tied_embeddings,
         };
-        let builtin = BuiltinTemplate::for_model(tokenizer, traits).ok_or_else(|| TextError::Missing {
-            place: place.clone(),
-            expected: "a chat template, or a vocabulary of the Llama family; give one to use this model for chat",
+        let builtin = BuiltinTemplate::for_model(tokenizer, traits).ok_or_else(|| TextError::NoTemplate {
+            place: path.display().to_string(),
+            what: match traits.is_guard() {
+                true => "Llama Guard 1 and 2, whose policies are their own",
+                false => "a vocabulary that is not the Llama family's",
+            },
         })?;
         builtin.compile(tokenizer)
     }

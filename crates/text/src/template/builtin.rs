@@ -37,6 +37,13 @@ pub struct ModelTraits<'a> {
     pub tied_embeddings: bool,
 }
 
+impl ModelTraits<'_> {
+    /// Whether it is Llama Guard.
+    pub(crate) fn is_guard(&self) -> bool {
+        self.name.to_ascii_lowercase().contains("guard")
+    }
+}
+
 impl BuiltinTemplate {
     /// Every one, for lists and tests.
     pub const ALL: [Self; 8] = [
@@ -55,7 +62,7 @@ impl BuiltinTemplate {
     /// policies of their own.
     pub fn for_model(tokenizer: &Tokenizer, model: ModelTraits<'_>) -> Option<Self> {
         let has = |spelling: &str| tokenizer.id_of(spelling).is_some_and(|id| tokenizer.is_special(id));
-        let guard = model.name.to_ascii_lowercase().contains("guard");
+        let guard = model.is_guard();
         if has("<|header_start|>") {
             Some(if guard { Self::LlamaGuard4 } else { Self::Llama4 })
         } else if has("<|start_header_id|>") {
@@ -78,8 +85,9 @@ impl BuiltinTemplate {
 
     /// The Jinja source.
     pub fn source(self) -> String {
-        let guard = |[open, close, end]: [&str; 3], excluded: &str| {
-            let source = include_str!("builtin/guard.jinja").replace("EXCLUDED", excluded);
+        const CODE: &str = ", 'S14': 'Code Interpreter Abuse'";
+        let guard = |[open, close, end]: [&str; 3], last: &str| {
+            let source = include_str!("builtin/guard.jinja").replace("LAST_CATEGORY", last);
             source.replace("HEADER_OPEN", open).replace("HEADER_CLOSE", close).replace("TURN_END", end)
         };
         let llama3 = ["'<|start_header_id|>'", "'<|end_header_id|>'", "'<|eot_id|>'"];
@@ -89,9 +97,9 @@ impl BuiltinTemplate {
             Self::Llama3 => include_str!("builtin/llama3.jinja").to_owned(),
             Self::Llama31 => include_str!("builtin/llama31.jinja").to_owned(),
             Self::Llama4 => include_str!("builtin/llama4.jinja").to_owned(),
-            Self::LlamaGuard3 => guard(llama3, "[]"),
-            Self::LlamaGuard3Small => guard(llama3, "['S14']"),
-            Self::LlamaGuard4 => guard(["'<|header_start|>'", "'<|header_end|>'", "'<|eot|>'"], "[]"),
+            Self::LlamaGuard3 => guard(llama3, CODE),
+            Self::LlamaGuard3Small => guard(llama3, ""),
+            Self::LlamaGuard4 => guard(["'<|header_start|>'", "'<|header_end|>'", "'<|eot|>'"], CODE),
         }
     }
 

@@ -13,8 +13,8 @@ use crate::isa::Kernel;
 use crate::kernels::attention::{Ahead, Block, MAX_LANES, Running, attend_page};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
-use crate::kernels::quantise;
 use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
+use crate::kernels::{ActivationBlock, quantise};
 use crate::pack::layout::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::tiles::Tiles;
@@ -162,9 +162,10 @@ impl Attention {
         whole.finish(simd, out);
         let Some(prepared) = &self.prepared else { return };
         let (values, _) = out.as_chunks::<BLOCK>();
-        // SAFETY: the caller's promise; prepared heads are whole blocks.
-        let row = bytemuck::cast_slice_mut(unsafe { prepared.memory.row_mut(row) });
-        for (values, block) in values.iter().zip(&mut row[head * values.len()..]) {
+        let floats = values.len() * size_of::<ActivationBlock>() / size_of::<f32>();
+        // SAFETY: the caller's promise, of the head's own blocks: prepared heads are whole blocks.
+        let blocks = unsafe { prepared.memory.columns_mut(row, head * floats..(head + 1) * floats) };
+        for (values, block) in values.iter().zip(bytemuck::cast_slice_mut(blocks)) {
             quantise(simd, values, block);
         }
     }

@@ -152,9 +152,10 @@ pub(crate) struct Matmul {
 
 impl Matmul {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        let panels = Sharing::Panels(self.weight.panels());
-        list.extend([self.x.read(), Access::write(self.out, panels)]);
-        list.extend(self.prepared.map(|prepared| Access::write(prepared.memory, panels)));
+        let panels = self.weight.panels();
+        list.extend([self.x.read(), Access::write(self.out, Sharing::Panels(panels))]);
+        let blocks = |prepared: Prepared| Access::write(prepared.memory, Sharing::Blocks(panels));
+        list.extend(self.prepared.map(blocks));
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
