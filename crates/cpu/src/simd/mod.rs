@@ -132,7 +132,7 @@ pub(crate) trait Simd: Copy {
 
     /// All lanes `value`.
     fn splat_i32(self, value: i32) -> Self::I32;
-    /// The sums of the lanes of each, which are within 2^24 as sums of any lanes are.
+    /// The sums of the lanes of each. Sums of any of the lanes must be within 2^24, where f32 is exact.
     #[inline(always)]
     fn sums(self, a: Self::I32, b: Self::I32) -> [i32; 2] {
         [self.sum(self.to_f32(a)) as i32, self.sum(self.to_f32(b)) as i32]
