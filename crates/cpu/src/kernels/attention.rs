@@ -150,7 +150,7 @@ impl Ahead {
     pub(crate) fn ask<S: Simd>(&mut self, simd: S, lines: usize) {
         let lines = lines.min(self.lines);
         for _ in 0..lines {
-            simd.prefetch(self.at);
+            simd.prefetch_second(self.at);
             self.at = self.at.wrapping_add(CACHE_LINE);
         }
         self.lines -= lines;

@@ -6,6 +6,8 @@
 
 use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride, quantise_vectors};
 use super::float::{Brain, F16, F32, Float};
+#[cfg(target_arch = "x86_64")]
+use super::float::TileOrder;
 use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
@@ -173,6 +175,11 @@ fn floats<T: Tile>(isa: Isa, task: &Matmul<'_>, x: &[T::Activation], out: &mut O
 
 /// BF16: in tile registers where the machine has them.
 fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out: &mut OutputMatrix<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if tiles_fit(task.weight) && isa.tiles().is_some() && task.rows.len() == 1 {
+        // Bound by memory, which vectors read faster (`matmul_speed`).
+        return isa.run(Job::<TileOrder> { task, x, out });
+    }
     #[cfg(target_arch = "x86_64")]
     if tiles_fit(task.weight)
         && isa.run_tiled(|tiles| TiledBrain { tiles, task, x, out: &mut *out }).is_some()
