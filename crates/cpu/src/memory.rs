@@ -72,14 +72,7 @@ impl AlignedBytes {
         let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
         let (region, used) = match filling.0.upgrade() {
             Some(region) if filling.1 + size <= REGION => (region, filling.1),
-            full => {
-                // To find a huge page can take the system longer than to fill it, so a program's start does
-                // not wait for it: what is full is merged while the program runs.
-                if let Some(full) = full {
-                    advise_huge(full.start, full.layout);
-                }
-                (Arc::new(Self::region().ok_or(out_of_memory.clone())?), 0)
-            }
+            _ => (Arc::new(Self::region().ok_or(out_of_memory.clone())?), 0),
         };
         *filling = (Arc::downgrade(&region), used + size);
         let start = NonNull::new(region.start().wrapping_add(used)).ok_or(out_of_memory)?;
@@ -88,7 +81,9 @@ impl AlignedBytes {
 
     fn region() -> Option<Self> {
         let layout = Layout::from_size_align(REGION, HUGE_PAGE).ok()?;
-        Some(Self { start: map(layout)?, layout, region: None })
+        let start = map(layout)?;
+        advise_huge(start, layout);
+        Some(Self { start, layout, region: None })
     }
 
     /// Where the bytes begin; who writes through it says why nobody reads meanwhile.

@@ -37,6 +37,10 @@ pub(crate) fn json_error(path: &Path, bytes: &[u8], error: &serde_json::Error) -
     FormatError::malformed(path, offset as u64, shown(&error.to_string()))
 }
 
+/// Bytes that are handed to the system at a time, at multiples of as many: it then can keep them in huge pages, which
+/// whoever maps the file has fewer of to find.
+const CHUNK: usize = 2 << 20;
+
 /// A file that appears under its name only when it is complete: written beside it, synced,
 /// renamed. Dropped before that, it leaves nothing.
 pub struct AtomicFile {
@@ -106,7 +110,7 @@ impl AtomicFile {
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(parent_of(target))
             .map_err(|e| FormatError::io(target, "create", e))?;
-        let file = BufWriter::with_capacity(1 << 20, file);
+        let file = BufWriter::with_capacity(CHUNK, file);
         Ok(Self { target: target.to_owned(), replace, written: 0, file })
     }
 
@@ -115,8 +119,15 @@ impl AtomicFile {
     /// # Errors
     /// When the disk does not take them.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
-        self.written += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| FormatError::io(&self.target, "write", e))
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = CHUNK - (self.written % CHUNK as u64) as usize;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.file.write_all(now).map_err(|e| FormatError::io(&self.target, "write", e))?;
+            self.written += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
     }
 
     /// Appends zeros up to a multiple of `alignment` bytes.

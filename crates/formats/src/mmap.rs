@@ -44,6 +44,13 @@ impl Mapped {
         Ok(Self { path: path.to_owned(), map })
     }
 
+    /// Asks the system to read the file into huge pages: for what is read again and again. What is in its cache
+    /// already stays as it is; where the system knows no such pages for files, nothing changes.
+    pub(crate) fn prefer_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        let _ = self.map.advise(memmap2::Advice::HugePage);
+    }
+
     /// The file's bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map

@@ -58,7 +58,9 @@ impl PackedFile {
     }
 
     fn read(path: &Path) -> Result<PackedFile, FormatError> {
-        let contents = Bytes::from_owner(Mapped::open(path)?);
+        let mapped = Mapped::open(path)?;
+        mapped.prefer_huge_pages();
+        let contents = Bytes::from_owner(mapped);
         let damaged = |offset, problem: &str| FormatError::malformed(path, offset, problem);
         if contents.get(..8) != Some(MAGIC) {
             return Err(damaged(0, "is no file of packed weights"));
