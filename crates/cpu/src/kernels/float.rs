@@ -154,8 +154,10 @@ impl Tile for TileOrder {
                 for r in 0..R {
                     let row = k * PANEL_ROWS + (first_half + r) * LANES;
                     // SAFETY: the caller's promise: the panel and each of `x` have `steps` steps, whole runs of them.
-                    let (weights, x) = unsafe { (simd.load_bytes(panel.add(4 * row)), x.map(|x| x.add(k).read())) };
-                    let weights = [simd.keep_halves(weights, true, false), simd.keep_halves(weights, false, true)];
+                    let (weights, x) =
+                        unsafe { (simd.load_bytes(panel.add(4 * row)), x.map(|x| x.add(k).read())) };
+                    let weights =
+                        [simd.keep_halves(weights, true, false), simd.keep_halves(weights, false, true)];
                     for c in 0..C {
                         for half in 0..2 {
                             let x = x[c] & HALVES[half];

@@ -5,9 +5,9 @@
 //! that a batch, too, runs at the speed of the weight stream. See [`Tile`] for what a tile computes.
 
 use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride, quantise_vectors};
-use super::float::{Brain, F16, F32, Float};
 #[cfg(target_arch = "x86_64")]
 use super::float::TileOrder;
+use super::float::{Brain, F16, F32, Float};
 use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! One answer in the works: its tokens, its pages, and what draws its next token.
 
-use super::draft::Drafting;
+use super::draft::{Drafting, Spare};
 use super::job::{Job, Output, Pooling, Priority, Sink, SlotStatus, TokenOutput, Usage};
 use super::prefix::NodeId;
 use crate::EngineError;
@@ -138,8 +138,8 @@ impl Sequence {
     }
 
     /// Chooses what to try behind the last token, at most `room` tokens: what the grammar forces, or, where the machine
-    /// has rows to spare (`may_guess`), what followed the same words before, or what a draft model will say.
-    pub(super) fn make_draft(&mut self, room: usize, may_guess: bool, has_model: bool) {
+    /// has rows to spare, what followed the same words before, or what a draft model will say.
+    pub(super) fn make_draft(&mut self, room: usize, spare: Spare, has_model: bool) {
         let left = self.request.job.sampling.max_tokens;
         let generated = self.generated();
         let is_decoding = self.pending() == 1;
@@ -156,11 +156,11 @@ impl Sequence {
             generation.draft = grammar.forced();
             generation.draft.truncate(room);
         }
-        if !generation.draft.is_empty() || !may_guess {
+        if !generation.draft.is_empty() {
             return;
         }
-        generation.draft = generation.drafting.draft(&self.tokens, room);
-        if generation.draft.is_empty() && has_model && is_decoding {
+        generation.draft = generation.drafting.draft(&self.tokens, room, spare);
+        if generation.draft.is_empty() && spare == Spare::Rows && has_model && is_decoding {
             generation.draft = vec![0; generation.drafting.length(room)];
             generation.is_guess = !generation.draft.is_empty();
         }

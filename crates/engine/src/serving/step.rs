@@ -342,7 +342,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let drafted = generation.draft.len();
         let drawn = std::mem::take(&mut generation.drawing.drawn);
         let accepted = drawn.len() - 1;
-        generation.drafting.tick();
+        generation.drafting.tick(drawn[0].token);
         generation.drafting.note(drafted, accepted);
         if generation.is_guess {
             // It has computed all of its guesses but the last.

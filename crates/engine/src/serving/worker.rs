@@ -4,7 +4,7 @@
 //! come. When pages run out, the one of lowest rank gives its pages up and is computed again later: nothing fails.
 
 use super::control::{Command, Submission};
-use super::draft::Drafting;
+use super::draft::{Drafting, Spare};
 use super::draft_model::DraftModel;
 use super::engine::{EngineSettings, Shared};
 use super::job::{CacheDomain, Output, Status, Usage};
@@ -26,8 +26,6 @@ use std::time::Instant;
 
 /// The step budget of a prompt whose every token's log-probability is wanted: each costs a row of logits.
 const LOGPROB_ROWS: usize = 64;
-/// Decoding answers up to which drafts are looked up: beyond, the machine has no rows to spare.
-const MOST_DRAFTED: usize = 4;
 
 /// The owner of a model.
 pub(super) struct Worker<B: Backend> {
@@ -340,7 +338,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let is_last = pending == sequence.pending();
         let room = (budget - pending).min(settings.context - sequence.computed - pending);
         let room = if is_last { room.min(settings.draft_tokens) } else { 0 };
-        sequence.make_draft(room, decoding <= MOST_DRAFTED, self.draft_model.is_some());
+        sequence.make_draft(room, Spare::beside(decoding), self.draft_model.is_some());
         pending + sequence.draft().len()
     }
 

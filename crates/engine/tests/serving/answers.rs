@@ -83,6 +83,19 @@ fn drafts_give_the_same_tokens_in_fewer_steps() {
 }
 
 #[test]
+fn among_several_answers_those_that_repeat_themselves_are_guessed() {
+    let sampling = SamplerSettings { max_tokens: 200, ..SamplerSettings::greedy() };
+    let jobs: Vec<Job> = (0..6)
+        .map(|seed| Job { logprobs: Some(0), ..Job::new(prompt(seed, 12), sampling.clone()) })
+        .collect();
+    let engine = engine(EngineSettings { draft_tokens: 8, ..roomy() });
+    let heard = together(&engine, &jobs);
+    same(&heard, &alone(&jobs));
+    let accepted: usize = heard.iter().map(|heard| heard.usage.accepted_tokens).sum();
+    assert!(accepted > 200, "{accepted} of 1200 tokens were guessed");
+}
+
+#[test]
 fn a_draft_model_changes_nothing_and_saves_steps() {
     let (jobs, expected) = (jobs(), alone(&jobs()));
     // Itself, which is always right where the largest logit is drawn, and another, which hardly ever is.
