@@ -6,7 +6,7 @@ mod common;
 use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, matmul};
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::{AlignedBytes, Isa, PackedMatrix};
-use alti_tensor::DType;
+use alti_tensor::{DType, WeightData};
 use bytes::Bytes;
 use common::{Prepared, Random, dequantised, random_weight};
 use proptest::prelude::*;
@@ -93,6 +93,32 @@ proptest! {
             for (row, x) in x.chunks_exact(columns).enumerate() {
                 let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
                 prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]));
+            }
+        }
+    }
+
+    /// Products and sums around the smallest normal number, which tile registers flush.
+    #[test]
+    fn a_row_of_tiny_numbers_has_the_bits_it_has_alone(
+        outputs in 1..40_usize,
+        units in 1..4_usize,
+        exponent in -68..-60_i32,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let columns = 32 * units;
+        let mut tiny = |count: usize| -> Vec<f32> {
+            random.floats(count).into_iter().map(|value| value * 2f32.powi(exponent)).collect()
+        };
+        let bytes = tiny(outputs * columns).into_iter().flat_map(|value| half::bf16::from_f32(value).to_le_bytes());
+        let weight = WeightData::new(DType::BF16, vec![outputs, columns], bytes.collect::<Vec<u8>>().into()).unwrap();
+        let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
+        let (x, kind) = (tiny(3 * columns), packed.activation_kind());
+        for isa in Isa::available() {
+            let whole = product(isa, &packed, &Prepared::new(isa, kind, &x, columns), 3);
+            for (row, x) in x.chunks_exact(columns).enumerate() {
+                let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
+                prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]), "{}", isa.name());
             }
         }
     }

@@ -43,7 +43,8 @@ impl PackedFile {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn open(path: &Path, of: &str) -> Result<Option<PackedFile>, FormatError> {
-        match Self::read(path) {
+        let mapped = Mapped::open(path).inspect(Mapped::prefer_huge_pages);
+        match mapped.and_then(|mapped| Self::read(path, mapped)) {
             Err(FormatError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             read => Ok(Some(read?).filter(|file| file.head.of == of)),
         }
@@ -54,12 +55,10 @@ impl PackedFile {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn subject(path: &Path) -> Result<String, FormatError> {
-        Ok(Self::read(path)?.head.of)
+        Ok(Self::read(path, Mapped::open(path)?)?.head.of)
     }
 
-    fn read(path: &Path) -> Result<PackedFile, FormatError> {
-        let mapped = Mapped::open(path)?;
-        mapped.prefer_huge_pages();
+    fn read(path: &Path, mapped: Mapped) -> Result<PackedFile, FormatError> {
         let contents = Bytes::from_owner(mapped);
         let damaged = |offset, problem: &str| FormatError::malformed(path, offset, problem);
         if contents.get(..8) != Some(MAGIC) {

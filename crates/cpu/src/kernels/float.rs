@@ -118,14 +118,14 @@ impl<F: Step> Tile for Float<F> {
     }
 }
 
-/// BF16 in the order of the tile instruction, for few rows: vectors read a panel faster than tiles do.
+/// BF16 in the order of the tile instruction, for a single row: vectors read a panel faster than tiles do.
 ///
 /// `tdpbf16ps` adds the products of even and of odd columns up by themselves, 16 of each, and their sum to the output:
 /// ```text
 /// even = fma(weight[2k], x[2k], even)    odd = fma(weight[2k + 1], x[2k + 1], odd)    for k in 0..16
 /// sum = sum + (even + odd)
 /// ```
-/// with denormals flushed, as `vdpbf16ps` does (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2).
+/// with denormals flushed to zero everywhere, as `vdpbf16ps` does, too (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2).
 #[cfg(target_arch = "x86_64")] // for machines with tile registers
 pub(super) struct TileOrder;
 
@@ -168,7 +168,8 @@ impl Tile for TileOrder {
             }
             for r in 0..R {
                 for c in 0..C {
-                    sums[r][c] = simd.add(sums[r][c], simd.add(parts[r][c][0], parts[r][c][1]));
+                    let both = simd.add_flushed(parts[r][c][0], parts[r][c][1]);
+                    sums[r][c] = simd.add_flushed(sums[r][c], both);
                 }
             }
         }

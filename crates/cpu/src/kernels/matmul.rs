@@ -173,18 +173,18 @@ fn floats<T: Tile>(isa: Isa, task: &Matmul<'_>, x: &[T::Activation], out: &mut O
     isa.run(Job::<T> { task, x, out });
 }
 
-/// BF16: in tile registers where the machine has them.
+/// BF16: in tile registers, or as they would, where the machine has them.
 fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out: &mut OutputMatrix<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if tiles_fit(task.weight) && isa.tiles().is_some() && task.rows.len() == 1 {
-        // Bound by memory, which vectors read faster (`matmul_speed`).
-        return isa.run(Job::<TileOrder> { task, x, out });
-    }
-    #[cfg(target_arch = "x86_64")]
-    if tiles_fit(task.weight)
-        && isa.run_tiled(|tiles| TiledBrain { tiles, task, x, out: &mut *out }).is_some()
-    {
-        return;
+    if tiles_fit(task.weight) {
+        // A single row is bound by memory, which vectors read faster.
+        let done = match task.rows.len() {
+            1 => isa.run_tiled(|_| Job::<TileOrder> { task, x, out: &mut *out }),
+            _ => isa.run_tiled(|tiles| TiledBrain { tiles, task, x, out: &mut *out }),
+        };
+        if done.is_some() {
+            return;
+        }
     }
     isa.run(Job::<T> { task, x, out });
 }

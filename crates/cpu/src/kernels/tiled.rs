@@ -13,8 +13,8 @@
 //! ```
 //!
 //! BF16: the panel is what a tile register wants, `[16 pairs of columns][16 rows][2]` at a time.
-//! The product of 32 columns is one instruction, with its own order of additions, so these
-//! machines multiply single rows in the same way.
+//! The product of 32 columns is one instruction, with its own order of additions, in which vectors
+//! multiply a single row ([`super::float::TileOrder`]).
 
 #![expect(clippy::needless_range_loop, reason = "indices are rows of a tile")]
 
@@ -386,8 +386,8 @@ const STEP_BYTES: usize = BRAIN_COLUMNS / 2 * PAIR_BYTES;
 /// How far ahead a panel that lies in the second cache is asked for.
 const RUN_BYTES: usize = 2 * STEP_BYTES;
 
-/// Whether tiles multiply this BF16 matrix: the decision is the matrix's alone, so that all
-/// products with it have the same bits.
+/// Whether this BF16 matrix is multiplied as tiles do it: the decision is the matrix's alone, so that
+/// all products with it have the same bits.
 pub(super) fn tiles_fit(weight: &PackedMatrix) -> bool {
     weight.columns().is_multiple_of(BRAIN_COLUMNS)
 }

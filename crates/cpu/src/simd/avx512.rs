@@ -131,6 +131,15 @@ impl Simd for Avx512 {
         with_features!(_mm512_add_ps(a, b))
     }
     #[inline(always)]
+    fn add_flushed(self, a: __m512, b: __m512) -> __m512 {
+        with_features!({
+            let (sum, sign) = (_mm512_castps_si512(_mm512_add_ps(a, b)), _mm512_set1_epi32(i32::MIN));
+            let smallest = _mm512_set1_epi32(f32::MIN_POSITIVE.to_bits() as i32);
+            let small = _mm512_cmplt_epu32_mask(_mm512_andnot_si512(sign, sum), smallest);
+            _mm512_castsi512_ps(_mm512_mask_and_epi32(sum, small, sum, sign))
+        })
+    }
+    #[inline(always)]
     fn sub(self, a: __m512, b: __m512) -> __m512 {
         with_features!(_mm512_sub_ps(a, b))
     }

@@ -100,6 +100,19 @@ pub(crate) trait Simd: Copy {
 
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a + b` of lanes that are not denormal; where the sum is, a zero of its sign.
+    #[cfg(target_arch = "x86_64")] // as tile registers add
+    #[inline(always)]
+    fn add_flushed(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: an array of 16, here and below.
+        unsafe { self.store(lanes.as_mut_ptr(), self.add(a, b)) };
+        for lane in lanes.iter_mut().filter(|lane| lane.is_subnormal()) {
+            *lane *= 0.0;
+        }
+        // SAFETY: as above.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
     /// `a - b`.
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b`.

@@ -3,8 +3,8 @@
 //! the sampler draws every token itself, and a draft only counts where it drew the same.
 //!
 //! A row costs little while few answers are in the works, since a step then waits for the weights. With more of them only
-//! answers whose guesses have been right are drafted for, and nothing is with many. A guess is held against what was
-//! drawn even where it was not computed, so that it is known without a row whose guesses are right.
+//! answers whose guesses have been right are drafted for, and nothing is with many. There a guess is held against what
+//! was drawn even where it was not computed, so that it is known without a row whose guesses are right.
 
 /// Tokens that must agree before what followed is tried.
 const KEY: usize = 3;
@@ -48,12 +48,14 @@ pub(super) struct Drafting {
     expected: Option<u32>,
     /// The share of such guesses that were right, later ones counting more.
     trust: f32,
+    /// Whether the last draft was such a guess alone, which says nothing of how long drafts may be.
+    single: bool,
 }
 
 impl Drafting {
     /// Drafts of at most so many tokens.
     pub(super) fn new(most: usize) -> Drafting {
-        Drafting { most, length: most.min(2), pause: 0, expected: None, trust: 0.0 }
+        Drafting { most, length: most.min(2), pause: 0, expected: None, trust: 0.0, single: false }
     }
 
     /// A draft of what may follow `tokens`, at most `room` long.
@@ -64,6 +66,7 @@ impl Drafting {
             Spare::Nothing => Vec::new(),
         };
         self.expected = guess.first().copied();
+        self.single = spare == Spare::Some;
         if spare == Spare::Some && self.trust < TRUSTED { Vec::new() } else { guess }
     }
 
@@ -86,7 +89,7 @@ impl Drafting {
 
     /// Takes note that `accepted` of `drafted` tokens were right.
     pub(super) fn note(&mut self, drafted: usize, accepted: usize) {
-        if drafted == 0 {
+        if std::mem::take(&mut self.single) || drafted == 0 {
             return;
         }
         if accepted == drafted {
@@ -141,18 +144,32 @@ mod tests {
     #[test]
     fn among_some_answers_one_whose_guesses_are_right_is_drafted_for() {
         let text = [1, 2, 3, 4, 5, 6, 1, 2, 3];
-        let mut drafting = Drafting::new(8);
-        let mut drawn_until = |wanted: usize, drawn: u32| {
+        let drawn_until = |drafting: &mut Drafting, wanted: usize, drawn: u32| {
             let draws = (0..100).find(|_| {
                 let length = drafting.draft(&text, 8, Spare::Some).len();
                 drafting.tick(drawn);
+                drafting.note(length, usize::from(length == 1 && drawn == 4));
                 length == wanted
             });
             draws.expect("guesses come to be trusted, or not")
         };
-        assert!(drawn_until(1, 4) > 4, "not before some were right");
-        assert!(drawn_until(0, 9) < 4, "not for long when they are wrong");
-        assert_eq!(drafting.draft(&text, 8, Spare::Nothing), [0u32; 0]);
+        let mut drafting = Drafting::new(8);
+        assert!(drawn_until(&mut drafting, 1, 4) > 4, "not before some were right");
         assert_eq!(drafting.draft(&text, 0, Spare::Some), [0u32; 0]);
+        assert_eq!(drafting.draft(&text, 8, Spare::Nothing), [0u32; 0]);
+        assert!(drawn_until(&mut drafting, 0, 9) < 4, "not for long when they are wrong");
+        assert_eq!(
+            drafting.draft(&text, 8, Spare::Rows).len(),
+            2,
+            "nor does that change drafts when few answers are left"
+        );
+    }
+
+    #[test]
+    fn how_many_answers_leave_rows_to_spare() {
+        let spare = [0, 1, 4, 5, 8, 9, 1000].map(Spare::beside);
+        assert_eq!(spare[..3], [Spare::Rows; 3]);
+        assert_eq!(spare[3..5], [Spare::Some; 2]);
+        assert_eq!(spare[5..], [Spare::Nothing; 2]);
     }
 }
