@@ -84,7 +84,9 @@ fn drafts_give_the_same_tokens_in_fewer_steps() {
 
 #[test]
 fn among_several_answers_those_that_repeat_themselves_are_guessed() {
-    let sampling = SamplerSettings { max_tokens: 200, ..SamplerSettings::greedy() };
+    // Of one word alone, every guess is right.
+    let logit_bias = LogitBias([(1, 1e4)].into());
+    let sampling = SamplerSettings { logit_bias, ..random(7, 200) };
     let jobs: Vec<Job> = (0..6)
         .map(|seed| Job { logprobs: Some(0), ..Job::new(prompt(seed, 12), sampling.clone()) })
         .collect();
@@ -95,7 +97,7 @@ fn among_several_answers_those_that_repeat_themselves_are_guessed() {
     assert!(accepted > 200, "{accepted} of 1200 tokens were guessed");
     // A token a step, were nothing guessed while all six are in the works.
     let steps = at_the_end(&engine).steps;
-    assert!(steps < 190, "{steps} steps");
+    assert!(steps < 150, "{steps} steps");
 }
 
 #[test]
