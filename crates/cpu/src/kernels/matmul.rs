@@ -11,7 +11,8 @@ use super::float::{Brain, F16, F32, Float};
 use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
-use super::tiled::{FEWEST_ROWS, TiledBrain, TiledBytes, tiles_fit, with_workspace};
+use super::tiled::{self, TiledBrain, TiledBytes, tiles_fit};
+use super::unpacked::{FromUnpacked, Unpacking, with_workspace};
 use crate::isa::{Isa, Kernel};
 use crate::pack::layout::BLOCK;
 use crate::pack::{ActivationKind, PANEL_ROWS, PackedMatrix};
@@ -170,7 +171,7 @@ pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
 }
 
 fn floats<T: Tile>(isa: Isa, task: &Matmul<'_>, x: &[T::Activation], out: &mut OutputMatrix<'_>) {
-    isa.run(Job::<T> { task, x, out });
+    isa.run(Job::<T, Packed> { task, x, out, panels: Packed });
 }
 
 /// BF16: in tile registers, or as they would, where the machine has them.
@@ -179,25 +180,36 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
     if tiles_fit(task.weight) {
         // A single row is bound by memory, which vectors read faster.
         let done = match task.rows.len() {
-            1 => isa.run_tiled(|_| Job::<TileOrder> { task, x, out: &mut *out }),
+            1 => isa.run_tiled(|_| Job::<TileOrder, _> { task, x, out: &mut *out, panels: Packed }),
             _ => isa.run_tiled(|tiles| TiledBrain { tiles, task, x, out: &mut *out }),
         };
         if done.is_some() {
             return;
         }
     }
-    isa.run(Job::<T> { task, x, out });
+    isa.run(Job::<T, Packed> { task, x, out, panels: Packed });
 }
+
+/// From so many rows on, a panel is unpacked before they pass by, if putting its codes together costs more than loading
+/// them (`matmul_speed` shows where).
+const FEWEST_UNPACKED: usize = 32;
 
 /// A block format: in tile registers where the machine has them and there are enough rows.
 fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mut OutputMatrix<'_>) {
     #[cfg(target_arch = "x86_64")]
-    if isa.tiles().is_some() && task.rows.len() >= FEWEST_ROWS {
-        return with_workspace::<F>(task.weight, |workspace| {
+    if isa.tiles().is_some() && task.rows.len() >= tiled::FEWEST_ROWS {
+        return with_workspace::<F>(task.weight, tiled::PANELS, |workspace| {
             isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
-    isa.run(Job::<Quantised<F>> { task, x, out });
+    if const { F::LAYOUT.is_costly() } && task.rows.len() >= FEWEST_UNPACKED {
+        return with_workspace::<F>(task.weight, 1, |workspace| {
+            // SAFETY: the workspace is for one panel of each matrix, and for this job.
+            let panels = unsafe { Unpacking::<F>::into(workspace) };
+            isa.run(Job::<FromUnpacked<F>, _> { task, x, out, panels });
+        });
+    }
+    isa.run(Job::<Quantised<F>, _> { task, x, out, panels: Packed });
 }
 
 /// What the kernels' pointers rely on.
@@ -304,13 +316,37 @@ const MAX_COLUMNS: usize = 6;
 /// Products of a tile, `[matrix][column][row]`.
 type Scratch = [[[f32; PANEL_ROWS]; MAX_COLUMNS]; 2];
 
-struct Job<'a, 'b, 'c, T: Tile> {
+/// What tiles read of a panel.
+pub(super) trait Panels {
+    /// The contents of a panel of `weight`, the first or second matrix of a product; they are good until those of
+    /// the matrix's next panel are asked for.
+    fn contents<'a, S: Simd>(
+        &'a self,
+        simd: S,
+        index: usize,
+        weight: &'a PackedMatrix,
+        panel: usize,
+    ) -> &'a [u8];
+}
+
+/// Panels as they are packed.
+struct Packed;
+
+impl Panels for Packed {
+    #[inline(always)]
+    fn contents<'a, S: Simd>(&'a self, _: S, _: usize, weight: &'a PackedMatrix, panel: usize) -> &'a [u8] {
+        weight.panel_contents(panel)
+    }
+}
+
+struct Job<'a, 'b, 'c, T: Tile, P> {
     task: &'a Matmul<'b>,
     x: &'a [T::Activation],
     out: &'a mut OutputMatrix<'c>,
+    panels: P,
 }
 
-impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
+impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
     type Output = ();
 
     #[inline(always)]
@@ -322,6 +358,10 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
         let tiles = rows.len().div_ceil(S::TALL_COLUMNS.max(S::LOW_COLUMNS));
         let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
+            let mut contents = [&[][..]; 2];
+            for (index, contents) in contents.iter_mut().enumerate().take(used) {
+                *contents = self.panels.contents(simd, index, matrices[index], panel);
+            }
             let mut row = rows.start;
             for tile in 0..tiles {
                 let count = (rows.end - row).div_ceil(tiles - tile);
@@ -334,7 +374,8 @@ impl<T: Tile> Kernel for Job<'_, '_, '_, T> {
                         _ => self.task.following(&matrices[index..=index], 0, panel),
                     };
                     let prefetch = Prefetch::new(bytes, following, steps.div_ceil(T::RUN), tile, tiles);
-                    run_tile::<S, T>(simd, bytes, Columns { x, steps, stride }, prefetch, products);
+                    let columns = Columns { x, steps, stride };
+                    run_tile::<S, T>(simd, contents[index], columns, prefetch, products);
                 }
                 for (column, out_row) in (row..row + count).enumerate() {
                     let [first, second] = scratch.each_ref().map(|products| &products[column]);

@@ -16,6 +16,7 @@ pub(crate) mod rows;
 pub(crate) mod stored;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+mod unpacked;
 
 pub(crate) use activations::quantise;
 pub use activations::{

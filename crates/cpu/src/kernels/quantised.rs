@@ -70,8 +70,8 @@ impl<F: Format> Tile for Quantised<F> {
                         *x = x.add(first + index);
                     }
                     for group in 0..layout.groups_per_block() {
-                        let part = Part { start, index, group, first_half };
-                        add_group::<S, F, R, C>(simd, part, block_x, &mut sums);
+                        let part = Part { start, index, group };
+                        add_group::<S, F, _, R, C>(simd, part, group, first_half, block_x, &mut sums);
                     }
                 }
             }
@@ -82,32 +82,95 @@ impl<F: Format> Tile for Quantised<F> {
     }
 }
 
-/// Which weights: a group of a block of a superblock, from a half of the panel on.
+/// Where a group of weights of a panel is read from: the panel itself, or what was unpacked of it.
+pub(super) trait Source<F: Format>: Copy {
+    /// The codes of a step of the group's block, of 16 rows.
+    ///
+    /// # Safety
+    /// The group is where it says, `half < 2`, and the step is one of the group's.
+    unsafe fn codes<S: Simd>(self, simd: S, half: usize, step: usize) -> S::Bytes;
+
+    /// The scales of 16 rows.
+    ///
+    /// # Safety
+    /// As for [`Source::codes`].
+    unsafe fn scale<S: Simd>(self, simd: S, half: usize) -> S::F32;
+
+    /// The minima of 16 rows.
+    ///
+    /// # Safety
+    /// As for [`Source::codes`]; the format has minima.
+    unsafe fn minimum<S: Simd>(self, simd: S, half: usize) -> S::F32;
+}
+
+/// A group of weights of a packed panel: a group of a block of a superblock.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     pub(super) start: *const u8,
     pub(super) index: usize,
     pub(super) group: usize,
-    pub(super) first_half: usize,
 }
 
-/// Adds the products of one group of weights.
+impl<F: Format> Source<F> for Part {
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(self, simd: S, half: usize, step: usize) -> S::Bytes {
+        let layout = const { F::LAYOUT };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let planes = layout.codes_at() + (2 * self.index + half) * layout.half_bytes();
+            load_codes::<S, F>(simd, self.start.add(planes), step)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(self, simd: S, half: usize) -> S::F32 {
+        let layout = const { F::LAYOUT };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = self.start.add(2 * LANES * half).cast();
+            let scale = if layout.brain_scale { simd.load_brain(at) } else { simd.load_half(at) };
+            if let GroupScales::None = layout.groups {
+                return scale;
+            }
+            let factors = load_group::<S, F>(simd, self, half, layout.group_scales_at());
+            simd.mul(scale, factors)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn minimum<S: Simd>(self, simd: S, half: usize) -> S::F32 {
+        let layout = const { F::LAYOUT };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let minimum = simd.load_half(self.start.add(layout.minimum_at() + 2 * LANES * half).cast());
+            if let GroupScales::None = layout.groups {
+                return minimum;
+            }
+            let factors = load_group::<S, F>(simd, self, half, layout.group_minima_at());
+            simd.mul(minimum, factors)
+        }
+    }
+}
+
+/// Adds the products of one group of weights: the `index`-th of its block.
 ///
 /// # Safety
-/// `part` lies within a packed panel of `F`, and each of `x` points to a block.
+/// `weights` are where they say, and each of `x` points to a block.
 #[inline(always)]
-unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
+pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
     simd: S,
-    part: Part,
+    weights: W,
+    index: usize,
+    first_half: usize,
     x: [*const ActivationBlock; C],
     sums: &mut [[S::F32; C]; R],
 ) {
-    // SAFETY: the caller's promise: `part` lies in a panel, `x` are blocks.
+    // SAFETY: the caller's promise.
     unsafe {
         let layout = const { F::LAYOUT };
         let mut dots = [[simd.splat_i32(0); C]; R];
         for c in 0..C {
-            let first = dot_start::<S, F>(simd, &*x[c], part.group);
+            let first = dot_start::<S, F>(simd, &*x[c], index);
             for row in &mut dots {
                 row[c] = first;
             }
@@ -116,11 +179,11 @@ unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
         macro_rules! steps {
             ($first:literal $($other:literal)*) => {{
                 let quants = load_quants(simd, x, $first);
-                add_step::<S, F, R, C>(simd, part, $first, quants, &mut dots);
-                $(add_step::<S, F, R, C>(simd, part, $other, quants, &mut dots);)*
+                add_step::<S, F, W, R, C>(simd, weights, first_half, $first, quants, &mut dots);
+                $(add_step::<S, F, W, R, C>(simd, weights, first_half, $other, quants, &mut dots);)*
             }};
         }
-        match (layout.groups_per_block(), part.group) {
+        match (layout.groups_per_block(), index) {
             (1, _) => {
                 steps!(0 1 2 3);
                 steps!(4 5 6 7);
@@ -129,18 +192,17 @@ unsafe fn add_group<S: Simd, F: Format, const R: usize, const C: usize>(
             _ => steps!(4 5 6 7),
         }
         for r in 0..R {
-            let half = part.first_half + r;
-            let scale = load_scale::<S, F>(simd, part, half);
+            let scale = weights.scale(simd, first_half + r);
             for c in 0..C {
                 let scales = simd.mul(scale, simd.splat((*x[c]).scale));
                 sums[r][c] = simd.mul_add(simd.to_f32(dots[r][c]), scales, sums[r][c]);
             }
             if layout.minima {
-                let minimum = load_minimum::<S, F>(simd, part, half);
+                let minimum = weights.minimum(simd, first_half + r);
                 for c in 0..C {
                     let sum = match layout.groups_per_block() {
                         1 => (*x[c]).sum,
-                        _ => (*x[c]).half_sums[part.group],
+                        _ => (*x[c]).half_sums[index],
                     };
                     sums[r][c] = simd.mul_add(minimum, simd.splat(sum), sums[r][c]);
                 }
@@ -190,22 +252,21 @@ unsafe fn load_quants<S: Simd, const C: usize>(
 /// Adds the products of 4 weights of each row.
 ///
 /// # Safety
-/// `part` lies within a packed panel of `F`, `step < 8`, and `quants` are those of `step / 4`.
+/// As for [`add_group`]; `step < 8` is one of the group's, and `quants` are those of `step / 4`.
 #[inline(always)]
-unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
+unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
     simd: S,
-    part: Part,
+    weights: W,
+    first_half: usize,
     step: usize,
     quants: [S::Quants; C],
     dots: &mut [[S::I32; C]; R],
 ) {
     let layout = const { F::LAYOUT };
     for r in 0..R {
-        // SAFETY: the caller's promise: `part` lies in a panel.
+        // SAFETY: the caller's promise.
         unsafe {
-            let half = 2 * part.index + part.first_half + r;
-            let planes = part.start.add(layout.codes_at() + half * layout.half_bytes());
-            let codes = load_codes::<S, F>(simd, planes, step);
+            let codes = weights.codes(simd, first_half + r, step);
             for c in 0..C {
                 dots[r][c] = match layout.offset {
                     WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants[c], step),
@@ -221,7 +282,7 @@ unsafe fn add_step<S: Simd, F: Format, const R: usize, const C: usize>(
 /// # Safety
 /// All planes of a half lie at `planes`, and `step < 8`.
 #[inline(always)]
-pub(super) unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize) -> S::Bytes {
+unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, step: usize) -> S::Bytes {
     let layout = const { F::LAYOUT };
     // SAFETY: the caller's promise: all planes of a half lie at `planes`.
     unsafe {
@@ -250,44 +311,6 @@ pub(super) unsafe fn load_codes<S: Simd, F: Format>(simd: S, planes: *const u8, 
             Some(table) => simd.lookup(table, codes),
             None => codes,
         }
-    }
-}
-
-/// The scales of 16 rows for a group.
-///
-/// # Safety
-/// `part` lies within a packed panel of `F`, and so does its half `half`.
-#[inline(always)]
-pub(super) unsafe fn load_scale<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
-    let layout = const { F::LAYOUT };
-    // SAFETY: the caller's promise: `part` lies in a panel.
-    unsafe {
-        let at = part.start.add(2 * LANES * half).cast();
-        let scale = if layout.brain_scale { simd.load_brain(at) } else { simd.load_half(at) };
-        if let GroupScales::None = layout.groups {
-            return scale;
-        }
-        let factors = load_group::<S, F>(simd, part, half, layout.group_scales_at());
-        simd.mul(scale, factors)
-    }
-}
-
-/// The minima of 16 rows for a group.
-///
-/// # Safety
-/// `part` lies within a packed panel of `F`, which has minima, and so does its half `half`.
-#[inline(always)]
-pub(super) unsafe fn load_minimum<S: Simd, F: Format>(simd: S, part: Part, half: usize) -> S::F32 {
-    let layout = const { F::LAYOUT };
-    // SAFETY: the caller's promise: `part` lies in a panel.
-    unsafe {
-        let at = part.start.add(layout.minimum_at() + 2 * LANES * half);
-        let minimum = simd.load_half(at.cast());
-        if let GroupScales::None = layout.groups {
-            return minimum;
-        }
-        let factors = load_group::<S, F>(simd, part, half, layout.group_minima_at());
-        simd.mul(minimum, factors)
     }
 }
 

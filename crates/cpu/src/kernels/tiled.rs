@@ -1,16 +1,9 @@
 //! Matrix products of many rows in tile registers ([`crate::simd::tiles`]).
 //!
-//! Block formats: a panel is unpacked once into signed bytes and float scales, in a workspace that
-//! the thread keeps; then 16 rows of activations at a time pass by. A tile product gives the exact
-//! integer dots of one group of weights, and the float formula is that of [`super::quantised`], so
-//! the bits are the same as there.
-//!
-//! ```text
-//! workspace, for each half of 16 rows and each group of 32 (or 16) weights:
-//! codes   [8 or 4 steps][16 rows][4] i8    what a tile register holds
-//! scales  [16 rows] f32
-//! minima  [16 rows] f32                    (with minima)
-//! ```
+//! Block formats: a panel is unpacked once ([`super::unpacked`]) into signed bytes, 8 or 4 steps of
+//! which are what a tile register holds; then 16 rows of activations at a time pass by. A tile product
+//! gives the exact integer dots of one group of weights, and the float formula is that of
+//! [`super::quantised`], so the bits are the same as there.
 //!
 //! BF16: the panel is what a tile register wants, `[16 pairs of columns][16 rows][2]` at a time.
 //! The product of 32 columns is one instruction, with its own order of additions, in which vectors
@@ -20,16 +13,15 @@
 
 use super::activations::{ActivationBlock, prepared_len, prepared_stride};
 use super::matmul::{Columns, Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile};
-use super::quantised::{Format, Part, Quantised, load_codes, load_minimum, load_scale};
+use super::quantised::{Format, Quantised};
+use super::unpacked::{Unpacked, unpack};
 use crate::isa::Kernel;
-use crate::memory::AlignedBytes;
 use crate::pack::layout::BLOCK;
 use crate::pack::{PANEL_ROWS, PackedMatrix};
 use crate::simd::tiles::{
     TILE_ROW, TILE_ROWS, Tiles, tile_dot_brain, tile_dot_bytes, tile_load, tile_store, tile_zero,
 };
 use crate::simd::{LANES, Simd};
-use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -43,16 +35,11 @@ const LOW_ROWS: usize = 8;
 /// Products of a tile, `[matrix][row of activations][row of the panel]`.
 type Products = [[[f32; PANEL_ROWS]; TILE_ROWS]; 2];
 
-/// Panels that are unpacked together.
-const PANELS: usize = 4;
+/// Panels that are taken together.
+pub(super) const PANELS: usize = 4;
 
 /// Groups of weights that all panels take before any takes the next.
 const RUN_GROUPS: usize = 16;
-
-thread_local! {
-    /// Unpacked panels; grows to the largest that the thread has seen.
-    static WORKSPACE: RefCell<Option<AlignedBytes>> = const { RefCell::new(None) };
-}
 
 /// A product with a block format.
 pub(super) struct TiledBytes<'a, 'b, 'c, F> {
@@ -63,56 +50,6 @@ pub(super) struct TiledBytes<'a, 'b, 'c, F> {
     /// Of [`with_workspace`].
     pub(super) workspace: *mut u8,
     pub(super) format: PhantomData<F>,
-}
-
-/// Groups of weights in a row, and where an unpacked panel has what.
-#[derive(Clone, Copy)]
-struct Unpacked {
-    groups: usize,
-    /// Bytes of a group's codes.
-    code_bytes: usize,
-}
-
-impl Unpacked {
-    fn new<F: Format>(blocks: usize) -> Self {
-        let per_block = const { F::LAYOUT.groups_per_block() };
-        Self { groups: blocks * per_block, code_bytes: BLOCK / per_block * LANES }
-    }
-
-    /// Bytes of a half: codes, scales, minima.
-    fn half_bytes(self) -> usize {
-        self.groups * (self.code_bytes + 2 * TILE_ROW)
-    }
-
-    fn bytes(self) -> usize {
-        2 * self.half_bytes()
-    }
-
-    fn codes(self, half: *mut u8, group: usize) -> *mut u8 {
-        half.wrapping_add(group * self.code_bytes)
-    }
-
-    fn scales(self, half: *mut u8, group: usize) -> *mut f32 {
-        half.wrapping_add(self.groups * self.code_bytes + group * TILE_ROW).cast()
-    }
-
-    fn minima(self, half: *mut u8, group: usize) -> *mut f32 {
-        self.scales(half, self.groups + group)
-    }
-}
-
-/// Runs `job` with room for the unpacked panels of two matrices like `weight`, which the thread keeps.
-pub(super) fn with_workspace<F: Format>(weight: &PackedMatrix, job: impl FnOnce(*mut u8)) {
-    let blocks = prepared_len(weight.activation_kind(), weight.columns());
-    let wanted = 2 * PANELS * Unpacked::new::<F>(blocks).bytes();
-    WORKSPACE.with_borrow_mut(|workspace| {
-        if workspace.as_ref().is_none_or(|memory| memory.as_slice().len() < wanted) {
-            *workspace = Some(AlignedBytes::zeroed(wanted).expect("memory for a few unpacked panels"));
-        }
-        if let Some(memory) = workspace {
-            job(memory.start());
-        }
-    });
 }
 
 impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
@@ -146,8 +83,11 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 for (index, matrix) in matrices.iter().enumerate().take(used) {
                     let to = place(panel - first, index);
                     let following = task.following(&matrices[..used], index, panel);
+                    let panel = matrix.panel_contents(panel);
+                    let prefetch = Prefetch::ahead(panel, following, 2 * unpacked.groups);
+                    let offset = const { F::LAYOUT.offset as u8 };
                     // SAFETY: the workspace holds `PANELS` unpacked panels of both matrices' shape.
-                    unsafe { unpack::<S, F>(simd, matrix.panel_contents(panel), following, unpacked, to) };
+                    unsafe { unpack::<S, F>(simd, panel, prefetch, offset, unpacked, to) };
                 }
             }
             let mut row = rows.start;
@@ -193,50 +133,6 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                     }
                 }
                 row += count;
-            }
-        }
-    }
-}
-
-/// Unpacks a panel, and asks for the next one meanwhile.
-///
-/// # Safety
-/// `to` has room for it.
-#[inline(always)]
-unsafe fn unpack<S: Simd, F: Format>(
-    simd: S,
-    panel: &[u8],
-    following: *const u8,
-    unpacked: Unpacked,
-    to: *mut u8,
-) {
-    let layout = const { F::LAYOUT };
-    let steps = unpacked.code_bytes / TILE_ROW;
-    let mut prefetch = Prefetch::ahead(panel, following, 2 * unpacked.groups);
-    for half in 0..2 {
-        let to = to.wrapping_add(half * unpacked.half_bytes());
-        for group in 0..unpacked.groups {
-            prefetch.advance(simd);
-            let block = group / layout.groups_per_block();
-            let part = Part {
-                start: panel.as_ptr().wrapping_add(block / layout.blocks() * layout.super_bytes()),
-                index: block % layout.blocks(),
-                group: group % layout.groups_per_block(),
-                first_half: half,
-            };
-            let planes = layout.codes_at() + (2 * part.index + half) * layout.half_bytes();
-            // SAFETY: the panel has this group; the caller's promise.
-            unsafe {
-                for step in 0..steps {
-                    let planes = part.start.add(planes);
-                    let codes = load_codes::<S, F>(simd, planes, part.group * steps + step);
-                    let signed = simd.sub_bytes(codes, layout.offset as u8);
-                    simd.store_bytes(unpacked.codes(to, group).add(step * TILE_ROW), signed);
-                }
-                simd.store(unpacked.scales(to, group), load_scale::<S, F>(simd, part, half));
-                if layout.minima {
-                    simd.store(unpacked.minima(to, group), load_minimum::<S, F>(simd, part, half));
-                }
             }
         }
     }

@@ -157,6 +157,12 @@ impl QuantLayout {
         self.group_scales_at() + kinds * self.group_scale_bytes()
     }
 
+    /// Whether a code or a scale is put together of several pieces.
+    pub(crate) const fn is_costly(&self) -> bool {
+        let plain = (self.bits == 4 || self.bits == 8) && self.table.is_none();
+        !plain || !matches!(self.groups, GroupScales::None)
+    }
+
     /// Bytes of the codes of 16 rows by 32 weights.
     pub(crate) const fn half_bytes(&self) -> usize {
         self.bits as usize * BLOCK * PANEL_ROWS / 2 / 8

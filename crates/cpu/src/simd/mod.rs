@@ -160,10 +160,8 @@ pub(crate) trait Simd: Copy {
     /// 64 bytes from memory.
     unsafe fn load_bytes(self, from: *const u8) -> Self::Bytes;
     /// 64 bytes to memory.
-    #[cfg(target_arch = "x86_64")] // only what goes into tile registers is stored so
     unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes);
     /// `value` taken off each byte, wrapping.
-    #[cfg(target_arch = "x86_64")] // as above
     fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes;
     /// Each byte shifted right by `shift`, then what `mask` keeps of it; both are constants.
     /// `mask` keeps none of the bits that come from another byte.

@@ -336,6 +336,14 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         quarters!(|q| vld1q_u8(from.add(16 * q)))
     }
     #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes) {
+        quarters!(|q| vst1q_u8(to.add(16 * q), value[q]));
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes {
+        quarters!(|q| vsubq_u8(a[q], vdupq_n_u8(value)))
+    }
+    #[inline(always)]
     fn field(self, a: Self::Bytes, shift: u32, mask: u8) -> Self::Bytes {
         quarters!(|q| vandq_u8(shift_right(a[q], shift), vdupq_n_u8(mask)))
     }

@@ -180,13 +180,11 @@ impl Simd for Scalar {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[[u8; 4]; LANES]>().read_unaligned() }
     }
-    #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     unsafe fn store_bytes(self, to: *mut u8, value: Self::Bytes) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[[u8; 4]; LANES]>().write_unaligned(value) }
     }
-    #[cfg(target_arch = "x86_64")]
     #[inline(never)]
     fn sub_bytes(self, a: Self::Bytes, value: u8) -> Self::Bytes {
         lanes!(|lane| a[lane].map(|byte| byte.wrapping_sub(value)))

@@ -293,6 +293,11 @@ impl Kernel for Bytes {
         let (low, bits) = (simd.field(a, 0, 15), simd.field(b, 0, 3));
         seen.bytes(simd, simd.or_shifted(low, bits, 4));
         seen.bytes(simd, simd.or_shifted(a, bits, 6));
+        seen.bytes(simd, simd.sub_bytes(a, 8));
+        let mut stored = [0u8; 64];
+        // SAFETY: an array of 64 bytes.
+        unsafe { simd.store_bytes(stored.as_mut_ptr(), b) };
+        assert_eq!(stored, self.b);
         seen.bytes(simd, simd.add_where(low, self.mask, 16));
         seen.bytes(simd, simd.add_where(a, self.mask, 4));
         seen.bytes(simd, simd.lookup(&self.table, low));
