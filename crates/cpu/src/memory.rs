@@ -5,6 +5,7 @@
 
 use crate::CpuError;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -84,6 +85,25 @@ impl AlignedBytes {
         let start = map(layout)?;
         advise_huge(start, layout);
         Some(Self { start, layout, region: None })
+    }
+
+    /// Has the system grant these bytes now and not when they are first written, where that is worth it and the system
+    /// can. What they hold stays.
+    ///
+    /// # Panics
+    /// When the buffer has no such bytes.
+    pub(crate) fn grant(&self, bytes: Range<usize>) {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.layout.size(), "the bytes are the buffer's");
+        #[cfg(target_os = "linux")]
+        if self.layout.align() == HUGE_PAGE {
+            let start = bytes.start / LARGEST_PAGE * LARGEST_PAGE;
+            // SAFETY: the range lies in the mapping, whose pages are private; the advice changes no contents. Systems
+            // that do not know it (Linux before 5.14) say so, and nothing happens.
+            unsafe {
+                let at = self.start().wrapping_add(start);
+                libc::madvise(at.cast(), bytes.end - start, libc::MADV_POPULATE_WRITE);
+            }
+        }
     }
 
     /// Where the bytes begin; who writes through it says why nobody reads meanwhile.
@@ -215,6 +235,16 @@ mod tests {
         for (place, buffer) in buffers.iter().enumerate() {
             assert!(buffer.as_slice().iter().all(|&byte| byte == 2 * place as u8 + 2), "buffer {place}");
         }
+    }
+
+    #[test]
+    fn granted_bytes_are_there_and_hold_what_they_held() {
+        let mut buffer = AlignedBytes::zeroed(16 << 20).unwrap();
+        buffer.as_mut_slice()[(5 << 20) + 7] = 3;
+        buffer.grant((4 << 20) + 100..(12 << 20) + 100);
+        assert_eq!(buffer.as_slice()[(5 << 20) + 7], 3);
+        assert_eq!(buffer.as_slice().iter().filter(|&&byte| byte != 0).count(), 1);
+        buffer.grant(0..0);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! bits.
 
 use crate::{RowPlan, WeightData};
+use std::ops::Range;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -304,6 +305,12 @@ pub trait Backend {
     /// # Errors
     /// When it is not as long as a page of this cache.
     fn write_page(&mut self, cache: &Self::Cache, page: u32, bytes: &[u8]) -> Result<(), BackendError>;
+
+    /// Has the system grant the memory of these pages of a cache, which else happens when they are first written, in the
+    /// middle of a step. Nothing but the time of steps depends on it.
+    fn grant_pages(&mut self, cache: &Self::Cache, pages: Range<u32>) {
+        let _ = (cache, pages);
+    }
 
     /// Threads that work on a step.
     fn threads(&self) -> usize {

@@ -1,7 +1,8 @@
 //! Paged keys and values, as attention reads them.
 //!
-//! A page holds [`PAGE_TOKENS`] tokens of one layer. In it every key/value head has a block of its
-//! own, so that the query heads that share it find it in the cache of their core:
+//! A page holds [`PAGE_TOKENS`] tokens in all layers of a group, one layer after the other: a short context
+//! takes little memory, and the system grants it in few pieces. In a layer of it every key/value head has a
+//! block of its own, so that the query heads that share it find it in the cache of their core:
 //!
 //! ```text
 //! keys    head_dim x 64 tokens     a column per token: 16 scores at once, and no sums across lanes
@@ -118,26 +119,34 @@ impl CpuCache {
         self.groups[group].clone()
     }
 
-    /// Where a page's bytes lie in a group's memory: one range for each layer.
-    fn page(&self, group: usize, page: u32) -> impl Iterator<Item = Range<usize>> {
-        let CacheGroup { layers, pages } = self.layout.groups[group];
+    /// Bytes of a page in all layers of a group.
+    fn bytes_in(&self, group: usize) -> usize {
+        self.layout.groups[group].layers * self.layout.kv_heads * self.head.bytes
+    }
+
+    /// Where a page's bytes lie in a group's memory.
+    fn page(&self, group: usize, page: u32) -> Range<usize> {
+        let (pages, bytes) = (self.layout.groups[group].pages, self.bytes_in(group));
         let page = page as usize;
         assert!(page < pages, "page {page} of a pool of {pages}");
-        let bytes = self.layout.kv_heads * self.head.bytes;
-        (0..layers).map(move |layer| layer * pages + page).map(move |at| at * bytes..(at + 1) * bytes)
+        page * bytes..(page + 1) * bytes
     }
 
     /// Bytes of a page in all layers of all groups.
     pub(crate) fn page_len(&self) -> usize {
-        let layers: usize = self.layout.groups.iter().map(|group| group.layers).sum();
-        layers * self.layout.kv_heads * self.head.bytes
+        (0..self.groups.len()).map(|group| self.bytes_in(group)).sum()
+    }
+
+    /// The memory of every group, and where in it a page lies.
+    pub(crate) fn pieces(&self, page: u32) -> impl Iterator<Item = (&AlignedBytes, Range<usize>)> {
+        self.groups.iter().enumerate().map(move |(group, memory)| (&**memory, self.page(group, page)))
     }
 
     /// Appends a page's bytes, in all layers of all groups. No list that names the cache runs meanwhile: lists run
     /// in `submit` alone, on this thread.
     pub(crate) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
         for (index, memory) in self.groups.iter().enumerate() {
-            self.page(index, page).for_each(|range| out.extend_from_slice(&memory.as_slice()[range]));
+            out.extend_from_slice(&memory.as_slice()[self.page(index, page)]);
         }
     }
 
@@ -145,16 +154,13 @@ impl CpuCache {
     pub(crate) fn write_page(&self, page: u32, mut bytes: &[u8]) {
         assert_eq!(bytes.len(), self.page_len(), "the bytes of a page");
         for (index, memory) in self.groups.iter().enumerate() {
-            for range in self.page(index, page) {
-                let (layer, rest) = bytes.split_at(range.len());
-                assert!(range.end <= memory.as_slice().len(), "the page lies in its group's memory");
-                // SAFETY: the range lies inside the memory, as just checked; `bytes` is other memory. Nobody reads or
-                // writes it now: the cache and what views it stay on this thread, and no list is running.
-                unsafe {
-                    memory.start().add(range.start).copy_from_nonoverlapping(layer.as_ptr(), layer.len())
-                };
-                bytes = rest;
-            }
+            let range = self.page(index, page);
+            let (group, rest) = bytes.split_at(range.len());
+            assert!(range.end <= memory.as_slice().len(), "the page lies in its group's memory");
+            // SAFETY: the range lies inside the memory, as just checked; `bytes` is other memory. Nobody reads or
+            // writes it now: the cache and what views it stay on this thread, and no list is running.
+            unsafe { memory.start().add(range.start).copy_from_nonoverlapping(group.as_ptr(), group.len()) };
+            bytes = rest;
         }
     }
 
@@ -165,19 +171,23 @@ impl CpuCache {
     pub(crate) fn view(&self, group: usize, layer: usize, shape: &AttentionShape) -> CacheView {
         let heads = (self.layout.kv_heads, self.layout.head_dim);
         assert_eq!(heads, (shape.kv_heads, shape.head_dim), "the cache is for other heads");
-        assert!(layer < self.layout.groups[group].layers, "there is no layer {layer} in the cache's group");
-        let pages = self.layout.groups[group].pages;
-        let page_bytes = self.layout.kv_heads * self.head.bytes;
-        let start = self.groups[group].start().wrapping_add(layer * pages * page_bytes);
-        CacheView { start, pages, page_bytes, head: self.head, group }
+        let CacheGroup { layers, pages } = self.layout.groups[group];
+        assert!(layer < layers, "there is no layer {layer} in the cache's group");
+        let layer_bytes = self.layout.kv_heads * self.head.bytes;
+        let start = self.groups[group].start().wrapping_add(layer * layer_bytes);
+        CacheView { start, pages, layer_bytes, page_bytes: self.bytes_in(group), head: self.head, group }
     }
 }
 
 /// One layer's pages, as operations see them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CacheView {
+    /// The layer in the first page.
     start: *mut u8,
     pages: usize,
+    /// Bytes of a page in this layer.
+    layer_bytes: usize,
+    /// Bytes from one page to the next.
     page_bytes: usize,
     /// The layout of one head's block.
     pub(crate) head: HeadLayout,
@@ -191,9 +201,9 @@ unsafe impl Send for CacheView {}
 unsafe impl Sync for CacheView {}
 
 impl CacheView {
-    /// The layer's pages as one piece of memory, to say that an operation touches them.
+    /// The layer in the first page, which stands for all pages where an operation says what it touches.
     pub(crate) fn place(&self) -> Matrix {
-        Matrix { start: self.start.cast(), rows: self.pages, columns: self.page_bytes / size_of::<f32>() }
+        Matrix { start: self.start.cast(), rows: 1, columns: self.layer_bytes / size_of::<f32>() }
     }
 
     /// The block of one head in the page that holds `position` of the span's sequence.

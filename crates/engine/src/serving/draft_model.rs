@@ -8,6 +8,7 @@ use crate::EngineError;
 use crate::sampling::most_likely;
 use alti_models::{Llama, Step, memory};
 use alti_tensor::{Backend, KvDType, PAGE_TOKENS, RowPlan, Span};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The smaller model.
@@ -46,6 +47,11 @@ impl<B: Backend<Element = f32>> DraftModel<B> {
         let layout = memory::cache_layout(&model.config, tokens, dtype);
         let cache = backend.cache(&layout)?;
         Ok(DraftModel { model, cache, groups: layout.groups.len(), logits: Vec::new() })
+    }
+
+    /// See [`Backend::grant_pages`].
+    pub(super) fn grant_pages(&self, b: &mut B, pages: Range<u32>) {
+        b.grant_pages(&self.cache, pages);
     }
 
     /// Computes parts of prompts: `(tokens, first position, pages)` for each.

@@ -5,9 +5,14 @@ use super::prefix::{Found, PrefixCache};
 use super::sequence::{Sequence, Task};
 use crate::EngineError;
 use alti_tensor::{Backend, CacheLayout, KvDType, PAGE_TOKENS};
+use std::ops::Range;
 
 /// Beginnings of pages shorter than this are computed again rather than copied.
 const LEAST_COPIED: usize = 8;
+
+/// Bytes of pages that were never used for which there is memory at any time. On virtual machines fresh memory can take
+/// as long as the step that writes it.
+const AHEAD: usize = 256 << 20;
 
 /// Pages of keys and values, and the prefix tree over them.
 pub(super) struct KvMemory<B: Backend> {
@@ -20,6 +25,10 @@ pub(super) struct KvMemory<B: Backend> {
     /// Whether sequences share what they have in common.
     shares: bool,
     page_bytes: Vec<u8>,
+    /// Pages for which the system has granted memory.
+    granted: usize,
+    /// How many pages that were never used have theirs.
+    ahead: usize,
 }
 
 impl<B: Backend> KvMemory<B> {
@@ -33,7 +42,17 @@ impl<B: Backend> KvMemory<B> {
             tree: PrefixCache::default(),
             shares,
             page_bytes: Vec::new(),
+            granted: 0,
+            ahead: AHEAD / (layout.bytes() / pages.max(1)).max(1),
         })
+    }
+
+    /// Pages that are used next and have no memory yet, at most so many.
+    pub(super) fn grant(&mut self, most: usize) -> Range<u32> {
+        let wanted = (self.pages.fresh() + self.ahead).min(self.pages.total());
+        let first = self.granted.max(self.pages.fresh()).min(wanted);
+        self.granted = wanted.min(first.saturating_add(most)).max(self.granted);
+        first as u32..self.granted.max(first) as u32
     }
 
     /// Pages that can be had.
@@ -163,5 +182,25 @@ impl<B: Backend> KvMemory<B> {
         sequence.pages.drain(..).for_each(|page| self.pages.release(page));
         sequence.computed = 0;
         sequence.place = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alti_tensor::{CacheGroup, Reference};
+
+    #[test]
+    fn memory_is_granted_once_in_the_order_of_use_and_not_for_pages_in_use() {
+        let groups = vec![CacheGroup { layers: 1, pages: 10 }];
+        let layout = CacheLayout { groups, kv_heads: 1, head_dim: 2, dtype: KvDType::F32 };
+        let mut kv = KvMemory::<Reference<f32>>::new(&Reference::default(), &layout, true).unwrap();
+        kv.ahead = 4;
+        assert_eq!([kv.grant(3), kv.grant(3), kv.grant(3)], [0..3, 3..4, 4..4]);
+        let taken: Vec<u32> = (0..6).filter_map(|_| kv.free_page()).collect();
+        assert_eq!(taken, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(kv.grant(1), 6..7, "the steps that use 4 and 5 have had theirs granted");
+        taken.into_iter().for_each(|page| kv.pages.release(page));
+        assert_eq!([kv.grant(usize::MAX), kv.grant(1)], [7..10, 10..10]);
     }
 }

@@ -10,13 +10,15 @@ pub(super) struct Pages {
     holders: Vec<u32>,
     in_tree: Vec<bool>,
     idle: usize,
+    /// Pages from here on were never taken.
+    fresh: usize,
 }
 
 impl Pages {
     /// So many free pages.
     pub(super) fn new(count: usize) -> Pages {
         let free = (0..count as u32).rev().collect();
-        Pages { free, holders: vec![0; count], in_tree: vec![false; count], idle: 0 }
+        Pages { free, holders: vec![0; count], in_tree: vec![false; count], idle: 0, fresh: 0 }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -25,6 +27,11 @@ impl Pages {
 
     pub(super) fn free(&self) -> usize {
         self.free.len()
+    }
+
+    /// The first page that was never taken: those behind it are taken in order.
+    pub(super) fn fresh(&self) -> usize {
+        self.fresh
     }
 
     /// Pages that only the tree holds.
@@ -41,6 +48,7 @@ impl Pages {
     pub(super) fn take(&mut self) -> Option<u32> {
         let page = self.free.pop()?;
         self.holders[page as usize] = 1;
+        self.fresh = self.fresh.max(page as usize + 1);
         Some(page)
     }
 

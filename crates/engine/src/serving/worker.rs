@@ -65,7 +65,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let draft = draft.map(|draft| DraftModel::new(&backend, draft, tokens, dtype, vocabulary));
         let layout = memory::cache_layout(&model.config, settings.kv_tokens, settings.kv_dtype);
         let kv = KvMemory::new(&backend, &layout, settings.prefix_cache)?;
-        Ok(Worker {
+        let mut worker = Worker {
             backend,
             model,
             kv,
@@ -80,7 +80,22 @@ impl<B: Backend<Element = f32>> Worker<B> {
             states: Vec::new(),
             closing: None,
             shared,
-        })
+        };
+        worker.grant_pages(usize::MAX);
+        Ok(worker)
+    }
+
+    /// Has the system grant memory for at most so many of the pages that are used next. Whether there were any.
+    fn grant_pages(&mut self, most: usize) -> bool {
+        let pages = self.kv.grant(most);
+        if pages.is_empty() {
+            return false;
+        }
+        self.backend.grant_pages(&self.kv.cache, pages.clone());
+        if let Some(draft_model) = &self.draft_model {
+            draft_model.grant_pages(&mut self.backend, pages);
+        }
+        true
     }
 
     fn settings(&self) -> &EngineSettings {
@@ -113,9 +128,13 @@ impl<B: Backend<Element = f32>> Worker<B> {
             if idle && self.closing.is_some() {
                 return false;
             }
-            let command = match idle {
-                true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
-                false => self.commands.try_recv(),
+            let command = match self.commands.try_recv() {
+                // While nobody waits.
+                Err(TryRecvError::Empty) if idle && self.grant_pages(1) => continue,
+                Err(TryRecvError::Empty) if idle => {
+                    self.commands.recv().map_err(|_| TryRecvError::Disconnected)
+                }
+                received => received,
             };
             match command {
                 Ok(command) => self.obey(command),
