@@ -118,6 +118,14 @@ impl Region<'_> {
     /// # Errors
     /// When a thread has panicked: leave the region then.
     pub fn barrier(&self) -> Result<(), Poisoned> {
+        self.barrier_while(|| ())
+    }
+
+    /// As [`Region::barrier`], doing something short again and again while it waits.
+    ///
+    /// # Errors
+    /// As [`Region::barrier`].
+    pub fn barrier_while(&self, mut idle: impl FnMut()) -> Result<(), Poisoned> {
         let barrier = &self.shared.barrier;
         if barrier.poisoned.load(Ordering::Relaxed) {
             return Err(Poisoned);
@@ -129,7 +137,12 @@ impl Region<'_> {
             return Ok(());
         }
         wait_until(self.shared.spins, || {
-            barrier.phase.load(Ordering::Acquire) != phase || barrier.poisoned.load(Ordering::Relaxed)
+            let done =
+                barrier.phase.load(Ordering::Acquire) != phase || barrier.poisoned.load(Ordering::Relaxed);
+            if !done {
+                idle();
+            }
+            done
         });
         // A poisoned region may still have opened this barrier; then all others passed it, too.
         if barrier.phase.load(Ordering::Acquire) == phase { Err(Poisoned) } else { Ok(()) }
@@ -138,7 +151,7 @@ impl Region<'_> {
 
 /// Spins, then yields, until `done`.
 #[inline]
-fn wait_until(spins: u32, done: impl Fn() -> bool) {
+fn wait_until(spins: u32, mut done: impl FnMut() -> bool) {
     for _ in 0..spins {
         if done() {
             return;

@@ -46,6 +46,26 @@ fn a_barrier_lets_nobody_through_before_all_are_there_even_when_cores_are_few() 
     .unwrap();
 }
 
+/// The others come only when the waiting thread has done something meanwhile.
+#[test]
+fn who_waits_may_do_something_meanwhile() {
+    let idle = AtomicUsize::new(0);
+    pool(3)
+        .run(|region| {
+            if region.thread() > 0 {
+                while idle.load(Ordering::Relaxed) < 5 {
+                    std::thread::yield_now();
+                }
+                return region.barrier();
+            }
+            region.barrier_while(|| {
+                idle.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .unwrap();
+    assert!(idle.into_inner() >= 5);
+}
+
 #[test]
 fn a_panic_on_any_thread_ends_the_region_with_its_message_and_the_pool_lives_on() {
     let mut pool = pool(4);

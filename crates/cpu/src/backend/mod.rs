@@ -1,6 +1,6 @@
 //! The fast backend: operations appended to a list, run by all threads as one parallel region.
 //!
-//! [`Cpu`] records ([`record`]); what is recorded are [`ops`], each of which knows how to do one
+//! [`Cpu`] records ([`record`]) and runs what was recorded ([`run`]): [`ops`], each of which knows how to do one
 //! thread's share of itself; [`arena`], [`cache`] and [`weight`] are the memory they work on.
 //!
 //! Why this is sound: values, pages and weights outlive the list (the arena never frees before the
@@ -16,6 +16,7 @@ mod fences;
 mod ops;
 mod profile;
 mod record;
+mod run;
 mod weight;
 
 pub use arena::Tensor;

@@ -7,6 +7,7 @@
 use super::arena::{Arena, Matrix, Tensor};
 use super::cache::CpuCache;
 use super::fences::{Access, Fences};
+use super::ops::Op;
 use super::ops::attention::{Attend, Attention, Merge, part_len, scratch_len};
 use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
 use super::ops::gather::{CrossEntropy, Gather, Source};
@@ -14,7 +15,6 @@ use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_shape};
 use super::ops::low_rank::{Down, Run, Up};
 use super::ops::rows::RowOp;
 use super::ops::store::Store;
-use super::ops::{Op, Worker};
 use super::profile::Profile;
 use super::weight::CpuWeight;
 use crate::pack::layout::BLOCK;
@@ -27,9 +27,8 @@ use alti_tensor::{
 };
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 /// Up to this many values in all, every thread prepares activations for itself: that takes about as
 /// long as waiting for one another once.
@@ -41,8 +40,8 @@ const READY_ROWS: usize = 64;
 
 /// The CPU as a backend.
 pub struct Cpu {
-    isa: Isa,
-    pool: Pool,
+    pub(super) isa: Isa,
+    pub(super) pool: Pool,
     arena: Arena,
     steps: Vec<Recorded>,
     fences: Fences,
@@ -57,14 +56,14 @@ pub struct Cpu {
     /// The first thing that went wrong while recording; `submit` reports it.
     failure: Option<CpuError>,
     /// Where time went, if somebody asked.
-    profile: Option<Profile>,
+    pub(super) profile: Option<Profile>,
 }
 
 /// An operation, and whether all that came before must be done before it begins.
 #[derive(Debug)]
-struct Recorded {
-    fence: bool,
-    op: Op,
+pub(super) struct Recorded {
+    pub(super) fence: bool,
+    pub(super) op: Op,
 }
 
 /// A result that its operation has prepared for a matrix product already, which saves a pass over it and the threads a
@@ -655,53 +654,6 @@ fn adapter_uses<'a, const N: usize>(
 }
 
 impl Cpu {
-    /// Runs a list as one parallel region.
-    fn run(&mut self, steps: &[Recorded]) -> Result<(), CpuError> {
-        if self.profile.is_some() {
-            return self.run_profiled(steps);
-        }
-        let isa = self.isa;
-        self.pool.run(|region| {
-            let worker = Worker { index: region.thread(), count: region.threads(), isa };
-            for step in steps {
-                if step.fence {
-                    region.barrier()?;
-                }
-                step.op.run(&worker);
-            }
-            Ok(())
-        })
-    }
-
-    /// As `run`, with the clock of thread 0.
-    fn run_profiled(&mut self, steps: &[Recorded]) -> Result<(), CpuError> {
-        let isa = self.isa;
-        let measured = Mutex::new(Vec::with_capacity(steps.len()));
-        self.pool.run(|region| {
-            let worker = Worker { index: region.thread(), count: region.threads(), isa };
-            let mut times = Vec::with_capacity(steps.len());
-            for step in steps {
-                let arrived = Instant::now();
-                if step.fence {
-                    region.barrier()?;
-                }
-                let begun = Instant::now();
-                step.op.run(&worker);
-                times.push((begun - arrived, begun.elapsed()));
-            }
-            if worker.index == 0 {
-                *measured.lock().unwrap_or_else(PoisonError::into_inner) = times;
-            }
-            Ok(())
-        })?;
-        let profile = self.profile.get_or_insert_default();
-        let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (step, (waiting, running)) in steps.iter().zip(measured) {
-            profile.add(&step.op, waiting, running);
-        }
-        Ok(())
-    }
-
     /// Stores keys and values, and attends to all that is stored; in a fresh cache, to the spans'
     /// own.
     fn attend(

@@ -266,7 +266,7 @@ pub(super) struct Prefetch {
 }
 
 /// How far ahead of its use a panel that is read only once is asked for.
-pub(super) const PREFETCH_BYTES: usize = 8 << 10;
+pub(crate) const PREFETCH_BYTES: usize = 8 << 10;
 
 impl Prefetch {
     /// Asks for nothing.

@@ -22,6 +22,7 @@ pub(crate) use activations::quantise;
 pub use activations::{
     ActivationBlock, Activations, prepared_bytes, prepared_len, prepared_stride, quantise_row, round_row,
 };
+pub(crate) use matmul::PREFETCH_BYTES;
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 
 use crate::isa::{Isa, Kernel};

@@ -197,6 +197,14 @@ impl PackedMatrix {
         &self.contents()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
+    /// The contents of some panels, one after the other.
+    ///
+    /// # Panics
+    /// When there are no such panels.
+    pub(crate) fn contents_of(&self, panels: Range<usize>) -> &[u8] {
+        &self.contents()[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
+    }
+
     /// Writes row `row` as floats: bit by bit what `alti_tensor::quant` makes of the stored row.
     ///
     /// # Panics

@@ -27,6 +27,20 @@ pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
+/// Asks for the cache line at `at`, which may lie anywhere, for the second cache: outside of kernels, on any processor.
+pub(crate) fn prefetch_second(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it is a hint, which changes nothing and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    prefetch(at);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
 /// The bits of a lane that [`Simd::keep_halves`] keeps.
 fn half_mask(low: bool, high: bool) -> i32 {
     let half = |wanted| u32::from(u16::MAX) * u32::from(wanted);

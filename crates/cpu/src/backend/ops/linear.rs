@@ -3,7 +3,9 @@
 use super::Worker;
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::kernels::{self, ActivationBlock, Activations, Epilogue, OutputMatrix, prepared_len};
+use crate::kernels::{
+    self, ActivationBlock, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES, prepared_len,
+};
 use crate::pack::{ActivationKind, PackedMatrix};
 use std::ops::Range;
 use std::sync::Arc;
@@ -137,6 +139,9 @@ impl Then {
     }
 }
 
+/// Bytes of a product's weights that may be asked for before it begins: less than most second caches hold.
+const UPCOMING_BYTES: usize = 256 << 10;
+
 /// `out = activations * weight^T`.
 #[derive(Debug)]
 pub(crate) struct Matmul {
@@ -156,6 +161,13 @@ impl Matmul {
         list.extend([self.x.read(), Access::write(self.out, Sharing::Panels(panels))]);
         let blocks = |prepared: Prepared| Access::write(prepared.memory, Sharing::Blocks(panels));
         list.extend(self.prepared.map(blocks));
+    }
+
+    /// What the thread's next product reads behind what this one asks for, as far as it is worth asking for early.
+    pub(crate) fn upcoming(&self, worker: &Worker) -> &[u8] {
+        let Some(next) = &self.next else { return &[] };
+        let contents = next.contents_of(worker.share(next.panels()));
+        contents.get(PREFETCH_BYTES..contents.len().min(UPCOMING_BYTES)).unwrap_or_default()
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
