@@ -47,7 +47,7 @@ pub(super) struct TiledBytes<'a, 'b, 'c, F> {
     pub(super) task: &'a Matmul<'b>,
     pub(super) x: &'a [ActivationBlock],
     pub(super) out: &'a mut OutputMatrix<'c>,
-    /// Of [`with_workspace`].
+    /// Of [`super::unpacked::with_workspace`].
     pub(super) workspace: *mut u8,
     pub(super) format: PhantomData<F>,
 }
