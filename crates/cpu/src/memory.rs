@@ -242,6 +242,17 @@ mod tests {
         let mut buffer = AlignedBytes::zeroed(16 << 20).unwrap();
         buffer.as_mut_slice()[(5 << 20) + 7] = 3;
         buffer.grant((4 << 20) + 100..(12 << 20) + 100);
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        {
+            let mut there = vec![0u8; (8 << 20) / 4096];
+            // SAFETY: the first range lies in the buffer and has a byte for each of its pages; the second is empty.
+            let (told, known) = unsafe {
+                let at = buffer.start().add(4 << 20).cast();
+                let known = libc::madvise(at, 0, libc::MADV_POPULATE_WRITE) == 0;
+                (libc::mincore(at, 8 << 20, there.as_mut_ptr()) == 0, known)
+            };
+            assert!(told && (!known || there.iter().all(|page| page & 1 == 1)));
+        }
         assert_eq!(buffer.as_slice()[(5 << 20) + 7], 3);
         assert_eq!(buffer.as_slice().iter().filter(|&&byte| byte != 0).count(), 1);
         buffer.grant(0..0);

@@ -30,8 +30,8 @@ pub struct PoolOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poisoned;
 
-/// Looks at a flag this often before it yields. A look takes some 10 to 40 ns: tens of microseconds
-/// in all, more than any operation's imbalance and less than a time slice.
+/// Looks at a flag this often before it yields. A look takes some 10 to 40 ns, or longer where something is done between
+/// looks: tens of microseconds in all, more than any operation's imbalance and less than a time slice.
 const SPINS: u32 = 2_000;
 /// Yields this often before it sleeps.
 const YIELDS: u32 = 200;

@@ -139,8 +139,7 @@ proptest! {
             PackedMatrix::pack(&weight, 0..outputs, 1).unwrap()
         });
         let x = random.floats(rows * columns);
-        let isa = Isa::detect();
-        let gated = |x: &[f32]| {
+        let gated = |isa: Isa, x: &[f32]| {
             let prepared = Prepared::new(isa, gate.activation_kind(), x, columns);
             let rows = x.len() / columns;
             let mut out = vec![f32::NAN; rows * outputs];
@@ -155,11 +154,16 @@ proptest! {
             matmul(isa, &task, &mut OutputMatrix::new(&mut out, outputs));
             [product(isa, &gate, &prepared, rows), out]
         };
-        let whole = gated(&x);
-        for row in [0, 15, 16, rows / 2, rows - 8, rows - 1] {
-            let alone = gated(&x[row * columns..][..columns]);
-            for (whole, alone) in whole.iter().zip(&alone) {
-                prop_assert_eq!(bits(&whole[row * outputs..][..outputs]), bits(alone), "{} row {}", dtype, row);
+        // Prompts on this machine's best instruction set, batches on all of them.
+        let isas = if rows < 128 { Isa::available() } else { vec![Isa::detect()] };
+        for isa in isas {
+            let whole = gated(isa, &x);
+            for row in [0, 15, 16, rows / 2, rows - 8, rows - 1] {
+                let alone = gated(isa, &x[row * columns..][..columns]);
+                for (whole, alone) in whole.iter().zip(&alone) {
+                    let whole = &whole[row * outputs..][..outputs];
+                    prop_assert_eq!(bits(whole), bits(alone), "{} row {} on {}", dtype, row, isa.name());
+                }
             }
         }
     }

@@ -103,7 +103,7 @@ pub struct CpuCache {
 }
 
 impl CpuCache {
-    /// Zeroed pages; the system grants the memory as they are written.
+    /// Zeroed pages; the system grants the memory as they are written, or before (`Backend::grant_pages`).
     pub(crate) fn new(layout: &CacheLayout) -> Result<CpuCache, CpuError> {
         let head = HeadLayout::new(layout.dtype, layout.head_dim);
         let groups = layout.groups.iter().map(|group| {

@@ -38,6 +38,9 @@ const PRIVATE_VALUES: usize = 4096;
 /// own is quicker: blocks that are quantised one after the other overlap.
 const READY_ROWS: usize = 64;
 
+/// From so many pieces of memory for each thread on, threads have it granted together.
+const FEWEST_SHARED: usize = 4;
+
 /// The CPU as a backend.
 pub struct Cpu {
     pub(super) isa: Isa,
@@ -473,13 +476,17 @@ impl Backend for Cpu {
 
     fn grant_pages(&mut self, cache: &CpuCache, pages: Range<u32>) {
         let pieces: Vec<_> = pages.flat_map(|page| cache.pieces(page)).collect();
+        if pieces.len() < FEWEST_SHARED * self.pool.threads() {
+            // The other threads' cores may be another backend's.
+            return pieces.into_iter().for_each(|(memory, bytes)| memory.grant(bytes));
+        }
         let grant = |region: &Region<'_>| {
             for (memory, bytes) in &pieces[region.share(pieces.len())] {
                 memory.grant(bytes.clone());
             }
             Ok(())
         };
-        // Nothing in it fails, and steps say what the threads have.
+        // A thread that failed here fails the next step, too, which says so.
         let _ = self.pool.run(grant);
     }
 

@@ -12,7 +12,7 @@ use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
 use super::tiled::{self, TiledBrain, TiledBytes, tiles_fit};
-use super::unpacked::{FromUnpacked, Unpacking, with_workspace};
+use super::unpacked::{FromUnpacked, Unpacking, unpacked_bytes, with_workspace};
 use crate::isa::{Isa, Kernel};
 use crate::pack::layout::BLOCK;
 use crate::pack::{ActivationKind, PANEL_ROWS, PackedMatrix};
@@ -194,6 +194,9 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
 /// them (`matmul_speed` shows where).
 const FEWEST_UNPACKED: usize = 32;
 
+/// Bytes of an unpacked panel, which every tile reads again: no more than second caches hold.
+const LARGEST_UNPACKED: usize = 256 << 10;
+
 /// A block format: in tile registers where the machine has them and there are enough rows.
 fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mut OutputMatrix<'_>) {
     #[cfg(target_arch = "x86_64")]
@@ -202,7 +205,8 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
             isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
-    if const { F::LAYOUT.is_costly() } && task.rows.len() >= FEWEST_UNPACKED {
+    let fits = || unpacked_bytes::<F>(task.weight) <= LARGEST_UNPACKED;
+    if const { F::LAYOUT.is_costly() } && task.rows.len() >= FEWEST_UNPACKED && fits() {
         return with_workspace::<F>(task.weight, 1, |workspace| {
             // SAFETY: the workspace is for one panel of each matrix, and for this job.
             let panels = unsafe { Unpacking::<F>::into(workspace) };
@@ -318,15 +322,14 @@ type Scratch = [[[f32; PANEL_ROWS]; MAX_COLUMNS]; 2];
 
 /// What tiles read of a panel.
 pub(super) trait Panels {
-    /// The contents of a panel of `weight`, the first or second matrix of a product; they are good until those of
-    /// the matrix's next panel are asked for.
+    /// The contents of a panel of the first `used` matrices of a product.
     fn contents<'a, S: Simd>(
-        &'a self,
+        &'a mut self,
         simd: S,
-        index: usize,
-        weight: &'a PackedMatrix,
+        matrices: [&'a PackedMatrix; 2],
+        used: usize,
         panel: usize,
-    ) -> &'a [u8];
+    ) -> [&'a [u8]; 2];
 }
 
 /// Panels as they are packed.
@@ -334,8 +337,14 @@ struct Packed;
 
 impl Panels for Packed {
     #[inline(always)]
-    fn contents<'a, S: Simd>(&'a self, _: S, _: usize, weight: &'a PackedMatrix, panel: usize) -> &'a [u8] {
-        weight.panel_contents(panel)
+    fn contents<'a, S: Simd>(
+        &'a mut self,
+        _: S,
+        matrices: [&'a PackedMatrix; 2],
+        _: usize,
+        panel: usize,
+    ) -> [&'a [u8]; 2] {
+        matrices.map(|matrix| matrix.panel_contents(panel))
     }
 }
 
@@ -350,7 +359,7 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         let Matmul { weight, panels, rows, epilogue, .. } = self.task;
         let kind = weight.activation_kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
@@ -358,10 +367,7 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
         let tiles = rows.len().div_ceil(S::TALL_COLUMNS.max(S::LOW_COLUMNS));
         let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
-            let mut contents = [&[][..]; 2];
-            for (index, contents) in contents.iter_mut().enumerate().take(used) {
-                *contents = self.panels.contents(simd, index, matrices[index], panel);
-            }
+            let contents = self.panels.contents(simd, matrices, used, panel);
             let mut row = rows.start;
             for tile in 0..tiles {
                 let count = (rows.end - row).div_ceil(tiles - tile);

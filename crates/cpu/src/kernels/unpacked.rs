@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! for each half of 16 rows
-//!   codes   [blocks][8 steps][16 rows][4] i8    a byte each, offset or not
+//!   codes   [blocks][8 steps][16 rows][4]       a byte each: for tiles i8, less the offset, else u8
 //!   scales  [groups][16 rows] f32
 //!   minima  [groups][16 rows] f32               (with minima)
 //! ```
@@ -47,6 +47,11 @@ impl Unpacked {
         Self { groups: blocks * per_block, code_bytes: BLOCK / per_block * LANES }
     }
 
+    /// Of the rows of a matrix.
+    fn of<F: Format>(weight: &PackedMatrix) -> Self {
+        Self::new::<F>(prepared_len(weight.activation_kind(), weight.columns()))
+    }
+
     /// Bytes of a half: codes, scales, minima.
     pub(super) fn half_bytes(self) -> usize {
         self.groups * (self.code_bytes + 2 * size_of::<[f32; LANES]>())
@@ -74,10 +79,14 @@ impl Unpacked {
     }
 }
 
+/// Bytes of an unpacked panel of `weight`.
+pub(super) fn unpacked_bytes<F: Format>(weight: &PackedMatrix) -> usize {
+    Unpacked::of::<F>(weight).bytes()
+}
+
 /// Runs `job` with room for `panels` unpacked panels of two matrices like `weight`, which the thread keeps.
 pub(super) fn with_workspace<F: Format>(weight: &PackedMatrix, panels: usize, job: impl FnOnce(*mut u8)) {
-    let blocks = prepared_len(weight.activation_kind(), weight.columns());
-    let wanted = 2 * panels * Unpacked::new::<F>(blocks).bytes();
+    let wanted = 2 * panels * unpacked_bytes::<F>(weight);
     WORKSPACE.with_borrow_mut(|workspace| {
         if workspace.as_ref().is_none_or(|memory| memory.as_slice().len() < wanted) {
             *workspace = Some(AlignedBytes::zeroed(wanted).expect("memory for a few unpacked panels"));
@@ -149,19 +158,23 @@ impl<F: Format> Unpacking<F> {
 impl<F: Format> Panels for Unpacking<F> {
     #[inline(always)]
     fn contents<'a, S: Simd>(
-        &'a self,
+        &'a mut self,
         simd: S,
-        index: usize,
-        weight: &'a PackedMatrix,
+        matrices: [&'a PackedMatrix; 2],
+        used: usize,
         panel: usize,
-    ) -> &'a [u8] {
-        let unpacked = Unpacked::new::<F>(prepared_len(weight.activation_kind(), weight.columns()));
-        let to = self.workspace.wrapping_add(index * unpacked.bytes());
-        // SAFETY: the promise of `into`; a panel is unpacked when the tiles that read the last one have run.
-        unsafe {
-            unpack::<S, F>(simd, weight.panel_contents(panel), Prefetch::NONE, 0, unpacked, to);
-            std::slice::from_raw_parts(to, unpacked.bytes())
+    ) -> [&'a [u8]; 2] {
+        let mut contents = [&[][..]; 2];
+        for (index, weight) in matrices.into_iter().enumerate().take(used) {
+            let unpacked = Unpacked::of::<F>(weight);
+            let to = self.workspace.wrapping_add(index * unpacked.bytes());
+            // SAFETY: the promise of `into`; what was unpacked before is borrowed no more.
+            contents[index] = unsafe {
+                unpack::<S, F>(simd, weight.panel_contents(panel), Prefetch::NONE, 0, unpacked, to);
+                std::slice::from_raw_parts(to, unpacked.bytes())
+            };
         }
+        contents
     }
 }
 

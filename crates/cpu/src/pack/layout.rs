@@ -157,7 +157,7 @@ impl QuantLayout {
         self.group_scales_at() + kinds * self.group_scale_bytes()
     }
 
-    /// Whether a code or a scale is put together of several pieces.
+    /// Whether a code or a scale is put together of several pieces, or looked up.
     pub(crate) const fn is_costly(&self) -> bool {
         let plain = (self.bits == 4 || self.bits == 8) && self.table.is_none();
         !plain || !matches!(self.groups, GroupScales::None)

@@ -27,7 +27,7 @@ pub(crate) use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
-/// Asks for the cache line at `at`, which may lie anywhere, for the second cache: outside of kernels, on any processor.
+/// Asks for the cache line at `at`, which may lie anywhere, for the second cache; outside of kernels.
 pub(crate) fn prefetch_second(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: it is a hint, which changes nothing and never faults.
@@ -36,7 +36,7 @@ pub(crate) fn prefetch_second(at: *const u8) {
         _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
     #[cfg(target_arch = "aarch64")]
-    prefetch(at);
+    neon::prefetch_second(at);
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }

@@ -447,3 +447,11 @@ pub(crate) fn prefetch(at: *const u8) {
     // SAFETY: it is a hint, which changes nothing and never faults.
     unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nomem, nostack, preserves_flags)) }
 }
+
+/// The same for the second cache.
+#[inline(always)]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read that anybody sees")]
+pub(crate) fn prefetch_second(at: *const u8) {
+    // SAFETY: as above.
+    unsafe { asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nomem, nostack, preserves_flags)) }
+}

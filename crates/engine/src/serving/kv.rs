@@ -10,8 +10,8 @@ use std::ops::Range;
 /// Beginnings of pages shorter than this are computed again rather than copied.
 const LEAST_COPIED: usize = 8;
 
-/// Bytes of pages that were never used for which there is memory at any time. On virtual machines fresh memory can take
-/// as long as the step that writes it.
+/// Bytes of pages that were never used for which there is memory when a model is loaded and whenever nobody asks: on
+/// virtual machines the first write to a page can take longer than the step it belongs to.
 const AHEAD: usize = 256 << 20;
 
 /// Pages of keys and values, and the prefix tree over them.

@@ -121,7 +121,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
     }
 
-    /// Takes in what was asked; sleeps while there is nothing to do. Whether to go on.
+    /// Takes in what was asked. While there is nothing to do memory is granted, and then the thread sleeps. Whether to go
+    /// on.
     fn receive(&mut self) -> bool {
         loop {
             let idle = self.waiting.is_empty() && self.running.is_empty();
@@ -129,7 +130,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
                 return false;
             }
             let command = match self.commands.try_recv() {
-                // While nobody waits.
+                // Nobody has to wait for it.
                 Err(TryRecvError::Empty) if idle && self.grant_pages(1) => continue,
                 Err(TryRecvError::Empty) if idle => {
                     self.commands.recv().map_err(|_| TryRecvError::Disconnected)

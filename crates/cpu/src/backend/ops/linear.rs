@@ -139,7 +139,7 @@ impl Then {
     }
 }
 
-/// Bytes of a product's weights that may be asked for before it begins: less than most second caches hold.
+/// Bytes of a product's weights that may be asked for before it begins: no more than second caches hold.
 const UPCOMING_BYTES: usize = 256 << 10;
 
 /// `out = activations * weight^T`.
@@ -163,7 +163,8 @@ impl Matmul {
         list.extend(self.prepared.map(blocks));
     }
 
-    /// What the thread's next product reads behind what this one asks for, as far as it is worth asking for early.
+    /// What the thread's next product reads first (of a gated one, of the gate), behind the [`PREFETCH_BYTES`] that a
+    /// single row asks for; as far as it is worth asking for early.
     pub(crate) fn upcoming(&self, worker: &Worker) -> &[u8] {
         let Some(next) = &self.next else { return &[] };
         let contents = next.contents_of(worker.share(next.panels()));
