@@ -115,6 +115,15 @@ impl Isa {
         }
     }
 
+    /// Whether tiles have so few columns that even shifting codes of 4 bits apart in each of them counts.
+    pub(crate) fn is_narrow(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => true,
+            _ => false,
+        }
+    }
+
     /// The tile registers of this instruction set, if it has them.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {

@@ -183,6 +183,14 @@ impl Unit {
 pub const UNITS: &[Unit] = &[
     #[cfg(target_arch = "x86_64")]
     Unit {
+        instruction: "vpmaddubsw ymm",
+        operand: Operand::Int8,
+        operations: 12 * 64,
+        available: || is_x86_feature_detected!("avx2"),
+        rounds: x86::avx_pairs,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
         instruction: "vpdpbusd ymm",
         operand: Operand::Int8,
         operations: 12 * 64,
@@ -296,6 +304,19 @@ mod aarch64 {
         };
     }
 
+    /// Pairs of products of 8 bits, added up in 16: the instruction multiplies, another one adds.
+    macro_rules! pairs_on_12 {
+        () => {
+            pairs_on_12!(@ "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
+        };
+        (@ $($number:literal)*) => {
+            concat!($(
+                "vpmaddubsw ymm2, ymm0, ymm1\n",
+                "vpaddw ymm", $number, ", ymm", $number, ", ymm2\n"
+            ),*)
+        };
+    }
+
     /// A function that runs rounds of instructions on registers, with zeros as operands.
     macro_rules! rounds {
         ($name:ident, $feature:literal, $start:literal, $operand:literal) => {
@@ -357,6 +378,19 @@ mod x86 {
         };
     }
 
+    /// Pairs of products of 8 bits, added up in 16: the instruction multiplies, another one adds.
+    macro_rules! pairs_on_12 {
+        () => {
+            pairs_on_12!(@ "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
+        };
+        (@ $($number:literal)*) => {
+            concat!($(
+                "vpmaddubsw ymm2, ymm0, ymm1\n",
+                "vpaddw ymm", $number, ", ymm", $number, ", ymm2\n"
+            ),*)
+        };
+    }
+
     /// A function that runs rounds of instructions on registers, with zeros as operands: no number
     /// is slower to add to than a denormal one.
     macro_rules! rounds {
@@ -383,6 +417,7 @@ mod x86 {
         };
     }
 
+    rounds!(avx_pairs, pairs_on_12!(), "vzeroall");
     rounds!(avx_int8, on_12!("{{vex}} vpdpbusd", "ymm"), "vzeroall");
     rounds!(avx_f32, on_12!("vfmadd231ps", "ymm"), "vzeroall");
     rounds!(avx512_int8, on_24!("vpdpbusd", "zmm"), "vzeroall");

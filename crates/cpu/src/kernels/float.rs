@@ -75,7 +75,7 @@ impl Step for Brain {
     }
     #[inline(always)]
     fn add<S: Simd>(simd: S, sum: S::F32, weights: S::Bytes, x: u32) -> S::F32 {
-        simd.dot_brain(sum, weights, x)
+        simd.dot_brain(sum, weights, simd.pair(x))
     }
 }
 
@@ -88,6 +88,7 @@ const RUN: usize = 8;
 impl<F: Step> Tile for Float<F> {
     type Activation = F::Activation;
     const RUN: usize = RUN;
+    const FLOATS: bool = true;
 
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const C: usize>(
@@ -134,6 +135,7 @@ impl Tile for TileOrder {
     type Activation = u32;
     /// Pairs of columns that a tile instruction takes.
     const RUN: usize = 16;
+    const FLOATS: bool = true;
 
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const C: usize>(
@@ -161,7 +163,7 @@ impl Tile for TileOrder {
                     for c in 0..C {
                         for half in 0..2 {
                             let x = x[c] & HALVES[half];
-                            parts[r][c][half] = simd.dot_brain(parts[r][c][half], weights[half], x);
+                            parts[r][c][half] = simd.dot_brain(parts[r][c][half], weights[half], simd.pair(x));
                         }
                     }
                 }

@@ -205,8 +205,9 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
             isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
+    let costly = const { F::LAYOUT.is_costly() } || const { F::LAYOUT.bits < 8 } && isa.is_narrow();
     let fits = || unpacked_bytes::<F>(task.weight) <= LARGEST_UNPACKED;
-    if const { F::LAYOUT.is_costly() } && task.rows.len() >= FEWEST_UNPACKED && fits() {
+    if costly && task.rows.len() >= FEWEST_UNPACKED && fits() {
         return with_workspace::<F>(task.weight, 1, |workspace| {
             // SAFETY: the workspace is for one panel of each matrix, and for this job.
             let panels = unsafe { Unpacking::<F>::into(workspace) };
@@ -241,6 +242,8 @@ pub(super) trait Tile {
     type Activation: Copy;
     /// Prepared activations between two prefetches.
     const RUN: usize;
+    /// Whether what it adds to are the sums alone, without integers beside them.
+    const FLOATS: bool = false;
 
     /// The products of `16 R` rows of a panel, from half `first_half` on, with `C` rows of `steps`
     /// prepared activations each. Output `[r][c]` depends on `x[c]` alone, and not on `R` and `C`.
@@ -255,6 +258,17 @@ pub(super) trait Tile {
         x: [*const Self::Activation; C],
         prefetch: Prefetch,
     ) -> [[S::F32; C]; R];
+}
+
+/// Most columns of a tile that is 16 rows high.
+const fn low_columns<S: Simd>(floats: bool) -> usize {
+    if floats { S::LOW_FLOAT_COLUMNS } else { S::LOW_COLUMNS }
+}
+
+/// Most columns of a tile.
+pub(super) const fn widest<S: Simd>(floats: bool) -> usize {
+    let low = low_columns::<S>(floats);
+    if S::TALL_COLUMNS > low { S::TALL_COLUMNS } else { low }
 }
 
 /// Cache lines to ask for while a tile runs, some at each of its steps: those of a stretch of
@@ -364,7 +378,7 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
         let kind = weight.activation_kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
         let (matrices, used) = epilogue.matrices(weight);
-        let tiles = rows.len().div_ceil(S::TALL_COLUMNS.max(S::LOW_COLUMNS));
+        let tiles = rows.len().div_ceil(widest::<S>(T::FLOATS));
         let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
             let contents = self.panels.contents(simd, matrices, used, panel);
@@ -420,7 +434,7 @@ pub(super) fn run_tile<S: Simd, T: Tile>(
                 $($columns => {
                     if const { $columns <= S::TALL_COLUMNS } {
                         tile::<S, T, 2, $columns>(simd, panel, 0, columns, prefetch, products);
-                    } else if const { $columns <= S::LOW_COLUMNS } {
+                    } else if const { $columns <= low_columns::<S>(T::FLOATS) } {
                         tile::<S, T, 1, $columns>(simd, panel, 0, columns, prefetch, products);
                         let none = Prefetch { lines: 0, ..prefetch };
                         tile::<S, T, 1, $columns>(simd, panel, 1, columns, none, products);

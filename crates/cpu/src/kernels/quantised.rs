@@ -175,21 +175,53 @@ pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize,
                 row[c] = first;
             }
         }
-        // Written out, so that every shift below is a constant; activations are loaded for 4 steps.
-        macro_rules! steps {
-            ($first:literal $($other:literal)*) => {{
-                let quants = load_quants(simd, x, $first);
-                add_step::<S, F, W, R, C>(simd, weights, first_half, $first, quants, &mut dots);
-                $(add_step::<S, F, W, R, C>(simd, weights, first_half, $other, quants, &mut dots);)*
+        // Written out, so that every shift below is a constant.
+        macro_rules! run {
+            ($($step:literal)*) => {{
+                let mut run = [[simd.begin(dots[0][0]); C]; R];
+                for r in 0..R {
+                    for c in 0..C {
+                        run[r][c] = simd.begin(dots[r][c]);
+                    }
+                }
+                $(add_step::<S, F, W, R, C>(simd, weights, first_half, $step, x, &mut run);)*
+                for r in 0..R {
+                    for c in 0..C {
+                        dots[r][c] = simd.whole(run[r][c], dots[r][c]);
+                    }
+                }
             }};
         }
-        match (layout.groups_per_block(), index) {
-            (1, _) => {
-                steps!(0 1 2 3);
-                steps!(4 5 6 7);
+        macro_rules! wide {
+            ($($step:literal)*) => {{
+                $(add_wide_step::<S, F, W, R, C>(simd, weights, first_half, $step, x, &mut dots);)*
+            }};
+        }
+        // Conditions are constants, so that no format compiles what another wants. Those with a scale for all
+        // 32 weights have codes of 5 bits or less.
+        if const { F::LAYOUT.offset == WIDE_OFFSET } {
+            wide!(0 1 2 3 4 5 6 7);
+        } else if const { F::LAYOUT.groups_per_block() == 1 && holds::<S, F>() == 8 } {
+            run!(0 1 2 3 4 5 6 7);
+        } else if const { F::LAYOUT.groups_per_block() == 1 } {
+            run!(0 1 2 3);
+            run!(4 5 6 7);
+        } else if const { holds::<S, F>() >= 4 } {
+            match index {
+                0 => run!(0 1 2 3),
+                _ => run!(4 5 6 7),
             }
-            (_, 0) => steps!(0 1 2 3),
-            _ => steps!(4 5 6 7),
+        } else {
+            match index {
+                0 => {
+                    run!(0 1);
+                    run!(2 3);
+                }
+                _ => {
+                    run!(4 5);
+                    run!(6 7);
+                }
+            }
         }
         for r in 0..R {
             let scale = weights.scale(simd, first_half + r);
@@ -211,6 +243,11 @@ pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize,
     }
 }
 
+/// Steps that dots of a format hold.
+const fn holds<S: Simd, F: Format>() -> usize {
+    S::DOT_STEPS[F::LAYOUT.bits as usize]
+}
+
 /// `-offset * sum(quants)`, so that codes need not be offset one by one.
 #[inline(always)]
 fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> S::I32 {
@@ -229,49 +266,51 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
     simd.splat_i32(start)
 }
 
-/// The activations of four steps from `first` on, of each column.
-///
-/// # Safety
-/// Each of `x` points to a block, and `first` is 0 or 4.
-#[inline(always)]
-unsafe fn load_quants<S: Simd, const C: usize>(
-    simd: S,
-    x: [*const ActivationBlock; C],
-    first: usize,
-) -> [S::Quants; C] {
-    // SAFETY: the caller's promise: `x` are blocks of 8 steps.
-    unsafe {
-        let mut quants = [simd.load_quants((*x[0]).quants.as_ptr(), first); C];
-        for c in 1..C {
-            quants[c] = simd.load_quants((*x[c]).quants.as_ptr(), first);
-        }
-        quants
-    }
-}
-
 /// Adds the products of 4 weights of each row.
 ///
 /// # Safety
-/// As for [`add_group`]; `step < 8` is one of the group's, and `quants` are those of `step / 4`.
+/// As for [`add_group`]; `step < 8` is one of the group's.
 #[inline(always)]
 unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
     simd: S,
     weights: W,
     first_half: usize,
     step: usize,
-    quants: [S::Quants; C],
-    dots: &mut [[S::I32; C]; R],
+    x: [*const ActivationBlock; C],
+    dots: &mut [[S::Dots; C]; R],
 ) {
-    let layout = const { F::LAYOUT };
-    for r in 0..R {
-        // SAFETY: the caller's promise.
-        unsafe {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for r in 0..R {
             let codes = weights.codes(simd, first_half + r, step);
             for c in 0..C {
-                dots[r][c] = match layout.offset {
-                    WIDE_OFFSET => simd.dot_wide(dots[r][c], codes, quants[c], step),
-                    _ => simd.dot(dots[r][c], codes, quants[c], step),
-                };
+                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
+                dots[r][c] = simd.dot(dots[r][c], codes, quants, step);
+            }
+        }
+    }
+}
+
+/// The same for codes of 8 bits.
+///
+/// # Safety
+/// As for [`add_step`].
+#[inline(always)]
+unsafe fn add_wide_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
+    simd: S,
+    weights: W,
+    first_half: usize,
+    step: usize,
+    x: [*const ActivationBlock; C],
+    dots: &mut [[S::I32; C]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for r in 0..R {
+            let codes = weights.codes(simd, first_half + r, step);
+            for c in 0..C {
+                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
+                dots[r][c] = simd.dot_wide(dots[r][c], codes, quants, step);
             }
         }
     }

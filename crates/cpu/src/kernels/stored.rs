@@ -16,7 +16,7 @@ use std::ops::Range;
 
 /// A way of storing keys and values.
 pub(crate) trait Stored: Copy {
-    /// Writes a query, times `factor`, as [`Stored::scores`] wants it: no more floats than it has.
+    /// Writes a query, times `factor`, as [`Stored::scores`] wants it: no more floats than its whole vectors have.
     fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]);
 
     /// The scores of all tokens of the page; those of tokens that nobody stored are undefined.
@@ -214,15 +214,12 @@ pub(crate) struct Brain;
 impl Stored for Brain {
     #[inline(always)]
     fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]) {
-        for (from, to) in query.chunks(LANES).zip(out.chunks_mut(LANES / 2)) {
-            let mut pairs = [0u16; LANES];
-            // SAFETY: a chunk has its length of floats; 16 bf16 go into the array.
+        assert!(query.len().next_multiple_of(LANES) <= out.len(), "room for whole vectors");
+        for (vector, from) in query.chunks(LANES).enumerate() {
+            // SAFETY: a chunk has its length of floats, and `out` room for a vector of each.
             unsafe {
                 let values = simd.load_partial(from.as_ptr(), from.len(), 0.0);
-                simd.store_brain(pairs.as_mut_ptr(), simd.mul(values, simd.splat(factor)));
-            }
-            for (to, pair) in to.iter_mut().zip(pairs.as_chunks::<2>().0) {
-                *to = f32::from_bits(u32::from(pair[0]) | u32::from(pair[1]) << 16);
+                simd.store_pairs::<false>(out.as_mut_ptr(), vector, simd.mul(values, simd.splat(factor)));
             }
         }
     }
@@ -234,7 +231,6 @@ impl Stored for Brain {
         queries: [*const f32; R],
         scores: &mut Weights<R>,
     ) {
-        let queries = queries.map(|query| query.cast::<u32>());
         by_vectors!(PAGE_TOKENS / LANES, S, R, |first, N| {
             let mut sums = [[simd.splat(0.0); N]; R];
             for pair in 0..block.head.head_dim.div_ceil(2) {
@@ -244,7 +240,8 @@ impl Stored for Brain {
                         let at = 4 * (pair * PAGE_TOKENS + (first + v) * LANES);
                         let keys = simd.load_bytes(block.start.add(at));
                         for r in 0..R {
-                            sums[r][v] = simd.dot_brain(sums[r][v], keys, *queries[r].add(pair));
+                            let query = simd.load_pair(queries[r], pair);
+                            sums[r][v] = simd.dot_brain(sums[r][v], keys, query);
                         }
                     }
                 }
@@ -257,10 +254,10 @@ impl Stored for Brain {
     #[inline(always)]
     fn round_weights<S: Simd>(simd: S, weights: &mut [f32; PAGE_TOKENS]) {
         for v in 0..PAGE_TOKENS / LANES {
-            // SAFETY: 16 floats are read before 16 bf16 are written to an earlier or the same place.
+            // SAFETY: 16 floats are read before 8 pairs are written to an earlier or the same place.
             unsafe {
                 let values = simd.load(weights[v * LANES..][..LANES].as_ptr());
-                simd.store_brain_normal(weights.as_mut_ptr().cast::<u16>().add(v * LANES), values);
+                simd.store_pairs::<true>(weights.as_mut_ptr(), v, values);
             }
         }
     }
@@ -275,7 +272,7 @@ impl Stored for Brain {
     ) {
         let head = block.head;
         let values = block.start.wrapping_add(head.values);
-        let weights = weights.map(|weights| weights.as_ptr().cast::<u32>());
+        let weights = weights.map(|weights| weights.as_ptr());
         if seen.is_empty() {
             return;
         }
@@ -293,7 +290,8 @@ impl Stored for Brain {
                             value = simd.keep_halves(value, low, high);
                         }
                         for r in 0..R {
-                            sums[r][v] = simd.dot_brain(sums[r][v], value, *weights[r].add(pair));
+                            let weight = simd.load_pair(weights[r], pair);
+                            sums[r][v] = simd.dot_brain(sums[r][v], value, weight);
                         }
                     }
                 }

@@ -12,7 +12,7 @@
 #![expect(clippy::needless_range_loop, reason = "indices are rows of a tile")]
 
 use super::activations::{ActivationBlock, prepared_len, prepared_stride};
-use super::matmul::{Columns, Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile};
+use super::matmul::{Columns, Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile, widest};
 use super::quantised::{Format, Quantised};
 use super::unpacked::{Unpacked, unpack};
 use crate::isa::Kernel;
@@ -96,7 +96,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 let count = match rows.end - row {
                     TILE_ROWS.. => TILE_ROWS,
                     LOW_ROWS.. => LOW_ROWS,
-                    few => few.min(S::TALL_COLUMNS.max(S::LOW_COLUMNS)),
+                    few => few.min(widest::<S>(false)),
                 };
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {

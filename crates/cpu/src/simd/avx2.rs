@@ -1,6 +1,7 @@
 //! [`Simd`] in AVX2, FMA and F16C: a vector is two registers.
 
-use super::{Simd, half_mask};
+use super::{LANES, Simd, half_mask};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX2, FMA and F16C.
@@ -47,6 +48,23 @@ fn lowest(count: usize) -> [__m256i; 2] {
     })
 }
 
+/// 8 f32, rounded to bf16, which the upper halves of the result are; the lower ones are zeros.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn round_brain(value: __m256) -> __m256i {
+    with_features!({
+        let bits = _mm256_castps_si256(value);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let even = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+        let rounded = _mm256_blendv_epi8(even, quiet, _mm256_castps_si256(nan));
+        _mm256_and_si256(rounded, _mm256_set1_epi32(half_mask(false, true)))
+    })
+}
+
 /// The upper halves of 8 lanes as 8 u16.
 ///
 /// # Safety
@@ -60,19 +78,70 @@ unsafe fn high_halves(bits: __m256i) -> __m128i {
     })
 }
 
+/// `sum + codes[0] * x[0] + codes[1] * x[1]` in each i16, as two instructions that stay together: the compiler would
+/// add up trees of products, for which there are not registers enough.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products(mut sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: only registers are touched, all of which are declared.
+    unsafe {
+        asm!(
+            "vpmaddubsw {products}, {codes}, {x}",
+            "vpaddw {sum}, {sum}, {products}",
+            sum = inout(ymm_reg) sum,
+            products = out(ymm_reg) _,
+            codes = in(ymm_reg) codes,
+            x = in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// `sum + w[0] * x[0] + ... + w[3] * x[3]` in each i32, given what `w` is without its sign; as above.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_wide_products(mut sum: __m256i, w: __m256i, magnitude: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: only registers are touched, all of which are declared.
+    unsafe {
+        asm!(
+            // |w| * (x with the sign of w): 2 * 128 * 127 stays within i16.
+            "vpsignb {products}, {x}, {w}",
+            "vpmaddubsw {products}, {magnitude}, {products}",
+            "vpmaddwd {products}, {products}, {ones}",
+            "vpaddd {sum}, {sum}, {products}",
+            sum = inout(ymm_reg) sum,
+            products = out(ymm_reg) _,
+            w = in(ymm_reg) w,
+            magnitude = in(ymm_reg) magnitude,
+            x = in(ymm_reg) x,
+            ones = in(ymm_reg) _mm256_set1_epi16(1),
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type I32 = [__m256i; 2];
     type Bytes = [__m256i; 2];
+    /// 32 i16: 2 pairs of products in each lane.
+    type Dots = [__m256i; 2];
+    /// Its bf16 as f32, in all lanes.
+    type Pair = [__m256; 2];
     type Quants = *const i32;
 
-    // 16 registers: one tall column for decode, low tiles of 2 columns for batches.
+    // 16 registers: one tall column for decode, low tiles of 3 columns for batches.
     const TALL_COLUMNS: usize = 1;
-    const LOW_COLUMNS: usize = 2;
-    // 2 x 2 sums of two registers each.
-    const ATTENTION_LANES: usize = 2;
+    const LOW_COLUMNS: usize = 3;
+    const LOW_FLOAT_COLUMNS: usize = 4;
+    // 4 x 1 or 2 x 2 sums of two registers each.
+    const ATTENTION_LANES: usize = 4;
     const ATTENTION_VECTORS: usize = 2;
     const ATTENTION_SUMS: usize = 4;
+    // A step adds two products to an i16: 2 * 15 * 127 fits eight times, 2 * 63 * 127 twice.
+    const DOT_STEPS: [usize; 9] = [8, 8, 8, 8, 8, 4, 2, 1, 1];
     const WIDE_IS_UNSIGNED: bool = false;
 
     #[inline(always)]
@@ -119,14 +188,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_brain(self, to: *mut u16, value: Self::F32) {
-        let rounded: [__m128i; 2] = halves!(|h| {
-            let bits = _mm256_castps_si256(value[h]);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let even = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value[h], value[h]);
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
-            high_halves(_mm256_blendv_epi8(even, quiet, _mm256_castps_si256(nan)))
-        });
+        let rounded: [__m128i; 2] = halves!(|h| high_halves(round_brain(value[h])));
         with_features!({
             _mm_storeu_si128(to.cast(), rounded[0]);
             _mm_storeu_si128(to.add(8).cast(), rounded[1]);
@@ -292,38 +354,54 @@ impl Simd for Avx2 {
         block.cast()
     }
     #[inline(always)]
-    unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+    fn begin(self, _: Self::I32) -> Self::Dots {
+        halves!(|_h| _mm256_setzero_si256())
+    }
+    #[inline(always)]
+    unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots {
         // SAFETY: the caller's promise.
         let x = unsafe { x.add(step).read_unaligned() };
-        // 2 * 63 * 127 stays within the i16 that maddubs saturates at.
-        halves!(|h| {
-            let pairs = _mm256_maddubs_epi16(codes[h], _mm256_set1_epi32(x));
-            _mm256_add_epi32(sum[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        })
+        halves!(|h| add_products(dots[h], codes[h], _mm256_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn whole(self, dots: Self::Dots, start: Self::I32) -> Self::I32 {
+        halves!(|h| _mm256_add_epi32(start[h], _mm256_madd_epi16(dots[h], _mm256_set1_epi16(1))))
     }
     #[inline(always)]
     unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
         // SAFETY: the caller's promise.
         let x = unsafe { x.add(step).read_unaligned() };
-        // |w| * (x with the sign of w): 2 * 128 * 127 stays within i16.
         halves!(|h| {
             let w = _mm256_xor_si256(codes[h], _mm256_set1_epi8(-128));
-            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
-            _mm256_add_epi32(sum[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            add_wide_products(sum[h], w, _mm256_abs_epi8(w), _mm256_set1_epi32(x))
         })
     }
     #[inline(always)]
-    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: Self::Pair) -> Self::F32 {
         halves!(|h| {
-            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let x = _mm256_set1_epi32(x as i32);
-            let w_high = _mm256_castsi256_ps(_mm256_and_si256(w[h], high));
-            let x_high = _mm256_castsi256_ps(_mm256_and_si256(x, high));
-            let w_low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w[h]));
-            let x_low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
-            _mm256_fmadd_ps(w_low, x_low, _mm256_fmadd_ps(w_high, x_high, sum[h]))
+            let high = _mm256_and_si256(w[h], _mm256_set1_epi32(half_mask(false, true)));
+            let low = _mm256_slli_epi32::<16>(w[h]);
+            let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(high), x[1], sum[h]);
+            _mm256_fmadd_ps(_mm256_castsi256_ps(low), x[0], sum)
         })
+    }
+    #[inline(always)]
+    fn pair(self, bits: u32) -> Self::Pair {
+        with_features!({
+            let bits = _mm256_set1_epi32(bits as i32);
+            let high = _mm256_and_si256(bits, _mm256_set1_epi32(half_mask(false, true)));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)), _mm256_castsi256_ps(high)]
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
+        let rounded = halves!(|h| _mm256_castsi256_ps(round_brain(value[h])));
+        // SAFETY: the caller's promise: 8 pairs of two floats.
+        unsafe { self.store(to.add(vector * LANES), rounded) }
+    }
+    #[inline(always)]
+    unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
+        halves!(|h| _mm256_broadcast_ss(&*from.add(2 * index + h)))
     }
 
     #[inline(always)]

@@ -49,6 +49,8 @@ impl Simd for Avx512 {
     type F32 = __m512;
     type I32 = __m512i;
     type Bytes = __m512i;
+    type Dots = Self::I32;
+    type Pair = u32;
     type Quants = *const i32;
 
     // 2 x 6 integer and 2 x 6 float sums fill 24 of the 32 registers.
@@ -288,6 +290,14 @@ impl Simd for Avx512 {
         block.cast()
     }
     #[inline(always)]
+    fn begin(self, start: Self::I32) -> Self::I32 {
+        start
+    }
+    #[inline(always)]
+    fn whole(self, dots: Self::I32, _: Self::I32) -> Self::I32 {
+        dots
+    }
+    #[inline(always)]
     unsafe fn dot(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
         with_features!({
             let x = x.add(step).read_unaligned();
@@ -298,6 +308,10 @@ impl Simd for Avx512 {
     unsafe fn dot_wide(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { self.dot(sum, codes, x, step) }
+    }
+    #[inline(always)]
+    fn pair(self, bits: u32) -> u32 {
+        bits
     }
     #[inline(always)]
     fn dot_brain(self, sum: __m512, w: __m512i, x: u32) -> __m512 {

@@ -63,6 +63,10 @@ pub(crate) trait Simd: Copy {
     type I32: Copy;
     /// 64 bytes: 4 in each of 16 lanes.
     type Bytes: Copy;
+    /// What [`Simd::dot`] adds to: 16 i32, unless an instruction set multiplies 8 bits into sums of 16.
+    type Dots: Copy;
+    /// A pair of bf16 that [`Simd::dot_brain`] multiplies by.
+    type Pair: Copy;
     /// 16 i8, 4 for each of 4 steps: what the lanes of [`Simd::dot`] have in common. Instruction
     /// sets that multiply by what lies in memory keep its address.
     type Quants: Copy;
@@ -71,12 +75,16 @@ pub(crate) trait Simd: Copy {
     const TALL_COLUMNS: usize;
     /// Most columns of a matmul tile that is 16 rows high (0 where tall tiles serve all widths).
     const LOW_COLUMNS: usize;
+    /// The same of a tile that has no integers beside its sums.
+    const LOW_FLOAT_COLUMNS: usize = Self::LOW_COLUMNS;
     /// Most lanes of an attention tile.
     const ATTENTION_LANES: usize;
     /// Most vectors of an attention tile: 1, 2 or 4.
     const ATTENTION_VECTORS: usize;
     /// Most sums, lanes times vectors, of an attention tile.
     const ATTENTION_SUMS: usize;
+    /// Steps that dots of codes of so many bits hold before they must be made [`Simd::whole`].
+    const DOT_STEPS: [usize; 9] = [8; 9];
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
     const WIDE_IS_UNSIGNED: bool;
@@ -193,16 +201,38 @@ pub(crate) trait Simd: Copy {
     /// The i8 of the 4 steps from `first` (0 or 4) on, of a block of 32 in memory, which must outlive
     /// what is returned.
     unsafe fn load_quants(self, block: *const i8, first: usize) -> Self::Quants;
-    /// Lane by lane `sum + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
+    /// Dots that start at `start`.
+    fn begin(self, start: Self::I32) -> Self::Dots;
+    /// Lane by lane `dots + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
     /// 6 bits; `x` are the 4 of `step`, a constant, one of those that were loaded.
-    unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32;
+    unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;
+    /// What dots that began at `start` have come to.
+    fn whole(self, dots: Self::Dots, start: Self::I32) -> Self::I32;
     /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
     /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.
     unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32;
     /// Lane by lane `sum + w[1] * x[1] + w[0] * x[0]` of bf16 pairs, the upper half of a lane
     /// first, two roundings. `vdpbf16ps` flushes denormal inputs and results to zero, the other
     /// instruction sets keep them; everything else is the same bit by bit.
-    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32;
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: Self::Pair) -> Self::F32;
+    /// The pair of these bits, the first in the lower half.
+    fn pair(self, bits: u32) -> Self::Pair;
+    /// 16 f32, rounded to bf16, to memory as pairs `8 vector ..`, for [`Simd::load_pair`]; `NORMAL` says that they are
+    /// zeros and normal numbers. A pair takes no more than two floats' room, which may be where the 16 were.
+    #[inline(always)]
+    unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
+        // SAFETY: the caller's promise: 8 pairs of 4 bytes.
+        unsafe {
+            let to = to.cast::<u16>().add(vector * LANES);
+            if NORMAL { self.store_brain_normal(to, value) } else { self.store_brain(to, value) }
+        }
+    }
+    /// A pair that [`Simd::store_pairs`] wrote.
+    #[inline(always)]
+    unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
+        // SAFETY: the caller's promise.
+        self.pair(unsafe { from.cast::<u32>().add(index).read() })
+    }
 
     /// Asks for the cache line at `at`, which may lie anywhere.
     fn prefetch(self, at: *const u8);

@@ -105,6 +105,8 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     type F32 = [float32x4_t; 4];
     type I32 = [int32x4_t; 4];
     type Bytes = [uint8x16_t; 4];
+    type Dots = Self::I32;
+    type Pair = u32;
     type Quants = int8x16_t;
 
     // A column of 16 rows is 4 integer and 4 float sums. Decode has 1 column of 32 rows, all in
@@ -383,6 +385,14 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         with_features!(vld1q_s8(block.add(4 * first)))
     }
     #[inline(always)]
+    fn begin(self, start: Self::I32) -> Self::I32 {
+        start
+    }
+    #[inline(always)]
+    fn whole(self, dots: Self::I32, _: Self::I32) -> Self::I32 {
+        dots
+    }
+    #[inline(always)]
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: int8x16_t, step: usize) -> Self::I32 {
         // Codes of at most 6 bits are the same with a sign. All rows take the same four activations,
         // which the instruction picks from a register itself.
@@ -404,6 +414,10 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         let signed = quarters!(|q| veorq_u8(codes[q], vdupq_n_u8(0x80)));
         // SAFETY: the caller's promise.
         unsafe { self.dot(sum, signed, x, step) }
+    }
+    #[inline(always)]
+    fn pair(self, bits: u32) -> u32 {
+        bits
     }
     #[inline(always)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {

@@ -36,6 +36,8 @@ impl Simd for Scalar {
     type F32 = [f32; LANES];
     type I32 = [i32; LANES];
     type Bytes = [[u8; 4]; LANES];
+    type Dots = Self::I32;
+    type Pair = u32;
     type Quants = *const i32;
 
     const TALL_COLUMNS: usize = 1;
@@ -225,6 +227,14 @@ impl Simd for Scalar {
         block.cast()
     }
     #[inline(never)]
+    fn begin(self, start: Self::I32) -> Self::I32 {
+        start
+    }
+    #[inline(never)]
+    fn whole(self, dots: Self::I32, _: Self::I32) -> Self::I32 {
+        dots
+    }
+    #[inline(never)]
     unsafe fn dot(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
         // SAFETY: the caller's promise.
         let x = unsafe { x.add(step).read_unaligned() };
@@ -241,6 +251,10 @@ impl Simd for Scalar {
     unsafe fn dot_wide(self, sum: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
         // SAFETY: the caller's promise.
         unsafe { self.dot(sum, codes, x, step) }
+    }
+    #[inline(never)]
+    fn pair(self, bits: u32) -> u32 {
+        bits
     }
     #[inline(never)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {

@@ -338,8 +338,9 @@ impl Kernel for Dots {
                         let codes = simd.load_bytes(self.codes.as_ptr());
                         let x = simd.load_quants(self.quants.as_ptr(), $step / 4 * 4);
                         let narrow = simd.field(codes, 0, 63);
-                        let dots = simd.dot(simd.splat_i32(self.start), narrow, x, $step);
-                        seen.floats(simd, simd.to_f32(dots));
+                        let start = simd.splat_i32(self.start);
+                        let dots = simd.dot(simd.begin(start), narrow, x, $step);
+                        seen.floats(simd, simd.to_f32(simd.whole(dots, start)));
                         let sum: i32 = self.quants[4 * $step..][..4].iter().map(|&x| i32::from(x)).sum();
                         let offset = if S::WIDE_IS_UNSIGNED { -128 * sum } else { 0 };
                         let dots = simd.dot_wide(simd.splat_i32(self.start + offset), codes, x, $step);
@@ -369,6 +370,55 @@ fn integer_products_are_exact() {
 }
 
 #[derive(Clone, Copy)]
+struct LongDots {
+    bits: u32,
+    codes: [u8; 64],
+    quants: [i8; 32],
+}
+
+impl Kernel for LongDots {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        let start = simd.splat_i32(-8 * 32 * 127);
+        let mut dots = simd.begin(start);
+        let mut total = start;
+        macro_rules! steps {
+            ($($step:literal)*) => {
+                $(
+                    // SAFETY: an array of 64 bytes, and one of 32 that is alive.
+                    unsafe {
+                        let codes = simd.field(simd.load_bytes(self.codes.as_ptr()), 0, (1 << self.bits) - 1);
+                        let x = simd.load_quants(self.quants.as_ptr(), $step / 4 * 4);
+                        dots = simd.dot(dots, codes, x, $step);
+                    }
+                    if ($step + 1) % S::DOT_STEPS[self.bits as usize] == 0 {
+                        total = simd.whole(dots, total);
+                        dots = simd.begin(total);
+                    }
+                )*
+            };
+        }
+        steps!(0 1 2 3 4 5 6 7);
+        seen.floats(simd, simd.to_f32(total));
+        seen
+    }
+}
+
+#[test]
+fn integer_products_of_a_whole_block_are_exact() {
+    let mut random = Random(6);
+    for bits in 2..=6 {
+        for quants in [[-127; 32], [127; 32], random.quants(), random.quants()] {
+            agree(LongDots { bits, codes: [255; 64], quants });
+            agree(LongDots { bits, codes: random.bytes(), quants });
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct BrainDots {
     sum: [f32; LANES],
     weights: [u8; 64],
@@ -384,7 +434,7 @@ impl Kernel for BrainDots {
         // SAFETY: arrays of 16 floats and 64 bytes.
         unsafe {
             let (sum, weights) = (simd.load(self.sum.as_ptr()), simd.load_bytes(self.weights.as_ptr()));
-            seen.floats(simd, simd.dot_brain(sum, weights, self.x));
+            seen.floats(simd, simd.dot_brain(sum, weights, simd.pair(self.x)));
         }
         seen
     }
