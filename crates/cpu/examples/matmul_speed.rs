@@ -1,6 +1,6 @@
 //! How fast the matmuls run, next to what the machine can do.
 //!
-//! `cargo run --release -p alti-cpu --example matmul_speed [FORMAT ...]` prints, for each format, the
+//! `cargo run --release -p alti-cpu --example matmul_speed [OUTPUTSxINPUTS] [FORMAT ...]` prints, for each format, the
 //! share of the memory bandwidth that one row of activations reaches (decode) and the rate of
 //! multiply-adds with many (prefill), on all cores. Each figure is the best of many runs; the limits
 //! are measured in between.
@@ -16,7 +16,7 @@ use alti_tensor::{DType, WeightData};
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-/// Outputs and inputs of the matrix: large, so that it does not stay in a cache.
+/// Outputs and inputs of the matrix unless others are named: large, so that it does not stay in a cache.
 const SHAPE: (usize, usize) = (65_536, 2_048);
 /// Rows of activations tried.
 const BATCHES: [usize; 6] = [1, 4, 8, 16, 32, 128];
@@ -29,18 +29,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::thread::available_parallelism()?.get();
     let mut pool = Pool::new(PoolOptions { threads, pin: true })?;
     println!("{} on {threads} threads", isa.name());
-    let names: Vec<String> = std::env::args().skip(1).collect();
+    let mut names: Vec<String> = std::env::args().skip(1).collect();
+    let shape = names.first().and_then(|first| first.split_once('x'));
+    let shape = shape.and_then(|(outputs, inputs)| Some((outputs.parse().ok()?, inputs.parse().ok()?)));
+    if shape.is_some() {
+        names.remove(0);
+    }
     for row in DType::TABLE {
         if names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(row.name)) {
-            measure(&mut pool, isa, row.dtype)?;
+            measure(&mut pool, isa, row.dtype, shape.unwrap_or(SHAPE))?;
         }
     }
     Ok(())
 }
 
 /// Prints the line of a format.
-fn measure(pool: &mut Pool, isa: Isa, dtype: DType) -> Result<(), Box<dyn std::error::Error>> {
-    let (outputs, inputs) = SHAPE;
+fn measure(
+    pool: &mut Pool,
+    isa: Isa,
+    dtype: DType,
+    (outputs, inputs): (usize, usize),
+) -> Result<(), Box<dyn std::error::Error>> {
     let outputs = if dtype == DType::F32 { outputs / 2 } else { outputs };
     let weight = random_weight(dtype, outputs, inputs)?;
     let start = Instant::now();
@@ -54,7 +63,7 @@ fn measure(pool: &mut Pool, isa: Isa, dtype: DType) -> Result<(), Box<dyn std::e
     print!("{:7} packed in {:4} ms;", dtype.name(), packing.as_millis());
     for batch in BATCHES {
         let (mut best, mut stream) = (Duration::MAX, Duration::MAX);
-        for _ in 0..if batch == 1 { 20 } else { 3 } {
+        for _ in 0..if batch == 1 || outputs < SHAPE.0 { 20 } else { 3 } {
             best = best.min(time(|| run(pool, isa, &packed, &buffers, batch, &mut out))?);
             if batch == 1 {
                 stream = stream.min(time(|| read(pool, &packed))?);

@@ -177,13 +177,8 @@ pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize,
         }
         // Written out, so that every shift below is a constant.
         macro_rules! run {
-            ($($step:literal)*) => {{
-                let mut run = [[simd.begin(dots[0][0]); C]; R];
-                for r in 0..R {
-                    for c in 0..C {
-                        run[r][c] = simd.begin(dots[r][c]);
-                    }
-                }
+            ($first:literal $($step:literal)*) => {{
+                let mut run = first_step::<S, F, W, R, C>(simd, weights, first_half, $first, x, &dots);
                 $(add_step::<S, F, W, R, C>(simd, weights, first_half, $step, x, &mut run);)*
                 for r in 0..R {
                     for c in 0..C {
@@ -264,6 +259,35 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
         _ => unreachable!("no format has this offset"),
     };
     simd.splat_i32(start)
+}
+
+/// Starts dots with the products of 4 weights of each row.
+///
+/// # Safety
+/// As for [`add_group`]; `step < 8` is one of the group's.
+#[inline(always)]
+unsafe fn first_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
+    simd: S,
+    weights: W,
+    first_half: usize,
+    step: usize,
+    x: [*const ActivationBlock; C],
+    starts: &[[S::I32; C]; R],
+) -> [[S::Dots; C]; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let codes = weights.codes(simd, first_half, step);
+        let quants = simd.load_quants((*x[0]).quants.as_ptr(), step / 4 * 4);
+        let mut dots = [[simd.first_dot(starts[0][0], codes, quants, step); C]; R];
+        for r in 0..R {
+            let codes = weights.codes(simd, first_half + r, step);
+            for c in 0..C {
+                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
+                dots[r][c] = simd.first_dot(starts[r][c], codes, quants, step);
+            }
+        }
+        dots
+    }
 }
 
 /// Adds the products of 4 weights of each row.

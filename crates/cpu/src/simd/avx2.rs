@@ -161,6 +161,10 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_partial(self, from: *const f32, count: usize, fill: f32) -> Self::F32 {
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.load(from) };
+        }
         let mask = lowest(count);
         halves!(|h| {
             let read = _mm256_maskload_ps(from.wrapping_add(8 * h), mask[h]);
@@ -169,6 +173,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_partial(self, to: *mut f32, count: usize, value: Self::F32) {
+        // Stores with a mask are slow on some machines.
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store(to, value) };
+        }
         let mask = lowest(count);
         with_features!({
             _mm256_maskstore_ps(to, mask[0], value[0]);
@@ -354,8 +363,10 @@ impl Simd for Avx2 {
         block.cast()
     }
     #[inline(always)]
-    fn begin(self, _: Self::I32) -> Self::Dots {
-        halves!(|_h| _mm256_setzero_si256())
+    unsafe fn first_dot(self, _: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.add(step).read_unaligned() };
+        halves!(|h| _mm256_maddubs_epi16(codes[h], _mm256_set1_epi32(x)))
     }
     #[inline(always)]
     unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots {

@@ -201,12 +201,12 @@ pub(crate) trait Simd: Copy {
     /// The i8 of the 4 steps from `first` (0 or 4) on, of a block of 32 in memory, which must outlive
     /// what is returned.
     unsafe fn load_quants(self, block: *const i8, first: usize) -> Self::Quants;
-    /// Dots that start at `start`.
-    fn begin(self, start: Self::I32) -> Self::Dots;
+    /// Dots that start at `start`, and the products of a first step, as [`Simd::dot`] adds them.
+    unsafe fn first_dot(self, start: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;
     /// Lane by lane `dots + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
     /// 6 bits; `x` are the 4 of `step`, a constant, one of those that were loaded.
     unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;
-    /// What dots that began at `start` have come to.
+    /// What dots that started at `start` have come to.
     fn whole(self, dots: Self::Dots, start: Self::I32) -> Self::I32;
     /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
     /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.

@@ -385,8 +385,9 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         with_features!(vld1q_s8(block.add(4 * first)))
     }
     #[inline(always)]
-    fn begin(self, start: Self::I32) -> Self::I32 {
-        start
+    unsafe fn first_dot(self, start: Self::I32, codes: Self::Bytes, x: int8x16_t, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.dot(start, codes, x, step) }
     }
     #[inline(always)]
     fn whole(self, dots: Self::I32, _: Self::I32) -> Self::I32 {

@@ -227,8 +227,9 @@ impl Simd for Scalar {
         block.cast()
     }
     #[inline(never)]
-    fn begin(self, start: Self::I32) -> Self::I32 {
-        start
+    unsafe fn first_dot(self, start: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.dot(start, codes, x, step) }
     }
     #[inline(never)]
     fn whole(self, dots: Self::I32, _: Self::I32) -> Self::I32 {

@@ -339,7 +339,7 @@ impl Kernel for Dots {
                         let x = simd.load_quants(self.quants.as_ptr(), $step / 4 * 4);
                         let narrow = simd.field(codes, 0, 63);
                         let start = simd.splat_i32(self.start);
-                        let dots = simd.dot(simd.begin(start), narrow, x, $step);
+                        let dots = simd.first_dot(start, narrow, x, $step);
                         seen.floats(simd, simd.to_f32(simd.whole(dots, start)));
                         let sum: i32 = self.quants[4 * $step..][..4].iter().map(|&x| i32::from(x)).sum();
                         let offset = if S::WIDE_IS_UNSIGNED { -128 * sum } else { 0 };
@@ -383,8 +383,8 @@ impl Kernel for LongDots {
     fn run<S: Simd>(self, simd: S) -> Seen {
         let mut seen = Seen::default();
         let start = simd.splat_i32(-8 * 32 * 127);
-        let mut dots = simd.begin(start);
         let mut total = start;
+        let mut dots = None;
         macro_rules! steps {
             ($($step:literal)*) => {
                 $(
@@ -392,11 +392,13 @@ impl Kernel for LongDots {
                     unsafe {
                         let codes = simd.field(simd.load_bytes(self.codes.as_ptr()), 0, (1 << self.bits) - 1);
                         let x = simd.load_quants(self.quants.as_ptr(), $step / 4 * 4);
-                        dots = simd.dot(dots, codes, x, $step);
+                        dots = Some(match dots {
+                            Some(dots) => simd.dot(dots, codes, x, $step),
+                            None => simd.first_dot(total, codes, x, $step),
+                        });
                     }
                     if ($step + 1) % S::DOT_STEPS[self.bits as usize] == 0 {
-                        total = simd.whole(dots, total);
-                        dots = simd.begin(total);
+                        total = simd.whole(dots.take().unwrap(), total);
                     }
                 )*
             };
