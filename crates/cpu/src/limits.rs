@@ -304,19 +304,6 @@ mod aarch64 {
         };
     }
 
-    /// Pairs of products of 8 bits, added up in 16: the instruction multiplies, another one adds.
-    macro_rules! pairs_on_12 {
-        () => {
-            pairs_on_12!(@ "4" "5" "6" "7" "8" "9" "10" "11" "12" "13" "14" "15")
-        };
-        (@ $($number:literal)*) => {
-            concat!($(
-                "vpmaddubsw ymm2, ymm0, ymm1\n",
-                "vpaddw ymm", $number, ", ymm", $number, ", ymm2\n"
-            ),*)
-        };
-    }
-
     /// A function that runs rounds of instructions on registers, with zeros as operands.
     macro_rules! rounds {
         ($name:ident, $feature:literal, $start:literal, $operand:literal) => {

@@ -1,12 +1,24 @@
 //! The part of a documentation page that a command writes: what stands between two markers.
 
 use anyhow::{Context as _, Result};
+use std::fs;
+use std::path::Path;
+
+/// Writes the block of this name of a page.
+///
+/// # Errors
+/// The page cannot be read or written, or lacks a marker.
+pub fn write_block(page: &Path, name: &str, content: &str) -> Result<()> {
+    let text = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
+    let text = replace_block(&text, name, content).with_context(|| format!("in {}", page.display()))?;
+    fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))
+}
 
 /// `page` with `content` between the markers that carry `name`, in place of what was there.
 ///
 /// # Errors
 /// The page lacks a marker.
-pub fn replace_block(page: &str, name: &str, content: &str) -> Result<String> {
+fn replace_block(page: &str, name: &str, content: &str) -> Result<String> {
     let [begin, end] = [format!("<!-- {name}: begin -->"), format!("<!-- {name}: end -->")];
     let missing = |marker: &str| format!("the page has no line `{marker}`");
     let (before, rest) = page.split_once(&begin).with_context(|| missing(&begin))?;

@@ -33,11 +33,8 @@ use workload::{Kind, Workload};
 /// Settings of each peer that go on into the rounds.
 const SURVIVORS: usize = 2;
 
-/// Name of the block of [`PAGE`] that this command writes.
+/// Name of the block of a page that this command writes.
 const BLOCK: &str = "bench-peers";
-/// The page with the last table, and its picture.
-const PAGE: &str = "docs/performance.md";
-const PICTURE: &str = "docs/roofline.svg";
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -82,9 +79,12 @@ pub struct Options {
     /// Measure nothing and show what --json has written (may be given several times: the rows are joined)
     #[arg(long, value_name = "FILE")]
     render: Vec<PathBuf>,
-    /// Put the tables and the picture into docs/
+    /// Put the tables into the page, and the picture beside it
     #[arg(long)]
     write_docs: bool,
+    /// The page that --write-docs writes: each kind of machine may have its own
+    #[arg(long, value_name = "FILE", default_value = "docs/performance.md")]
+    page: PathBuf,
     #[command(flatten)]
     alti: Alti,
     #[command(flatten)]
@@ -105,14 +105,12 @@ pub fn run(options: &Options) -> Result<()> {
         fs::write(path, picture()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if options.write_docs {
-        let page = workspace::root().join(PAGE);
-        let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-        let name = Path::new(PICTURE).file_name().unwrap_or_default().to_string_lossy();
+        let page = workspace::root().join(&options.page);
+        let beside = page.with_extension("svg");
+        let name = beside.file_name().unwrap_or_default().to_string_lossy();
         let block = format!("{tables}\n![Roofline: work done against bytes read]({name})\n");
-        let text =
-            documentation::replace_block(&text, BLOCK, &block).with_context(|| format!("in {PAGE}"))?;
-        fs::write(workspace::root().join(PICTURE), picture()?)?;
-        fs::write(&page, text).with_context(|| format!("cannot write {PAGE}"))?;
+        documentation::write_block(&page, BLOCK, &block)?;
+        fs::write(&beside, picture()?).with_context(|| format!("cannot write {}", beside.display()))?;
     }
     Ok(())
 }

@@ -101,11 +101,7 @@ pub fn run(options: &Options) -> Result<()> {
     let tables = report.markdown();
     print!("{tables}");
     if options.write_docs {
-        let page = workspace::root().join(PAGE);
-        let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-        let text =
-            documentation::replace_block(&text, BLOCK, &tables).with_context(|| format!("in {PAGE}"))?;
-        fs::write(&page, text).with_context(|| format!("cannot write {PAGE}"))?;
+        documentation::write_block(&workspace::root().join(PAGE), BLOCK, &tables)?;
     }
     Ok(())
 }

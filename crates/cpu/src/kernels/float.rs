@@ -163,7 +163,8 @@ impl Tile for TileOrder {
                     for c in 0..C {
                         for half in 0..2 {
                             let x = x[c] & HALVES[half];
-                            parts[r][c][half] = simd.dot_brain(parts[r][c][half], weights[half], simd.pair(x));
+                            parts[r][c][half] =
+                                simd.dot_brain(parts[r][c][half], weights[half], simd.pair(x));
                         }
                     }
                 }

@@ -416,6 +416,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_second(self, at: *const u8) {
+        with_features!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         with_features!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }

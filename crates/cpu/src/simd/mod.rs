@@ -202,7 +202,13 @@ pub(crate) trait Simd: Copy {
     /// what is returned.
     unsafe fn load_quants(self, block: *const i8, first: usize) -> Self::Quants;
     /// Dots that start at `start`, and the products of a first step, as [`Simd::dot`] adds them.
-    unsafe fn first_dot(self, start: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;
+    unsafe fn first_dot(
+        self,
+        start: Self::I32,
+        codes: Self::Bytes,
+        x: Self::Quants,
+        step: usize,
+    ) -> Self::Dots;
     /// Lane by lane `dots + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
     /// 6 bits; `x` are the 4 of `step`, a constant, one of those that were loaded.
     unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;

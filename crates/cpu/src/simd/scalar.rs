@@ -227,7 +227,13 @@ impl Simd for Scalar {
         block.cast()
     }
     #[inline(never)]
-    unsafe fn first_dot(self, start: Self::I32, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::I32 {
+    unsafe fn first_dot(
+        self,
+        start: Self::I32,
+        codes: Self::Bytes,
+        x: Self::Quants,
+        step: usize,
+    ) -> Self::I32 {
         // SAFETY: the caller's promise.
         unsafe { self.dot(start, codes, x, step) }
     }
