@@ -22,7 +22,6 @@ use clap::{Args, ValueEnum as _};
 use load::Sample;
 use report::{Bench, Report, Row, Tried, Turns};
 use servers::{Candidate, Server};
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use work::{Choice, Length, Work};
