@@ -30,14 +30,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut pool = Pool::new(PoolOptions { threads, pin: true })?;
     println!("{} on {threads} threads", isa.name());
     let mut names: Vec<String> = std::env::args().skip(1).collect();
-    let shape = names.first().and_then(|first| first.split_once('x'));
-    let shape = shape.and_then(|(outputs, inputs)| Some((outputs.parse().ok()?, inputs.parse().ok()?)));
-    if shape.is_some() {
+    let mut shape = SHAPE;
+    if names.first().is_some_and(|first| first.starts_with(|first: char| first.is_ascii_digit())) {
+        let (outputs, inputs) = names[0].split_once('x').ok_or("a shape is OUTPUTSxINPUTS")?;
+        shape = (outputs.parse()?, inputs.parse()?);
         names.remove(0);
     }
     for row in DType::TABLE {
         if names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(row.name)) {
-            measure(&mut pool, isa, row.dtype, shape.unwrap_or(SHAPE))?;
+            measure(&mut pool, isa, row.dtype, shape)?;
         }
     }
     Ok(())
@@ -63,7 +64,7 @@ fn measure(
     print!("{:7} packed in {:4} ms;", dtype.name(), packing.as_millis());
     for batch in BATCHES {
         let (mut best, mut stream) = (Duration::MAX, Duration::MAX);
-        for _ in 0..if batch == 1 || outputs < SHAPE.0 { 20 } else { 3 } {
+        for _ in 0..if batch == 1 || outputs < SHAPE.0 / 2 { 20 } else { 3 } {
             best = best.min(time(|| run(pool, isa, &packed, &buffers, batch, &mut out))?);
             if batch == 1 {
                 stream = stream.min(time(|| read(pool, &packed))?);

@@ -115,8 +115,9 @@ impl Isa {
         }
     }
 
-    /// Whether tiles have so few columns that even shifting codes of 4 bits apart in each of them counts.
-    pub(crate) fn is_narrow(self) -> bool {
+    /// Whether panels of plain codes of 4 bits, too, are worth unpacking once for many rows: where tiles have so few
+    /// columns that even shifting codes apart in each of them counts.
+    pub(crate) fn unpacks_plain_codes(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => true,

@@ -183,6 +183,7 @@ impl Unit {
 pub const UNITS: &[Unit] = &[
     #[cfg(target_arch = "x86_64")]
     Unit {
+        // With the addition that follows: what codes of few bits can reach. Codes of 8 bits take twice as many.
         instruction: "vpmaddubsw ymm",
         operand: Operand::Int8,
         operations: 12 * 64,

@@ -8,7 +8,7 @@ use alti_cpu::pack::ActivationKind;
 use alti_cpu::{AlignedBytes, Isa, PackedMatrix};
 use alti_tensor::{DType, WeightData};
 use bytes::Bytes;
-use common::{Prepared, Random, dequantised, random_weight};
+use common::{Prepared, Random, dequantised, random_weight, weight_of};
 use proptest::prelude::*;
 
 fn dtypes() -> impl Strategy<Value = DType> {
@@ -280,6 +280,30 @@ proptest! {
         alti_tensor::quant::dequantize(dtype, &weight.bytes, &mut expected).unwrap();
         let packed = PackedMatrix::pack(&weight, 0..rows, 2).unwrap();
         prop_assert_eq!(bits(&dequantised(&packed)), bits(&expected), "{}", dtype);
+    }
+}
+
+/// Sums of products are in 16 bits for a while on some instruction sets: the largest must fit.
+#[test]
+fn the_largest_codes_and_activations_have_the_same_bits_everywhere() {
+    let mut random = Random(2);
+    for dtype in DType::TABLE.iter().map(|row| row.dtype).filter(|dtype| dtype.is_quantised()) {
+        for (byte, sign) in [(0xff, 1.0), (0xff, -1.0), (0x00, 1.0), (0x00, -1.0)] {
+            let (outputs, columns, rows) = (40, 512, 33);
+            let weight = weight_of(&mut random, dtype, outputs, columns, |_| byte);
+            let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
+            let x = vec![sign; rows * columns];
+            let kind = packed.activation_kind();
+            for rows in [1, 3, rows] {
+                let of = |isa| {
+                    product(isa, &packed, &Prepared::new(isa, kind, &x[..rows * columns], columns), rows)
+                };
+                let expected = bits(&of(Isa::SCALAR));
+                for isa in Isa::available() {
+                    assert_eq!(bits(&of(isa)), expected, "{dtype}, {byte:#x} on {}", isa.name());
+                }
+            }
+        }
     }
 }
 

@@ -82,8 +82,8 @@ pub struct Options {
     /// Put the tables into the page, and the picture beside it
     #[arg(long)]
     write_docs: bool,
-    /// The page that --write-docs writes: each kind of machine may have its own
-    #[arg(long, value_name = "FILE", default_value = "docs/performance.md")]
+    /// The page that --write-docs writes, relative to the checkout: each kind of machine may have its own
+    #[arg(long, value_name = "FILE", default_value = "docs/performance.md", requires = "write_docs")]
     page: PathBuf,
     #[command(flatten)]
     alti: Alti,
@@ -109,8 +109,8 @@ pub fn run(options: &Options) -> Result<()> {
         let beside = page.with_extension("svg");
         let name = beside.file_name().unwrap_or_default().to_string_lossy();
         let block = format!("{tables}\n![Roofline: work done against bytes read]({name})\n");
-        documentation::write_block(&page, BLOCK, &block)?;
         fs::write(&beside, picture()?).with_context(|| format!("cannot write {}", beside.display()))?;
+        documentation::write_block(&page, BLOCK, &block)?;
     }
     Ok(())
 }

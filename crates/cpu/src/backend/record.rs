@@ -223,7 +223,9 @@ impl Cpu {
         if let Some(Recorded { op: Op::Matmul(before), .. }) = before {
             before.next = Some(weight.clone());
         }
-        self.append(Op::Matmul(Matmul { weight: weight.clone(), x, then, out, prepared, next: None }));
+        let claims = Matmul::claims(x.rows, self.pool.threads());
+        let product = Matmul { weight: weight.clone(), x, then, out, prepared, next: None, claims };
+        self.append(Op::Matmul(product));
         self.last_product = Some(self.steps.len() - 1);
     }
 
@@ -699,14 +701,16 @@ impl Cpu {
         let (query, shape, rows) = (query.view_in(&self.arena), *shape, rows.clone());
         let attention = Attention { query, out: values, prepared, cache, shape, rows, fresh };
         if !attention.wants_parts(self.pool.threads()) {
-            self.append(Op::Attend(Attend { attention, scratch, parts: None }));
+            let claims = attention.claims(self.pool.threads());
+            self.append(Op::Attend(Attend { attention, scratch, parts: None, claims }));
             self.is_ready(values, room);
             return out;
         }
         let lanes = attention.rows.len() * attention.shape.heads;
         let parts = self.tensor(lanes * attention.parts(), part_len(cache.head.width));
         let parts = parts.view_in(&self.arena);
-        self.append(Op::Attend(Attend { attention: attention.clone(), scratch, parts: Some(parts) }));
+        let dealt_out = Attend { attention: attention.clone(), scratch, parts: Some(parts), claims: None };
+        self.append(Op::Attend(dealt_out));
         self.append(Op::Merge(Merge { attention, parts }));
         self.is_ready(values, room);
         out

@@ -191,7 +191,7 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
 }
 
 /// From so many rows on, a panel is unpacked before they pass by, if putting its codes together costs more than loading
-/// them (`matmul_speed` shows where).
+/// them (`matmul_speed` shows where), or if [`Isa::unpacks_plain_codes`].
 const FEWEST_UNPACKED: usize = 32;
 
 /// Bytes of an unpacked panel, which every tile reads again: no more than second caches hold.
@@ -205,7 +205,7 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
             isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
-    let costly = const { F::LAYOUT.is_costly() } || const { F::LAYOUT.bits < 8 } && isa.is_narrow();
+    let costly = const { F::LAYOUT.is_costly() } || const { F::LAYOUT.bits < 8 } && isa.unpacks_plain_codes();
     let fits = || unpacked_bytes::<F>(task.weight) <= LARGEST_UNPACKED;
     if costly && task.rows.len() >= FEWEST_UNPACKED && fits() {
         return with_workspace::<F>(task.weight, 1, |workspace| {
@@ -261,13 +261,13 @@ pub(super) trait Tile {
 }
 
 /// Most columns of a tile that is 16 rows high.
-const fn low_columns<S: Simd>(floats: bool) -> usize {
-    if floats { S::LOW_FLOAT_COLUMNS } else { S::LOW_COLUMNS }
+const fn low_columns<S: Simd, T: Tile>() -> usize {
+    if T::FLOATS { S::LOW_FLOAT_COLUMNS } else { S::LOW_COLUMNS }
 }
 
 /// Most columns of a tile.
-pub(super) const fn widest<S: Simd>(floats: bool) -> usize {
-    let low = low_columns::<S>(floats);
+pub(super) const fn widest<S: Simd, T: Tile>() -> usize {
+    let low = low_columns::<S, T>();
     if S::TALL_COLUMNS > low { S::TALL_COLUMNS } else { low }
 }
 
@@ -378,7 +378,7 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
         let kind = weight.activation_kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
         let (matrices, used) = epilogue.matrices(weight);
-        let tiles = rows.len().div_ceil(widest::<S>(T::FLOATS));
+        let tiles = rows.len().div_ceil(widest::<S, T>());
         let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
             let contents = self.panels.contents(simd, matrices, used, panel);
@@ -434,7 +434,7 @@ pub(super) fn run_tile<S: Simd, T: Tile>(
                 $($columns => {
                     if const { $columns <= S::TALL_COLUMNS } {
                         tile::<S, T, 2, $columns>(simd, panel, 0, columns, prefetch, products);
-                    } else if const { $columns <= low_columns::<S>(T::FLOATS) } {
+                    } else if const { $columns <= low_columns::<S, T>() } {
                         tile::<S, T, 1, $columns>(simd, panel, 0, columns, prefetch, products);
                         let none = Prefetch { lines: 0, ..prefetch };
                         tile::<S, T, 1, $columns>(simd, panel, 1, columns, none, products);

@@ -17,6 +17,7 @@ use crate::pack::PANEL_ROWS;
 use crate::pack::layout::{GroupScales, QuantLayout, WIDE_OFFSET, quant_layout};
 use crate::simd::{LANES, Simd};
 use alti_tensor::DType;
+use std::mem::MaybeUninit;
 
 /// A block format, as a type.
 pub(super) trait Format {
@@ -175,48 +176,19 @@ pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize,
                 row[c] = first;
             }
         }
-        // Written out, so that every shift below is a constant.
-        macro_rules! run {
-            ($first:literal $($step:literal)*) => {{
-                let mut run = first_step::<S, F, W, R, C>(simd, weights, first_half, $first, x, &dots);
-                $(add_step::<S, F, W, R, C>(simd, weights, first_half, $step, x, &mut run);)*
-                for r in 0..R {
-                    for c in 0..C {
-                        dots[r][c] = simd.whole(run[r][c], dots[r][c]);
-                    }
-                }
-            }};
+        let mut run = [[MaybeUninit::uninit(); C]; R];
+        // Written out, so that every shift is a constant, and what is a run.
+        macro_rules! steps {
+            ($($step:literal)*) => {
+                $(add_step::<S, F, W, R, C, $step>(simd, weights, first_half, x, &mut run, &mut dots);)*
+            };
         }
-        macro_rules! wide {
-            ($($step:literal)*) => {{
-                $(add_wide_step::<S, F, W, R, C>(simd, weights, first_half, $step, x, &mut dots);)*
-            }};
-        }
-        // Conditions are constants, so that no format compiles what another wants. Those with a scale for all
-        // 32 weights have codes of 5 bits or less.
-        if const { F::LAYOUT.offset == WIDE_OFFSET } {
-            wide!(0 1 2 3 4 5 6 7);
-        } else if const { F::LAYOUT.groups_per_block() == 1 && holds::<S, F>() == 8 } {
-            run!(0 1 2 3 4 5 6 7);
-        } else if const { F::LAYOUT.groups_per_block() == 1 } {
-            run!(0 1 2 3);
-            run!(4 5 6 7);
-        } else if const { holds::<S, F>() >= 4 } {
-            match index {
-                0 => run!(0 1 2 3),
-                _ => run!(4 5 6 7),
-            }
+        if const { F::LAYOUT.groups_per_block() == 1 } {
+            steps!(0 1 2 3 4 5 6 7);
+        } else if index == 0 {
+            steps!(0 1 2 3);
         } else {
-            match index {
-                0 => {
-                    run!(0 1);
-                    run!(2 3);
-                }
-                _ => {
-                    run!(4 5);
-                    run!(6 7);
-                }
-            }
+            steps!(4 5 6 7);
         }
         for r in 0..R {
             let scale = weights.scale(simd, first_half + r);
@@ -238,9 +210,10 @@ pub(super) unsafe fn add_group<S: Simd, F: Format, W: Source<F>, const R: usize,
     }
 }
 
-/// Steps that dots of a format hold.
-const fn holds<S: Simd, F: Format>() -> usize {
-    S::DOT_STEPS[F::LAYOUT.bits as usize]
+/// Steps whose dots are added up before they are made whole: as many as they hold, of one group.
+const fn run_steps<S: Simd, F: Format>() -> usize {
+    let (holds, group) = (S::DOT_STEPS[F::LAYOUT.bits as usize], 8 / F::LAYOUT.groups_per_block());
+    if holds < group { holds } else { group }
 }
 
 /// `-offset * sum(quants)`, so that codes need not be offset one by one.
@@ -261,80 +234,37 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
     simd.splat_i32(start)
 }
 
-/// Starts dots with the products of 4 weights of each row.
+/// Adds the products of the 4 weights of a step of each row to a run, which starts where the last one ended and goes to
+/// `dots` when it is whole.
 ///
 /// # Safety
-/// As for [`add_group`]; `step < 8` is one of the group's.
+/// As for [`add_group`]; `STEP < 8` is one of the group's, and the steps of its run before it have been added to `run`.
 #[inline(always)]
-unsafe fn first_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
+unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize, const STEP: usize>(
     simd: S,
     weights: W,
     first_half: usize,
-    step: usize,
     x: [*const ActivationBlock; C],
-    starts: &[[S::I32; C]; R],
-) -> [[S::Dots; C]; R] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let codes = weights.codes(simd, first_half, step);
-        let quants = simd.load_quants((*x[0]).quants.as_ptr(), step / 4 * 4);
-        let mut dots = [[simd.first_dot(starts[0][0], codes, quants, step); C]; R];
-        for r in 0..R {
-            let codes = weights.codes(simd, first_half + r, step);
-            for c in 0..C {
-                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
-                dots[r][c] = simd.first_dot(starts[r][c], codes, quants, step);
-            }
-        }
-        dots
-    }
-}
-
-/// Adds the products of 4 weights of each row.
-///
-/// # Safety
-/// As for [`add_group`]; `step < 8` is one of the group's.
-#[inline(always)]
-unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
-    simd: S,
-    weights: W,
-    first_half: usize,
-    step: usize,
-    x: [*const ActivationBlock; C],
-    dots: &mut [[S::Dots; C]; R],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for r in 0..R {
-            let codes = weights.codes(simd, first_half + r, step);
-            for c in 0..C {
-                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
-                dots[r][c] = simd.dot(dots[r][c], codes, quants, step);
-            }
-        }
-    }
-}
-
-/// The same for codes of 8 bits.
-///
-/// # Safety
-/// As for [`add_step`].
-#[inline(always)]
-unsafe fn add_wide_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize>(
-    simd: S,
-    weights: W,
-    first_half: usize,
-    step: usize,
-    x: [*const ActivationBlock; C],
+    run: &mut [[MaybeUninit<S::Dots>; C]; R],
     dots: &mut [[S::I32; C]; R],
 ) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for r in 0..R {
-            let codes = weights.codes(simd, first_half + r, step);
+    for r in 0..R {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let codes = weights.codes(simd, first_half + r, STEP);
             for c in 0..C {
-                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
-                dots[r][c] = simd.dot_wide(dots[r][c], codes, quants, step);
+                let quants = simd.load_quants((*x[c]).quants.as_ptr(), STEP / 4 * 4);
+                if const { F::LAYOUT.offset == WIDE_OFFSET } {
+                    dots[r][c] = simd.dot_wide(dots[r][c], codes, quants, STEP);
+                } else if const { STEP.is_multiple_of(run_steps::<S, F>()) } {
+                    run[r][c].write(simd.first_dot(dots[r][c], codes, quants, STEP));
+                } else {
+                    run[r][c].write(simd.dot(run[r][c].assume_init(), codes, quants, STEP));
+                }
+                if const { F::LAYOUT.offset != WIDE_OFFSET && (STEP + 1).is_multiple_of(run_steps::<S, F>()) }
+                {
+                    dots[r][c] = simd.whole(run[r][c].assume_init(), dots[r][c]);
+                }
             }
         }
     }

@@ -96,7 +96,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 let count = match rows.end - row {
                     TILE_ROWS.. => TILE_ROWS,
                     LOW_ROWS.. => LOW_ROWS,
-                    few => few.min(widest::<S>(false)),
+                    few => few.min(widest::<S, Quantised<F>>()),
                 };
                 if count < LOW_ROWS {
                     for (panel, products) in panels.clone().zip(&mut products) {

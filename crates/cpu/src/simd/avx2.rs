@@ -79,7 +79,8 @@ unsafe fn high_halves(bits: __m256i) -> __m128i {
 }
 
 /// `sum + codes[0] * x[0] + codes[1] * x[1]` in each i16, as two instructions that stay together: the compiler would
-/// add up trees of products, for which there are not registers enough.
+/// add up trees of products, for which there are not registers enough. Assembly wants the instruction set declared, which
+/// `inline(always)` rules out; the compiler inlines two instructions all the same.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_products(mut sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
@@ -89,7 +90,7 @@ fn add_products(mut sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
             "vpmaddubsw {products}, {codes}, {x}",
             "vpaddw {sum}, {sum}, {products}",
             sum = inout(ymm_reg) sum,
-            products = out(ymm_reg) _,
+            products = lateout(ymm_reg) _,
             codes = in(ymm_reg) codes,
             x = in(ymm_reg) x,
             options(pure, nomem, nostack, preserves_flags),
@@ -141,7 +142,7 @@ impl Simd for Avx2 {
     const ATTENTION_VECTORS: usize = 2;
     const ATTENTION_SUMS: usize = 4;
     // A step adds two products to an i16: 2 * 15 * 127 fits eight times, 2 * 63 * 127 twice.
-    const DOT_STEPS: [usize; 9] = [8, 8, 8, 8, 8, 4, 2, 1, 1];
+    const DOT_STEPS: [usize; 9] = [8, 8, 8, 8, 8, 4, 2, 1, 1]; // the last two are never used
     const WIDE_IS_UNSIGNED: bool = false;
 
     #[inline(always)]
@@ -412,7 +413,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
-        halves!(|h| _mm256_broadcast_ss(&*from.add(2 * index + h)))
+        halves!(|h| _mm256_set1_ps(from.add(2 * index + h).read_unaligned()))
     }
 
     #[inline(always)]

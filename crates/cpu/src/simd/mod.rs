@@ -6,7 +6,7 @@
 //! instance is the specification of the others. The exceptions are [`Simd::dot_brain`] and
 //! [`Simd::store_brain_normal`], see there, and tile registers ([`tiles`]), which are no vectors.
 //!
-//! Methods are `inline(always)` and compile to single instructions inside [`Isa::run`](crate::Isa).
+//! Methods are `inline(always)` and compile to few instructions inside [`Isa::run`](crate::Isa).
 //! Kernels must not hand vectors to closures or to functions that are not `inline(always)`.
 
 #[cfg(target_arch = "x86_64")]
@@ -83,7 +83,7 @@ pub(crate) trait Simd: Copy {
     const ATTENTION_VECTORS: usize;
     /// Most sums, lanes times vectors, of an attention tile.
     const ATTENTION_SUMS: usize;
-    /// Steps that dots of codes of so many bits hold before they must be made [`Simd::whole`].
+    /// Steps that dots of codes of so many bits, up to 6, hold before they must be made [`Simd::whole`]: a power of two.
     const DOT_STEPS: [usize; 9] = [8; 9];
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
@@ -210,9 +210,10 @@ pub(crate) trait Simd: Copy {
         step: usize,
     ) -> Self::Dots;
     /// Lane by lane `dots + codes[0] * x[0] + ... + codes[3] * x[3]`, exact, for codes of at most
-    /// 6 bits; `x` are the 4 of `step`, a constant, one of those that were loaded.
+    /// 6 bits and no more steps than [`Simd::DOT_STEPS`], the first included; `x` are the 4 of `step`, a constant, one of
+    /// those that were loaded. What is in between is the instruction set's own affair.
     unsafe fn dot(self, dots: Self::Dots, codes: Self::Bytes, x: Self::Quants, step: usize) -> Self::Dots;
-    /// What dots that started at `start` have come to.
+    /// What dots that started at `start`, the same as then, have come to.
     fn whole(self, dots: Self::Dots, start: Self::I32) -> Self::I32;
     /// As [`Simd::dot`] for codes of 8 bits that stand for their value + 128; see
     /// [`Simd::WIDE_IS_UNSIGNED`]. `x` must not hold -128.
@@ -224,7 +225,8 @@ pub(crate) trait Simd: Copy {
     /// The pair of these bits, the first in the lower half.
     fn pair(self, bits: u32) -> Self::Pair;
     /// 16 f32, rounded to bf16, to memory as pairs `8 vector ..`, for [`Simd::load_pair`]; `NORMAL` says that they are
-    /// zeros and normal numbers. A pair takes no more than two floats' room, which may be where the 16 were.
+    /// zeros and normal numbers. A pair takes no more than two floats' room, which may be where the 16 were: there must be
+    /// room for `16 (vector + 1)` floats.
     #[inline(always)]
     unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
         // SAFETY: the caller's promise: 8 pairs of 4 bytes.
@@ -233,11 +235,11 @@ pub(crate) trait Simd: Copy {
             if NORMAL { self.store_brain_normal(to, value) } else { self.store_brain(to, value) }
         }
     }
-    /// A pair that [`Simd::store_pairs`] wrote.
+    /// Pair `index` of those that [`Simd::store_pairs`] wrote.
     #[inline(always)]
     unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
         // SAFETY: the caller's promise.
-        self.pair(unsafe { from.cast::<u32>().add(index).read() })
+        self.pair(unsafe { from.cast::<u32>().add(index).read_unaligned() })
     }
 
     /// Asks for the cache line at `at`, which may lie anywhere.

@@ -457,6 +457,48 @@ fn products_of_brain_floats_have_the_same_bits() {
     }
 }
 
+#[derive(Clone, Copy)]
+struct StoredPairs([f32; LANES]);
+
+impl Kernel for StoredPairs {
+    type Output = Seen;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Seen {
+        let mut seen = Seen::default();
+        let zero = simd.splat(0.0);
+        // Behind a vector of others, and where the floats are.
+        let mut stored = [0.0; 2 * LANES];
+        // SAFETY: arrays of 16 or 32.
+        unsafe {
+            simd.store_pairs::<false>(stored.as_mut_ptr(), 1, simd.load(self.0.as_ptr()));
+            simd.store_pairs::<false>(stored.as_mut_ptr(), 0, simd.splat(2.0));
+            for index in 0..LANES {
+                let pair = simd.load_pair(stored.as_ptr(), index);
+                for ones in [0x0000_3f80_u32, 0x3f80_0000] {
+                    let weights = [ones; LANES].map(u32::to_le_bytes);
+                    let weights = simd.load_bytes(weights.as_flattened().as_ptr());
+                    seen.floats(simd, simd.dot_brain(zero, weights, pair));
+                }
+            }
+        }
+        seen
+    }
+}
+
+#[test]
+fn pairs_of_brain_floats_come_back_as_they_were_stored() {
+    let mut random = Random(8);
+    for _ in 0..300 {
+        let mut values = random.floats();
+        agree(StoredPairs(values));
+        // Halfway between two bf16, and what is no number.
+        values = values.map(|value| f32::from_bits(value.to_bits() & !0xffff | 0x8000));
+        (values[3], values[6], values[9]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        agree(StoredPairs(values));
+    }
+}
+
 /// Denormals are kept wherever the instructions are not those of AVX-512.
 #[test]
 #[cfg(target_arch = "aarch64")]

@@ -31,6 +31,17 @@ pub(crate) fn random_weight(
     rows: usize,
     columns: usize,
 ) -> WeightData<'static> {
+    weight_of(random, dtype, rows, columns, |random| random.next() as u8)
+}
+
+/// The same, with these bytes in blocks, but for their floats.
+pub(crate) fn weight_of(
+    random: &mut Random,
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    mut byte: impl FnMut(&mut Random) -> u8,
+) -> WeightData<'static> {
     let blocks = rows * columns / dtype.block_len();
     let mut bytes = Vec::with_capacity(blocks * dtype.block_bytes());
     for _ in 0..blocks {
@@ -39,7 +50,7 @@ pub(crate) fn random_weight(
             DType::F32 => bytes.extend(random.float().to_le_bytes()),
             DType::F16 => bytes.extend(f16::from_f32(random.float()).to_le_bytes()),
             DType::BF16 => bytes.extend(half::bf16::from_f32(random.float()).to_le_bytes()),
-            _ => bytes.extend((0..dtype.block_bytes()).map(|_| random.next() as u8)),
+            _ => bytes.extend((0..dtype.block_bytes()).map(|_| byte(random))),
         }
         for field in float_fields(dtype) {
             let value = f16::from_f32(0.01 * random.float());

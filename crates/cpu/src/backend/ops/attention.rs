@@ -5,6 +5,7 @@
 //! with few rows deals the segments out to the threads, and [`Merge`] follows. The bits are the same.
 
 use super::Worker;
+use super::claims::Claims;
 use super::linear::Prepared;
 use crate::backend::arena::Matrix;
 use crate::backend::cache::CacheView;
@@ -51,6 +52,8 @@ pub(crate) struct Attend {
     pub(crate) scratch: Matrix,
     /// `[rows * heads * parts, part_len]`, where segments are dealt out.
     pub(crate) parts: Option<Matrix>,
+    /// In a prefill, threads take units as they get to them.
+    pub(crate) claims: Option<Claims>,
 }
 
 /// Merges the parts that [`Attend`] left.
@@ -112,6 +115,13 @@ impl Attention {
         let units = blocks * self.shape.kv_heads;
         let single = self.rows.len() == self.rows.spans().len();
         single && self.segments().len() > 1 && units < 4 * threads && !units.is_multiple_of(threads)
+    }
+
+    /// What units are taken from, where rows go together: single rows are dealt out, so that it is known which keys a
+    /// thread reads next.
+    pub(crate) fn claims(&self, threads: usize) -> Option<Claims> {
+        let single = self.rows.len() == self.rows.spans().len();
+        (!single && threads > 1).then(|| Claims::new(threads))
     }
 
     /// Calls `each` with every unit of work, in one order on all threads.
@@ -207,6 +217,16 @@ impl Attend {
         // SAFETY: each thread has a row of its own.
         let mut scratch =
             Scratch::new(unsafe { self.scratch.row_mut(worker.index) }, self.attention.cache.head.width);
+        if let Some(claims) = &self.claims {
+            let mut units = Vec::new();
+            self.attention.for_units(|unit| units.push(unit));
+            // Later rows see more: the longest first.
+            while let Some(index) = claims.next(units.len()) {
+                let unit = units[units.len() - 1 - index].clone();
+                self.run_unit::<K>(worker, (unit, 0), &mut scratch, Ahead::NOTHING);
+            }
+            return;
+        }
         let segments = if self.parts.is_some() { self.attention.segments() } else { 0..1 };
         // Later rows see more: dealing the work out in turn gives every thread of each.
         let mut turn = 0;

@@ -1,6 +1,7 @@
 //! Matrix products: activations are prepared once and read by every matrix that wants them.
 
 use super::Worker;
+use super::claims::Claims;
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
 use crate::kernels::{
@@ -153,14 +154,30 @@ pub(crate) struct Matmul {
     pub(crate) prepared: Option<Prepared>,
     /// The matrix of the next product in the list, whose weights are asked for ahead.
     pub(crate) next: Option<Arc<PackedMatrix>>,
+    /// Where there are many rows, threads take panels as they get to them.
+    pub(crate) claims: Option<Claims>,
 }
+
+/// From so many rows on, a panel takes long enough that threads may take them one by one.
+const FEWEST_CLAIMED: usize = 32;
+
+/// Panels that a thread takes at once where it has tile registers, which go through several together.
+const CLAIMED_FOR_TILES: usize = 4;
 
 impl Matmul {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
         let panels = self.weight.panels();
-        list.extend([self.x.read(), Access::write(self.out, Sharing::Panels(panels))]);
-        let blocks = |prepared: Prepared| Access::write(prepared.memory, Sharing::Blocks(panels));
-        list.extend(self.prepared.map(blocks));
+        let (values, blocks) = match self.claims {
+            Some(_) => (Sharing::Any, Sharing::Any),
+            None => (Sharing::Panels(panels), Sharing::Blocks(panels)),
+        };
+        list.extend([self.x.read(), Access::write(self.out, values)]);
+        list.extend(self.prepared.map(|prepared| Access::write(prepared.memory, blocks)));
+    }
+
+    /// What panels are taken from, for so many rows.
+    pub(crate) fn claims(rows: usize, threads: usize) -> Option<Claims> {
+        (rows >= FEWEST_CLAIMED && threads > 1).then(|| Claims::new(threads))
     }
 
     /// What the thread's next product reads first (of a gated one, of the gate), behind the [`PREFETCH_BYTES`] that a
@@ -172,7 +189,14 @@ impl Matmul {
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
-        let panels = worker.share(self.weight.panels());
+        let all = self.weight.panels();
+        match &self.claims {
+            None => self.run_panels(worker, worker.share(all)),
+            Some(claims) => claims.take(worker, all, run_of_panels(worker), |it| self.run_panels(worker, it)),
+        }
+    }
+
+    fn run_panels(&self, worker: &Worker, panels: Range<usize>) {
         let next = self.next.as_deref();
         // SAFETY: the activations were prepared by this thread or behind a barrier; threads write
         // different panels; the prepared output has room for the rows.
@@ -184,6 +208,16 @@ impl Matmul {
             product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, out, next);
         }
     }
+}
+
+/// Panels that a thread takes at once.
+fn run_of_panels(worker: &Worker) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if worker.isa.tiles().is_some() {
+        return CLAIMED_FOR_TILES;
+    }
+    let _ = worker;
+    1
 }
 
 /// One thread's panels of a product, for some rows.
@@ -206,7 +240,12 @@ pub(crate) unsafe fn product(
     }
     // SAFETY: the caller's promise.
     let activations = unsafe { x.activations(worker) };
-    let next = next.map(|next| (next, worker.share(next.panels()))).filter(|(_, share)| !share.is_empty());
+    // The panel behind these, or, behind the thread's last one, the first of its next product.
+    let next = match panels.end < worker.share(weight.panels()).end {
+        true => Some((weight, panels.end..panels.end + 1)),
+        false => next.map(|next| (next, worker.share(next.panels()))),
+    };
+    let next = next.filter(|(_, share)| !share.is_empty());
     let next = next.map(|(next, share)| next.panel_contents(share.start));
     let task = kernels::Matmul { weight, panels, activations, rows, epilogue: then.epilogue(), next };
     kernels::matmul(worker.isa, &task, &mut out);

@@ -1,6 +1,7 @@
 //! What is recorded: operations that know one thread's share of themselves.
 
 pub(crate) mod attention;
+pub(crate) mod claims;
 pub(crate) mod experts;
 pub(crate) mod gather;
 pub(crate) mod linear;
