@@ -136,12 +136,14 @@ impl Demand {
         if work.kind == Kind::Cold {
             return None;
         }
-        let operand = if self.floating { Operand::Bf16 } else { Operand::Int8 };
+        // Where no instruction multiplies BF16, it is multiplied in f32.
+        let operands: &[_] = if self.floating { &[Operand::Bf16, Operand::F32] } else { &[Operand::Int8] };
+        let (operand, peak) = operands.iter().find_map(|&it| Some((it, limits.peak(it)?)))?;
         let small = self.layer_bytes + self.output_bytes <= SMALL_MODEL;
         let (memory, bandwidth) = if small { ("re-read", limits.reread) } else { ("stream", limits.stream) };
         let step = self.step(work);
         let reading = step.bytes as f64 / bandwidth;
-        let computing = step.operations as f64 / limits.peak(operand)?;
+        let computing = step.operations as f64 / peak;
         let limit = if reading > computing { memory } else { operand.name() };
         Some(Bound { limit: limit.to_owned(), value: step.tokens as f64 / reading.max(computing) })
     }
@@ -220,6 +222,15 @@ pub(crate) mod tests {
         let cacheless = Demand { cache_bytes: 0, ..SMALL };
         assert_eq!(cacheless.bound(&Workload::batch(1, 2), &limits()).unwrap().limit, "re-read");
         assert_eq!(cacheless.bound(&Workload::batch(1, 32), &limits()).unwrap().limit, "int8");
+    }
+
+    #[test]
+    fn without_instructions_for_bf16_its_bound_is_that_of_f32() {
+        let peak = Peak { instruction: "vfmadd231ps ymm".into(), operand: "f32".into(), operations: 2e11 };
+        let limits = Limits { peaks: vec![peak], ..limits() };
+        let bound = Demand { floating: true, ..SMALL }.bound(&Workload::prefill(512), &limits).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("f32", 1_000.0));
+        assert_eq!(SMALL.bound(&Workload::prefill(512), &limits), None);
     }
 
     #[test]
