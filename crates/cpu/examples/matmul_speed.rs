@@ -7,7 +7,7 @@
 
 use alti_cpu::kernels::{
     ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len, prepared_stride,
-    quantise_row, round_row,
+    quantise_row, round_row, round_row_to_floats,
 };
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::pool::PoolOptions;
@@ -59,7 +59,7 @@ fn measure(
     drop(weight);
     let most = BATCHES[BATCHES.len() - 1];
     let x: Vec<f32> = (0..most * inputs).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
-    let buffers = Buffers::new(isa, packed.activation_kind(), &x, inputs);
+    let buffers = Buffers::new(isa, packed.activation_kind(isa), &x, inputs);
     let mut out = vec![0.0; most * outputs];
     print!("{:7} packed in {:4} ms;", dtype.name(), packing.as_millis());
     for batch in BATCHES {
@@ -138,6 +138,7 @@ fn read(pool: &mut Pool, weight: &PackedMatrix) -> Result<(), alti_cpu::CpuError
 enum Buffers {
     F32(Vec<f32>),
     Brain(Vec<u32>),
+    BrainFloats(Vec<[f32; 2]>),
     Int8(Vec<ActivationBlock>),
 }
 
@@ -154,6 +155,13 @@ impl Buffers {
                 }
                 Buffers::Brain(out)
             }
+            ActivationKind::BrainFloats => {
+                let mut out = vec![[0.0; 2]; rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    round_row_to_floats(isa, x, &mut out[..len]);
+                }
+                Buffers::BrainFloats(out)
+            }
             ActivationKind::Int8 => {
                 let mut out = vec![ActivationBlock::default(); rows * stride];
                 for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
@@ -168,6 +176,7 @@ impl Buffers {
         match self {
             Buffers::F32(x) => Activations::F32(x),
             Buffers::Brain(x) => Activations::Brain(x),
+            Buffers::BrainFloats(x) => Activations::BrainFloats(x),
             Buffers::Int8(x) => Activations::Int8(x),
         }
     }

@@ -125,6 +125,18 @@ impl Isa {
         }
     }
 
+    /// Whether bf16 is multiplied as floats, because nothing multiplies pairs of it: then activations that were rounded to
+    /// it are kept as floats.
+    pub(crate) fn keeps_brain_floats(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => true,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => true,
+            _ => false,
+        }
+    }
+
     /// The tile registers of this instruction set, if it has them.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {

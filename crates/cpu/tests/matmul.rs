@@ -78,13 +78,12 @@ proptest! {
         let weight = random_weight(&mut random, dtype, outputs, columns);
         let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
         let x = random.floats(rows * columns);
-        let kind = packed.activation_kind();
         let expected = {
-            let x = Prepared::new(Isa::SCALAR, kind, &x, columns);
+            let x = Prepared::new(Isa::SCALAR, &packed, &x);
             product(Isa::SCALAR, &packed, &x, rows)
         };
         for isa in Isa::available() {
-            let prepared = Prepared::new(isa, kind, &x, columns);
+            let prepared = Prepared::new(isa, &packed, &x);
             let whole = product(isa, &packed, &prepared, rows);
             let expected = match dtype == DType::BF16 && columns.is_multiple_of(32) && isa.name() == "amx" {
                 true => tile_product(&packed, &x),
@@ -92,7 +91,7 @@ proptest! {
             };
             prop_assert_eq!(bits(&whole), bits(&expected), "{} on {}", dtype, isa.name());
             for (row, x) in x.chunks_exact(columns).enumerate() {
-                let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
+                let alone = product(isa, &packed, &Prepared::new(isa, &packed, x), 1);
                 prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]));
             }
         }
@@ -114,11 +113,11 @@ proptest! {
         let bytes = tiny(outputs * columns).into_iter().flat_map(|value| half::bf16::from_f32(value).to_le_bytes());
         let weight = WeightData::new(DType::BF16, vec![outputs, columns], bytes.collect::<Vec<u8>>().into()).unwrap();
         let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
-        let (x, kind) = (tiny(3 * columns), packed.activation_kind());
+        let x = tiny(3 * columns);
         for isa in Isa::available() {
-            let whole = product(isa, &packed, &Prepared::new(isa, kind, &x, columns), 3);
+            let whole = product(isa, &packed, &Prepared::new(isa, &packed, &x), 3);
             for (row, x) in x.chunks_exact(columns).enumerate() {
-                let alone = product(isa, &packed, &Prepared::new(isa, kind, x, columns), 1);
+                let alone = product(isa, &packed, &Prepared::new(isa, &packed, x), 1);
                 prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]), "{}", isa.name());
             }
         }
@@ -140,7 +139,7 @@ proptest! {
         });
         let x = random.floats(rows * columns);
         let gated = |isa: Isa, x: &[f32]| {
-            let prepared = Prepared::new(isa, gate.activation_kind(), x, columns);
+            let prepared = Prepared::new(isa, &gate, x);
             let rows = x.len() / columns;
             let mut out = vec![f32::NAN; rows * outputs];
             let task = Matmul {
@@ -182,7 +181,7 @@ proptest! {
         let packed = PackedMatrix::pack(&weight, 0..outputs, 2).unwrap();
         let x = random.floats(rows * columns);
         let isa = Isa::detect();
-        let prepared = Prepared::new(isa, packed.activation_kind(), &x, columns);
+        let prepared = Prepared::new(isa, &packed, &x);
         let out = product(isa, &packed, &prepared, rows);
         let mut w = vec![0.0; outputs * columns];
         alti_tensor::quant::dequantize(dtype, &weight.bytes, &mut w).unwrap();
@@ -190,7 +189,7 @@ proptest! {
             for (output, w) in w.chunks_exact(columns).enumerate() {
                 let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                 let error = (f64::from(out[row * outputs + output]) - exact).abs();
-                let bound = error_bound(packed.activation_kind(), w, x);
+                let bound = error_bound(packed.activation_kind(isa), w, x);
                 prop_assert!(error <= bound, "{dtype}: error {error}, bound {bound}");
             }
         }
@@ -213,7 +212,7 @@ proptest! {
         let x = random.floats(rows * columns);
         let residual = random.floats(rows * outputs);
         let isa = Isa::detect();
-        let prepared = Prepared::new(isa, gate.activation_kind(), &x, columns);
+        let prepared = Prepared::new(isa, &gate, &x);
         let (g, u) = (product(isa, &gate, &prepared, rows), product(isa, &up, &prepared, rows));
         let run = |epilogue, out: &mut [f32]| {
             // Two shares, as two threads would have them.
@@ -251,7 +250,7 @@ fn error_bound(kind: ActivationKind, w: &[f32], x: &[f32]) -> f64 {
     let rounding = w.len() as f64 * 1.2e-7;
     match kind {
         ActivationKind::F32 => magnitude * rounding,
-        ActivationKind::Brain => magnitude * (rounding + 1.0 / 256.0),
+        ActivationKind::Brain | ActivationKind::BrainFloats => magnitude * (rounding + 1.0 / 256.0),
         ActivationKind::Int8 => {
             let mut bound = 0.0;
             for (w, x) in w.chunks(32).zip(x.chunks(32)) {
@@ -293,11 +292,9 @@ fn the_largest_codes_and_activations_have_the_same_bits_everywhere() {
             let weight = weight_of(&mut random, dtype, outputs, columns, |_| byte);
             let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
             let x = vec![sign; rows * columns];
-            let kind = packed.activation_kind();
             for rows in [1, 3, rows] {
-                let of = |isa| {
-                    product(isa, &packed, &Prepared::new(isa, kind, &x[..rows * columns], columns), rows)
-                };
+                let of =
+                    |isa| product(isa, &packed, &Prepared::new(isa, &packed, &x[..rows * columns]), rows);
                 let expected = bits(&of(Isa::SCALAR));
                 for isa in Isa::available() {
                     assert_eq!(bits(&of(isa)), expected, "{dtype}, {byte:#x} on {}", isa.name());
@@ -317,7 +314,7 @@ fn an_activation_that_is_not_finite_shows_in_every_output() {
         for isa in Isa::available() {
             let mut x = random.floats(columns);
             x[77] = f32::NAN;
-            let prepared = Prepared::new(isa, packed.activation_kind(), &x, columns);
+            let prepared = Prepared::new(isa, &packed, &x);
             let out = product(isa, &packed, &prepared, 1);
             assert!(out.iter().all(|value| value.is_nan()), "{dtype} on {}", isa.name());
         }
@@ -347,8 +344,7 @@ fn what_was_packed_before_is_the_same_matrix() {
         let kept = Bytes::from_owner(Kept(memory)).slice(64..64 + matrix.bytes());
         let again = PackedMatrix::from_packed(dtype, 70, columns, kept.clone()).unwrap();
         assert_eq!(again.contents(), matrix.contents());
-        let prepared =
-            Prepared::new(Isa::detect(), matrix.activation_kind(), &random.floats(2 * columns), columns);
+        let prepared = Prepared::new(Isa::detect(), &matrix, &random.floats(2 * columns));
         let expected = product(Isa::detect(), &matrix, &prepared, 2);
         assert_eq!(bits(&product(Isa::detect(), &again, &prepared, 2)), bits(&expected), "{dtype}");
         // Anything else is refused.

@@ -232,7 +232,7 @@ impl Cpu {
     fn linear_with(&mut self, x: &Tensor, weight: &CpuWeight, then: Then, out: Matrix) {
         let weight = weight.matrix();
         assert_eq!(x.columns(), weight.columns(), "a row is as long as the matrix wants");
-        let (prepared, _memory) = self.prepare(x, None, weight.activation_kind());
+        let (prepared, _memory) = self.prepare(x, None, weight.activation_kind(self.isa));
         self.product(prepared, weight, then, out, None);
     }
 
@@ -240,7 +240,7 @@ impl Cpu {
     fn gated(&mut self, x: Prepared, gate: &Arc<PackedMatrix>, up: &Arc<PackedMatrix>) -> Tensor {
         let out = self.tensor(x.rows, gate.rows());
         let values = out.view_in(&self.arena);
-        let room = self.room_for_blocks(x.rows, gate.rows(), gate.activation_kind());
+        let room = self.room_for_blocks(x.rows, gate.rows(), gate.activation_kind(self.isa));
         let prepared = room.as_ref().map(|(prepared, _)| *prepared);
         self.product(x, gate, Then::SwiGlu(up.clone()), values, prepared);
         self.is_ready(values, room);
@@ -548,8 +548,8 @@ impl Backend for Cpu {
         weights: [&CpuWeight; N],
         rows: &RowPlan,
     ) -> [Tensor; N] {
-        let kind = weights[0].matrix().activation_kind();
-        if weights.iter().any(|weight| weight.matrix().activation_kind() != kind) {
+        let kind = weights[0].matrix().activation_kind(self.isa);
+        if weights.iter().any(|weight| weight.matrix().activation_kind(self.isa) != kind) {
             let normed = self.rms_norm(x, gain, epsilon);
             return weights.map(|weight| self.linear(&normed, weight, rows));
         }
@@ -567,7 +567,7 @@ impl Backend for Cpu {
 
     fn linear_swiglu(&mut self, x: &Tensor, gate: &CpuWeight, up: &CpuWeight, rows: &RowPlan) -> Tensor {
         if same_form(gate.matrix(), up.matrix()) {
-            let (prepared, _memory) = self.prepare(x, None, gate.matrix().activation_kind());
+            let (prepared, _memory) = self.prepare(x, None, gate.matrix().activation_kind(self.isa));
             return self.gated(prepared, gate.matrix(), up.matrix());
         }
         let gate = self.linear(x, gate, rows);
@@ -585,7 +585,8 @@ impl Backend for Cpu {
         rows: &RowPlan,
     ) -> Tensor {
         if same_form(gate.matrix(), up.matrix()) {
-            let (prepared, _memory) = self.prepare(x, Some((gain, epsilon)), gate.matrix().activation_kind());
+            let (prepared, _memory) =
+                self.prepare(x, Some((gain, epsilon)), gate.matrix().activation_kind(self.isa));
             return self.gated(prepared, gate.matrix(), up.matrix());
         }
         let [gate, up] = self.norm_linear(x, gain, epsilon, [gate, up], rows);
@@ -746,7 +747,7 @@ impl Cpu {
     ) {
         // Which experts come next is not known yet.
         self.last_product = None;
-        let (prepared, _memory) = self.prepare(x, None, weights[0].activation_kind());
+        let (prepared, _memory) = self.prepare(x, None, weights[0].activation_kind(self.isa));
         let op = ExpertMatmul {
             weights: weights.clone(),
             up,

@@ -39,15 +39,39 @@ pub enum Activations<'a> {
     /// `[rows][columns / 2, rounded up]` pairs of bf16, the first in the lower half; rows are
     /// [`prepared_stride`] apart.
     Brain(&'a [u32]),
+    /// The same pairs as floats.
+    BrainFloats(&'a [[f32; 2]]),
     /// `[rows][columns / 32]`; rows are [`prepared_stride`] apart.
     Int8(&'a [ActivationBlock]),
+}
+
+impl Activations<'_> {
+    /// What they are.
+    pub(super) fn kind(&self) -> ActivationKind {
+        match self {
+            Activations::F32(_) => ActivationKind::F32,
+            Activations::Brain(_) => ActivationKind::Brain,
+            Activations::BrainFloats(_) => ActivationKind::BrainFloats,
+            Activations::Int8(_) => ActivationKind::Int8,
+        }
+    }
+
+    /// Elements of all rows.
+    pub(super) fn elements(&self) -> usize {
+        match self {
+            Activations::F32(x) => x.len(),
+            Activations::Brain(x) => x.len(),
+            Activations::BrainFloats(x) => x.len(),
+            Activations::Int8(x) => x.len(),
+        }
+    }
 }
 
 /// Elements (floats, pairs or blocks) of a prepared row.
 pub fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
     match kind {
         ActivationKind::F32 => columns,
-        ActivationKind::Brain => columns.div_ceil(2),
+        ActivationKind::Brain | ActivationKind::BrainFloats => columns.div_ceil(2),
         ActivationKind::Int8 => columns / BLOCK,
     }
 }
@@ -58,7 +82,10 @@ pub fn prepared_stride(kind: ActivationKind, columns: usize) -> usize {
     let elements = prepared_len(kind, columns);
     match kind {
         ActivationKind::F32 => elements,
-        ActivationKind::Brain => (elements.div_ceil(CACHE_LINE / 4) | 1) * (CACHE_LINE / 4),
+        ActivationKind::Brain | ActivationKind::BrainFloats => {
+            let in_a_line = CACHE_LINE / kind.element_bytes();
+            (elements.div_ceil(in_a_line) | 1) * in_a_line
+        }
         ActivationKind::Int8 => elements | 1,
     }
 }
@@ -167,6 +194,38 @@ impl Kernel for Round<'_> {
                 simd.store_brain(last.as_mut_ptr(), x.load_tail(simd, 0.0));
                 let at = out.add(x.whole() * LANES);
                 std::ptr::copy_nonoverlapping(last.as_ptr(), at, x.tail().next_multiple_of(2));
+            }
+        }
+    }
+}
+
+/// The same, kept as floats.
+///
+/// # Panics
+/// When `out` has not [`prepared_len`].
+pub fn round_row_to_floats(isa: Isa, x: &[f32], out: &mut [[f32; 2]]) {
+    assert_eq!(out.len(), x.len().div_ceil(2), "a row of pairs");
+    let out = out.as_flattened_mut();
+    out[x.len()..].fill(0.0);
+    isa.run(RoundFloats { x, out: &mut out[..x.len()] });
+}
+
+struct RoundFloats<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for RoundFloats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (x, out) in self.x.chunks(LANES).zip(self.out.chunks_mut(LANES)) {
+            let mut rounded = [0u16; LANES];
+            // SAFETY: chunks of the same length, and an array of 16.
+            unsafe {
+                simd.store_brain(rounded.as_mut_ptr(), simd.load_partial(x.as_ptr(), x.len(), 0.0));
+                simd.store_partial(out.as_mut_ptr(), out.len(), simd.load_brain(rounded.as_ptr()));
             }
         }
     }

@@ -148,12 +148,14 @@ impl Ahead {
     /// Asks for so many more lines of it.
     #[inline(always)]
     pub(crate) fn ask<S: Simd>(&mut self, simd: S, lines: usize) {
-        let lines = lines.min(self.lines);
         for _ in 0..lines {
+            if self.lines == 0 {
+                return;
+            }
             simd.prefetch_second(self.at);
             self.at = self.at.wrapping_add(CACHE_LINE);
+            self.lines -= 1;
         }
-        self.lines -= lines;
     }
 }
 
@@ -169,20 +171,20 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
     block: Block,
     queries: [*const f32; R],
     seen: [Range<usize>; R],
-    mut lanes: [&mut Running<'_>; R],
+    lanes: [&mut Running<'_>; R],
     mut ahead: Ahead,
 ) {
-    let portion = ahead.lines / (R + 2);
     let mut weights: Weights<R> = [[0.0; PAGE_TOKENS]; R];
     // SAFETY: the caller's promise.
-    unsafe { K::scores(simd, block, queries, &mut weights) };
-    ahead.ask(simd, portion);
+    unsafe { K::scores(simd, block, queries, &mut weights, &mut ahead) };
     for r in 0..R {
-        ahead.ask(simd, portion);
         softmax(simd, &mut weights[r], &seen[r], lanes[r]);
         K::round_weights(simd, &mut weights[r]);
     }
-    let mixtures = lanes.each_mut().map(|lane| lane.mixture.as_mut_ptr());
+    let mut mixtures = [std::ptr::null_mut(); R];
+    for r in 0..R {
+        mixtures[r] = lanes[r].mixture.as_mut_ptr();
+    }
     // What all lanes see goes together; before and after it, each lane has at most a few tokens of
     // its own. Values that a lane does not see are not even multiplied by zero: they may be NaN.
     let first = seen.iter().map(|seen| seen.start.next_multiple_of(2)).max().unwrap_or(0);
@@ -192,14 +194,14 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
     unsafe {
         for r in 0..R {
             let own = seen[r].start..seen[r].end.min(common.start);
-            K::mix(simd, block, [&weights[r]], own, [mixtures[r]]);
+            K::mix::<S, 1, false>(simd, block, [&weights[r]], own, [mixtures[r]], &mut ahead);
         }
         if !common.is_empty() {
-            K::mix(simd, block, weights.each_ref(), common.clone(), mixtures);
+            K::mix::<S, R, true>(simd, block, weights.each_ref(), common.clone(), mixtures, &mut ahead);
         }
         for r in 0..R {
             let own = seen[r].start.max(common.end)..seen[r].end;
-            K::mix(simd, block, [&weights[r]], own, [mixtures[r]]);
+            K::mix::<S, 1, false>(simd, block, [&weights[r]], own, [mixtures[r]], &mut ahead);
         }
     }
     ahead.ask(simd, usize::MAX);

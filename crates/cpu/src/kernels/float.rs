@@ -24,8 +24,16 @@ pub(super) trait Step {
     /// # Safety
     /// At least 16 times `BYTES` can be read at `from`.
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> Self::Weights<S>;
-    /// Adds the products.
-    fn add<S: Simd>(simd: S, sum: S::F32, weights: Self::Weights<S>, x: Self::Activation) -> S::F32;
+    /// Adds the products with what `x` points to: one that is taken apart is loaded in parts.
+    ///
+    /// # Safety
+    /// It can be read.
+    unsafe fn add<S: Simd>(
+        simd: S,
+        sum: S::F32,
+        weights: Self::Weights<S>,
+        x: *const Self::Activation,
+    ) -> S::F32;
 }
 
 pub(super) struct F32;
@@ -40,8 +48,9 @@ impl Step for F32 {
         unsafe { simd.load(from.cast()) }
     }
     #[inline(always)]
-    fn add<S: Simd>(simd: S, sum: S::F32, weights: S::F32, x: f32) -> S::F32 {
-        simd.mul_add(weights, simd.splat(x), sum)
+    unsafe fn add<S: Simd>(simd: S, sum: S::F32, weights: S::F32, x: *const f32) -> S::F32 {
+        // SAFETY: the caller's promise.
+        simd.mul_add(weights, simd.splat(unsafe { *x }), sum)
     }
 }
 
@@ -57,8 +66,9 @@ impl Step for F16 {
         unsafe { simd.load_half(from.cast()) }
     }
     #[inline(always)]
-    fn add<S: Simd>(simd: S, sum: S::F32, weights: S::F32, x: f32) -> S::F32 {
-        simd.mul_add(weights, simd.splat(x), sum)
+    unsafe fn add<S: Simd>(simd: S, sum: S::F32, weights: S::F32, x: *const f32) -> S::F32 {
+        // SAFETY: the caller's promise.
+        simd.mul_add(weights, simd.splat(unsafe { *x }), sum)
     }
 }
 
@@ -74,8 +84,30 @@ impl Step for Brain {
         unsafe { simd.load_bytes(from) }
     }
     #[inline(always)]
-    fn add<S: Simd>(simd: S, sum: S::F32, weights: S::Bytes, x: u32) -> S::F32 {
-        simd.dot_brain(sum, weights, simd.pair(x))
+    unsafe fn add<S: Simd>(simd: S, sum: S::F32, weights: S::Bytes, x: *const u32) -> S::F32 {
+        // SAFETY: the caller's promise.
+        simd.dot_brain(sum, weights, unsafe { *x })
+    }
+}
+
+/// BF16 as floats, with the bits of [`Brain`] where that keeps denormals.
+pub(super) struct BrainFloats;
+impl Step for BrainFloats {
+    type Activation = [f32; 2];
+    type Weights<S: Simd> = [S::F32; 2];
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::F32; 2] {
+        // SAFETY: the caller's promise.
+        simd.brain_floats(unsafe { simd.load_bytes(from) })
+    }
+    #[inline(always)]
+    unsafe fn add<S: Simd>(simd: S, sum: S::F32, [low, high]: [S::F32; 2], x: *const [f32; 2]) -> S::F32 {
+        let x: *const f32 = x.cast();
+        // SAFETY: the caller's promise.
+        let [x_low, x_high] = unsafe { [simd.splat(*x), simd.splat(*x.add(1))] };
+        simd.mul_add(low, x_low, simd.mul_add(high, x_high, sum))
     }
 }
 
@@ -109,7 +141,7 @@ impl<F: Step> Tile for Float<F> {
                     unsafe {
                         let weights = F::load(simd, panel.add(row * F::BYTES));
                         for c in 0..C {
-                            sums[r][c] = F::add(simd, sums[r][c], weights, *x[c].add(k));
+                            sums[r][c] = F::add(simd, sums[r][c], weights, x[c].add(k));
                         }
                     }
                 }
@@ -163,8 +195,7 @@ impl Tile for TileOrder {
                     for c in 0..C {
                         for half in 0..2 {
                             let x = x[c] & HALVES[half];
-                            parts[r][c][half] =
-                                simd.dot_brain(parts[r][c][half], weights[half], simd.pair(x));
+                            parts[r][c][half] = simd.dot_brain(parts[r][c][half], weights[half], x);
                         }
                     }
                 }

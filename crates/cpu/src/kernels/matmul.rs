@@ -7,7 +7,7 @@
 use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride, quantise_vectors};
 #[cfg(target_arch = "x86_64")]
 use super::float::TileOrder;
-use super::float::{Brain, F16, F32, Float};
+use super::float::{Brain, BrainFloats, F16, F32, Float};
 use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
@@ -140,7 +140,7 @@ impl Matmul<'_> {
 /// # Panics
 /// When the shapes do not fit each other.
 pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
-    check(task, out);
+    check(isa, task, out);
     /// One compiled kernel per format.
     macro_rules! dispatch {
         ($($dtype:ident => $job:ident::<$tile:ty>, $kind:ident;)*) => {
@@ -154,6 +154,7 @@ pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
         F32 => floats::<Float<F32>>, F32;
         F16 => floats::<Float<F16>>, F32;
         BF16 => brains::<Float<Brain>>, Brain;
+        BF16 => floats::<Float<BrainFloats>>, BrainFloats;
         Q4_0 => bytes::<formats::Q4_0>, Int8;
         Q4_1 => bytes::<formats::Q4_1>, Int8;
         Q5_0 => bytes::<formats::Q5_0>, Int8;
@@ -218,14 +219,10 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
 }
 
 /// What the kernels' pointers rely on.
-fn check(task: &Matmul<'_>, out: &OutputMatrix<'_>) {
+fn check(isa: Isa, task: &Matmul<'_>, out: &OutputMatrix<'_>) {
     let weight = task.weight;
-    let (kind, prepared) = match task.activations {
-        Activations::F32(x) => (ActivationKind::F32, x.len()),
-        Activations::Brain(x) => (ActivationKind::Brain, x.len()),
-        Activations::Int8(x) => (ActivationKind::Int8, x.len()),
-    };
-    assert_eq!(kind, weight.activation_kind(), "{} weights want other activations", weight.dtype());
+    let (kind, prepared) = (task.activations.kind(), task.activations.elements());
+    assert_eq!(kind, weight.activation_kind(isa), "{} weights want other activations", weight.dtype());
     let stride = prepared_stride(kind, weight.columns());
     assert!(task.panels.end <= weight.panels(), "no such panels");
     assert!(task.rows.end.checked_mul(stride).is_some_and(|n| n <= prepared), "no such activations");
@@ -374,8 +371,8 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let Matmul { weight, panels, rows, epilogue, .. } = self.task;
-        let kind = weight.activation_kind();
+        let Matmul { weight, panels, rows, epilogue, activations, .. } = self.task;
+        let kind = activations.kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
         let (matrices, used) = epilogue.matrices(weight);
         let tiles = rows.len().div_ceil(widest::<S, T>());

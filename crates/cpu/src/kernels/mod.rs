@@ -21,6 +21,7 @@ mod unpacked;
 pub(crate) use activations::quantise;
 pub use activations::{
     ActivationBlock, Activations, prepared_bytes, prepared_len, prepared_stride, quantise_row, round_row,
+    round_row_to_floats,
 };
 pub(crate) use matmul::PREFETCH_BYTES;
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};

@@ -7,7 +7,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "indices are lanes, vectors and tokens, as in the formulas")]
 
-use super::attention::{Block, Weights};
+use super::attention::{Ahead, Block, Weights};
 use crate::backend::cache::SCALE_GROUP;
 use crate::simd::{LANES, Simd};
 use alti_tensor::PAGE_TOKENS;
@@ -19,7 +19,8 @@ pub(crate) trait Stored: Copy {
     /// Writes a query, times `factor`, as [`Stored::scores`] wants it: no more floats than its whole vectors have.
     fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]);
 
-    /// The scores of all tokens of the page; those of tokens that nobody stored are undefined.
+    /// The scores of all tokens of the page; those of tokens that nobody stored are undefined. For each line that is
+    /// read, one of `ahead` is asked for, here and in [`Stored::mix`].
     ///
     /// # Safety
     /// `block` is a page of one head stored so, and each query has the head's width.
@@ -28,22 +29,25 @@ pub(crate) trait Stored: Copy {
         block: Block,
         queries: [*const f32; R],
         scores: &mut Weights<R>,
+        ahead: &mut Ahead,
     );
 
     /// Brings a lane's weights into the form that [`Stored::mix`] wants, in place.
     fn round_weights<S: Simd>(simd: S, weights: &mut [f32; PAGE_TOKENS]);
 
-    /// `o += sum_j p_j v_j`, for the tokens in `seen` in order.
+    /// `o += sum_j p_j v_j`, for the tokens in `seen` in order, which begin and end with a pair where they are `WHOLE`
+    /// pairs.
     ///
     /// # Safety
     /// `block` is a page of one head stored so, whose tokens in `seen` have been stored; each
     /// mixture has the head's width and no other writer.
-    unsafe fn mix<S: Simd, const R: usize>(
+    unsafe fn mix<S: Simd, const R: usize, const WHOLE: bool>(
         simd: S,
         block: Block,
         weights: [&[f32; PAGE_TOKENS]; R],
         seen: Range<usize>,
         mixtures: [*mut f32; R],
+        ahead: &mut Ahead,
     );
 }
 
@@ -81,6 +85,8 @@ pub(crate) trait Widen: Copy {
     unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32;
     /// Whether groups of 32 share a scale.
     const SCALED: bool;
+    /// Vectors of them in a cache line.
+    const A_LINE: usize;
 }
 
 /// 4 bytes a value.
@@ -92,6 +98,7 @@ pub(crate) struct Scaled;
 
 impl Widen for Single {
     const SCALED: bool = false;
+    const A_LINE: usize = 1;
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32 {
         // SAFETY: the caller's promise.
@@ -101,6 +108,7 @@ impl Widen for Single {
 
 impl Widen for Scaled {
     const SCALED: bool = true;
+    const A_LINE: usize = 4;
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, start: *const u8, at: usize) -> S::F32 {
         // SAFETY: the caller's promise.
@@ -124,6 +132,7 @@ impl<W: Widen> Stored for Widened<W> {
         block: Block,
         queries: [*const f32; R],
         scores: &mut Weights<R>,
+        ahead: &mut Ahead,
     ) {
         let head = block.head;
         let group = if W::SCALED { SCALE_GROUP } else { head.head_dim };
@@ -133,6 +142,7 @@ impl<W: Widen> Stored for Widened<W> {
             for (index, from) in (0..head.head_dim).step_by(group).enumerate() {
                 let mut partial = [[simd.splat(0.0); N]; R];
                 for d in from..(from + group).min(head.head_dim) {
+                    ahead.ask(simd, if d.is_multiple_of(W::A_LINE) { N } else { 0 });
                     for v in 0..N {
                         // SAFETY: keys are `head_dim` runs of `PAGE_TOKENS`, queries `head_dim` floats.
                         unsafe {
@@ -166,12 +176,13 @@ impl<W: Widen> Stored for Widened<W> {
     fn round_weights<S: Simd>(_: S, _: &mut [f32; PAGE_TOKENS]) {}
 
     #[inline(always)]
-    unsafe fn mix<S: Simd, const R: usize>(
+    unsafe fn mix<S: Simd, const R: usize, const WHOLE: bool>(
         simd: S,
         block: Block,
         weights: [&[f32; PAGE_TOKENS]; R],
         seen: Range<usize>,
         mixtures: [*mut f32; R],
+        ahead: &mut Ahead,
     ) {
         let head = block.head;
         let values = block.start.wrapping_add(head.values);
@@ -183,6 +194,7 @@ impl<W: Widen> Stored for Widened<W> {
             // SAFETY: a mixture has `width` floats.
             let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
             for token in seen.clone() {
+                ahead.ask(simd, if token.is_multiple_of(W::A_LINE) { N } else { 0 });
                 for v in 0..N {
                     let column = (first + v) * LANES;
                     // SAFETY: values are `PAGE_TOKENS` runs of `width`, scales as many runs of `groups`.
@@ -230,18 +242,19 @@ impl Stored for Brain {
         block: Block,
         queries: [*const f32; R],
         scores: &mut Weights<R>,
+        ahead: &mut Ahead,
     ) {
         by_vectors!(PAGE_TOKENS / LANES, S, R, |first, N| {
             let mut sums = [[simd.splat(0.0); N]; R];
             for pair in 0..block.head.head_dim.div_ceil(2) {
+                ahead.ask(simd, N);
                 for v in 0..N {
                     // SAFETY: keys are runs of `PAGE_TOKENS` pairs, and a query has as many pairs as runs.
                     unsafe {
                         let at = 4 * (pair * PAGE_TOKENS + (first + v) * LANES);
                         let keys = simd.load_bytes(block.start.add(at));
                         for r in 0..R {
-                            let query = simd.load_pair(queries[r], pair);
-                            sums[r][v] = simd.dot_brain(sums[r][v], keys, query);
+                            sums[r][v] = simd.dot_stored(sums[r][v], keys, queries[r], pair);
                         }
                     }
                 }
@@ -263,12 +276,13 @@ impl Stored for Brain {
     }
 
     #[inline(always)]
-    unsafe fn mix<S: Simd, const R: usize>(
+    unsafe fn mix<S: Simd, const R: usize, const WHOLE: bool>(
         simd: S,
         block: Block,
         weights: [&[f32; PAGE_TOKENS]; R],
         seen: Range<usize>,
         mixtures: [*mut f32; R],
+        ahead: &mut Ahead,
     ) {
         let head = block.head;
         let values = block.start.wrapping_add(head.values);
@@ -280,18 +294,18 @@ impl Stored for Brain {
             // SAFETY: a mixture has `width` floats.
             let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
             for pair in seen.start / 2..seen.end.div_ceil(2) {
-                let [low, high] = [2 * pair, 2 * pair + 1].map(|token| seen.contains(&token));
+                ahead.ask(simd, N);
                 for v in 0..N {
                     // SAFETY: values are runs of `width` pairs, weights pairs of the page's tokens.
                     unsafe {
                         let at = 4 * (pair * head.width + (first + v) * LANES);
                         let mut value = simd.load_bytes(values.add(at));
-                        if !(low && high) {
+                        if !WHOLE {
+                            let [low, high] = [2 * pair, 2 * pair + 1].map(|token| seen.contains(&token));
                             value = simd.keep_halves(value, low, high);
                         }
                         for r in 0..R {
-                            let weight = simd.load_pair(weights[r], pair);
-                            sums[r][v] = simd.dot_brain(sums[r][v], value, weight);
+                            sums[r][v] = simd.dot_stored(sums[r][v], value, weights[r], pair);
                         }
                     }
                 }

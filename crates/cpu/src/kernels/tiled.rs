@@ -59,7 +59,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
     fn run<S: Simd>(self, simd: S) {
         let Self { tiles, task, x, out, workspace, .. } = self;
         let Matmul { weight, rows, epilogue, .. } = task;
-        let kind = weight.activation_kind();
+        let kind = task.activations.kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
         let unpacked = Unpacked::new::<F>(steps);
         let (matrices, used) = epilogue.matrices(weight);
@@ -304,7 +304,7 @@ impl Kernel for TiledBrain<'_, '_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { tiles, task, x, out } = self;
         let Matmul { weight, rows, epilogue, .. } = task;
-        let stride = prepared_stride(weight.activation_kind(), weight.columns());
+        let stride = prepared_stride(task.activations.kind(), weight.columns());
         let (matrices, used) = epilogue.matrices(weight);
         let rest = rows.len() % TILE_ROWS;
         let full = (TILE_ROWS, TILE_ROW);

@@ -17,8 +17,8 @@ use super::activations::{ActivationBlock, prepared_len};
 use super::matmul::{Panels, Prefetch, Tile};
 use super::quantised::{Format, Part, Source, add_group};
 use crate::memory::{AlignedBytes, CACHE_LINE};
-use crate::pack::PackedMatrix;
 use crate::pack::layout::BLOCK;
+use crate::pack::{ActivationKind, PackedMatrix};
 use crate::simd::{LANES, Simd};
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -49,7 +49,7 @@ impl Unpacked {
 
     /// Of the rows of a matrix.
     fn of<F: Format>(weight: &PackedMatrix) -> Self {
-        Self::new::<F>(prepared_len(weight.activation_kind(), weight.columns()))
+        Self::new::<F>(prepared_len(ActivationKind::Int8, weight.columns()))
     }
 
     /// Bytes of a half: codes, scales, minima.

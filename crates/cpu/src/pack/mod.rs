@@ -19,6 +19,7 @@ pub(crate) mod layout;
 mod quantised;
 
 use crate::CpuError;
+use crate::isa::Isa;
 use crate::kernels::ActivationBlock;
 use crate::memory::{AlignedBytes, CACHE_LINE};
 use alti_tensor::{DType, WeightData};
@@ -40,6 +41,8 @@ pub enum ActivationKind {
     F32,
     /// Rounded to bf16, for BF16 weights.
     Brain,
+    /// The same values as floats, for BF16 weights where nothing multiplies bf16.
+    BrainFloats,
     /// 8-bit integers with a scale for 32 of them, for block formats.
     Int8,
 }
@@ -49,14 +52,16 @@ impl ActivationKind {
     pub fn element_bytes(self) -> usize {
         match self {
             ActivationKind::F32 | ActivationKind::Brain => 4,
+            ActivationKind::BrainFloats => 8,
             ActivationKind::Int8 => size_of::<ActivationBlock>(),
         }
     }
 
-    /// What weights of `dtype` want.
-    pub fn of(dtype: DType) -> Self {
+    /// What weights of `dtype` want on this instruction set.
+    pub fn of(dtype: DType, isa: Isa) -> Self {
         match dtype {
             DType::F32 | DType::F16 => ActivationKind::F32,
+            DType::BF16 if isa.keeps_brain_floats() => ActivationKind::BrainFloats,
             DType::BF16 => ActivationKind::Brain,
             _ => ActivationKind::Int8,
         }
@@ -185,8 +190,8 @@ impl PackedMatrix {
     }
 
     /// What [`matmul`](crate::kernels::matmul) wants of its activations.
-    pub fn activation_kind(&self) -> ActivationKind {
-        ActivationKind::of(self.dtype)
+    pub fn activation_kind(&self, isa: Isa) -> ActivationKind {
+        ActivationKind::of(self.dtype, isa)
     }
 
     /// The bytes of panel `index`.

@@ -123,14 +123,43 @@ fn add_wide_products(mut sum: __m256i, w: __m256i, magnitude: __m256i, x: __m256
     sum
 }
 
+/// `sum + high * x[1] + low * x[0]` in each lane, two roundings; as above: the compiler would keep a tile's weights, of
+/// which one is wanted at a time, instead of its sums.
+///
+/// # Safety
+/// `x` points to two floats.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_pair(mut sum: [__m256; 2], [low, high]: [[__m256; 2]; 2], x: *const f32) -> [__m256; 2] {
+    // SAFETY: the caller's promise; all registers are declared.
+    unsafe {
+        asm!(
+            "vbroadcastss {factor}, dword ptr [{x} + 4]",
+            "vfmadd231ps {sum0}, {high0}, {factor}",
+            "vfmadd231ps {sum1}, {high1}, {factor}",
+            "vbroadcastss {factor}, dword ptr [{x}]",
+            "vfmadd231ps {sum0}, {low0}, {factor}",
+            "vfmadd231ps {sum1}, {low1}, {factor}",
+            sum0 = inout(ymm_reg) sum[0],
+            sum1 = inout(ymm_reg) sum[1],
+            factor = out(ymm_reg) _,
+            low0 = in(ymm_reg) low[0],
+            low1 = in(ymm_reg) low[1],
+            high0 = in(ymm_reg) high[0],
+            high1 = in(ymm_reg) high[1],
+            x = in(reg) x,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type I32 = [__m256i; 2];
     type Bytes = [__m256i; 2];
     /// 32 i16: 2 pairs of products in each lane.
     type Dots = [__m256i; 2];
-    /// Its bf16 as f32, in all lanes.
-    type Pair = [__m256; 2];
     type Quants = *const i32;
 
     // 16 registers: one tall column for decode, low tiles of 3 columns for batches.
@@ -355,6 +384,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2] {
+        let mask = half_mask(false, true);
+        [
+            halves!(|h| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a[h]))),
+            halves!(|h| _mm256_castsi256_ps(_mm256_and_si256(a[h], _mm256_set1_epi32(mask)))),
+        ]
+    }
+    #[inline(always)]
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
         halves!(|h| _mm256_and_si256(a[h], _mm256_set1_epi32(half_mask(low, high))))
     }
@@ -389,21 +426,10 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: Self::Pair) -> Self::F32 {
-        halves!(|h| {
-            let high = _mm256_and_si256(w[h], _mm256_set1_epi32(half_mask(false, true)));
-            let low = _mm256_slli_epi32::<16>(w[h]);
-            let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(high), x[1], sum[h]);
-            _mm256_fmadd_ps(_mm256_castsi256_ps(low), x[0], sum)
-        })
-    }
-    #[inline(always)]
-    fn pair(self, bits: u32) -> Self::Pair {
-        with_features!({
-            let bits = _mm256_set1_epi32(bits as i32);
-            let high = _mm256_and_si256(bits, _mm256_set1_epi32(half_mask(false, true)));
-            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)), _mm256_castsi256_ps(high)]
-        })
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
+        let x = [x << 16, x & 0xffff_0000].map(f32::from_bits);
+        // SAFETY: both floats can be read.
+        unsafe { self.dot_stored(sum, w, x.as_ptr(), 0) }
     }
     #[inline(always)]
     unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
@@ -412,8 +438,10 @@ impl Simd for Avx2 {
         unsafe { self.store(to.add(vector * LANES), rounded) }
     }
     #[inline(always)]
-    unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
-        halves!(|h| _mm256_set1_ps(from.add(2 * index + h).read_unaligned()))
+    unsafe fn dot_stored(self, sum: Self::F32, w: Self::Bytes, from: *const f32, index: usize) -> Self::F32 {
+        let w = self.brain_floats(w);
+        // SAFETY: the token proves that the machine has the features; memory is the caller's promise.
+        unsafe { add_pair(sum, w, from.add(2 * index)) }
     }
 
     #[inline(always)]

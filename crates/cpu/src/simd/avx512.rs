@@ -50,7 +50,6 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type Bytes = __m512i;
     type Dots = Self::I32;
-    type Pair = u32;
     type Quants = *const i32;
 
     // 2 x 6 integer and 2 x 6 float sums fill 24 of the 32 registers.
@@ -281,6 +280,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn brain_floats(self, a: __m512i) -> [__m512; 2] {
+        with_features!({
+            let high = _mm512_and_si512(a, _mm512_set1_epi32(half_mask(false, true)));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)), _mm512_castsi512_ps(high)]
+        })
+    }
+    #[inline(always)]
     fn keep_halves(self, a: __m512i, low: bool, high: bool) -> __m512i {
         with_features!(_mm512_and_si512(a, _mm512_set1_epi32(half_mask(low, high))))
     }
@@ -315,10 +321,6 @@ impl Simd for Avx512 {
     unsafe fn dot_wide(self, sum: __m512i, codes: __m512i, x: Self::Quants, step: usize) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { self.dot(sum, codes, x, step) }
-    }
-    #[inline(always)]
-    fn pair(self, bits: u32) -> u32 {
-        bits
     }
     #[inline(always)]
     fn dot_brain(self, sum: __m512, w: __m512i, x: u32) -> __m512 {

@@ -65,8 +65,6 @@ pub(crate) trait Simd: Copy {
     type Bytes: Copy;
     /// What [`Simd::dot`] adds to: 16 i32, unless an instruction set multiplies 8 bits into sums of 16.
     type Dots: Copy;
-    /// A pair of bf16 that [`Simd::dot_brain`] multiplies by.
-    type Pair: Copy;
     /// 16 i8, 4 for each of 4 steps: what the lanes of [`Simd::dot`] have in common. Instruction
     /// sets that multiply by what lies in memory keep its address.
     type Quants: Copy;
@@ -195,6 +193,8 @@ pub(crate) trait Simd: Copy {
     /// `table[byte]` for bytes below 16.
     fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
 
+    /// The lower and the upper bf16 of each lane as f32, exact.
+    fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2];
     /// The lower and the upper half of each lane, where wanted, zeros elsewhere.
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes;
 
@@ -221,10 +221,8 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane `sum + w[1] * x[1] + w[0] * x[0]` of bf16 pairs, the upper half of a lane
     /// first, two roundings. `vdpbf16ps` flushes denormal inputs and results to zero, the other
     /// instruction sets keep them; everything else is the same bit by bit.
-    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: Self::Pair) -> Self::F32;
-    /// The pair of these bits, the first in the lower half.
-    fn pair(self, bits: u32) -> Self::Pair;
-    /// 16 f32, rounded to bf16, to memory as pairs `8 vector ..`, for [`Simd::load_pair`]; `NORMAL` says that they are
+    fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32;
+    /// 16 f32, rounded to bf16, to memory as pairs `8 vector ..`, for [`Simd::dot_stored`]; `NORMAL` says that they are
     /// zeros and normal numbers. A pair takes no more than two floats' room, which may be where the 16 were: there must be
     /// room for `16 (vector + 1)` floats.
     #[inline(always)]
@@ -235,11 +233,11 @@ pub(crate) trait Simd: Copy {
             if NORMAL { self.store_brain_normal(to, value) } else { self.store_brain(to, value) }
         }
     }
-    /// Pair `index` of those that [`Simd::store_pairs`] wrote.
+    /// As [`Simd::dot_brain`] with pair `index` of those that [`Simd::store_pairs`] wrote.
     #[inline(always)]
-    unsafe fn load_pair(self, from: *const f32, index: usize) -> Self::Pair {
+    unsafe fn dot_stored(self, sum: Self::F32, w: Self::Bytes, from: *const f32, index: usize) -> Self::F32 {
         // SAFETY: the caller's promise.
-        self.pair(unsafe { from.cast::<u32>().add(index).read_unaligned() })
+        self.dot_brain(sum, w, unsafe { from.cast::<u32>().add(index).read_unaligned() })
     }
 
     /// Asks for the cache line at `at`, which may lie anywhere.

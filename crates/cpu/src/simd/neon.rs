@@ -106,7 +106,6 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     type I32 = [int32x4_t; 4];
     type Bytes = [uint8x16_t; 4];
     type Dots = Self::I32;
-    type Pair = u32;
     type Quants = int8x16_t;
 
     // A column of 16 rows is 4 integer and 4 float sums. Decode has 1 column of 32 rows, all in
@@ -375,6 +374,14 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     }
 
     #[inline(always)]
+    fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2] {
+        let high = half_mask(false, true) as u32;
+        [
+            quarters!(|q| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_u8(a[q])))),
+            quarters!(|q| vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(a[q]), vdupq_n_u32(high)))),
+        ]
+    }
+    #[inline(always)]
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
         let mask = half_mask(low, high) as u32;
         quarters!(|q| vandq_u8(a[q], vreinterpretq_u8_u32(vdupq_n_u32(mask))))
@@ -417,10 +424,6 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         unsafe { self.dot(sum, signed, x, step) }
     }
     #[inline(always)]
-    fn pair(self, bits: u32) -> u32 {
-        bits
-    }
-    #[inline(always)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
         if BRAIN {
             // Not BFDOT, which rounds otherwise: these two are fused multiplications and additions,
@@ -438,14 +441,11 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
                 sum
             });
         }
+        let [low, high] = self.brain_floats(w);
+        let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
         quarters!(|q| {
-            let (w, x) = (vreinterpretq_u32_u8(w[q]), vdupq_n_u32(x));
-            let high = vdupq_n_u32(0xffff_0000);
-            let w_high = vreinterpretq_f32_u32(vandq_u32(w, high));
-            let x_high = vreinterpretq_f32_u32(vandq_u32(x, high));
-            let w_low = vreinterpretq_f32_u32(vshlq_n_u32::<16>(w));
-            let x_low = vreinterpretq_f32_u32(vshlq_n_u32::<16>(x));
-            vfmaq_f32(vfmaq_f32(sum[q], w_high, x_high), w_low, x_low)
+            let sum = vfmaq_f32(sum[q], high[q], vdupq_n_f32(x_high));
+            vfmaq_f32(sum, low[q], vdupq_n_f32(x_low))
         })
     }
 

@@ -37,7 +37,6 @@ impl Simd for Scalar {
     type I32 = [i32; LANES];
     type Bytes = [[u8; 4]; LANES];
     type Dots = Self::I32;
-    type Pair = u32;
     type Quants = *const i32;
 
     const TALL_COLUMNS: usize = 1;
@@ -217,6 +216,14 @@ impl Simd for Scalar {
     }
 
     #[inline(never)]
+    fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2] {
+        let bits = |lane: usize| u32::from_le_bytes(a[lane]);
+        [
+            lanes!(|lane| f32::from_bits(bits(lane) << 16)),
+            lanes!(|lane| f32::from_bits(bits(lane) & 0xffff_0000)),
+        ]
+    }
+    #[inline(never)]
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
         let mask = half_mask(low, high);
         lanes!(|lane| (i32::from_le_bytes(a[lane]) & mask).to_le_bytes())
@@ -260,19 +267,10 @@ impl Simd for Scalar {
         unsafe { self.dot(sum, codes, x, step) }
     }
     #[inline(never)]
-    fn pair(self, bits: u32) -> u32 {
-        bits
-    }
-    #[inline(never)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
+        let [low, high] = self.brain_floats(w);
         let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
-        let mut out = sum;
-        for (out, w) in out.iter_mut().zip(w) {
-            let w = u32::from_le_bytes(w);
-            *out = f32::from_bits(w & 0xffff_0000).mul_add(x_high, *out);
-            *out = f32::from_bits(w << 16).mul_add(x_low, *out);
-        }
-        out
+        lanes!(|lane| low[lane].mul_add(x_low, high[lane].mul_add(x_high, sum[lane])))
     }
 
     #[inline(never)]

@@ -436,7 +436,10 @@ impl Kernel for BrainDots {
         // SAFETY: arrays of 16 floats and 64 bytes.
         unsafe {
             let (sum, weights) = (simd.load(self.sum.as_ptr()), simd.load_bytes(self.weights.as_ptr()));
-            seen.floats(simd, simd.dot_brain(sum, weights, simd.pair(self.x)));
+            seen.floats(simd, simd.dot_brain(sum, weights, self.x));
+            for half in simd.brain_floats(weights) {
+                seen.floats(simd, half);
+            }
         }
         seen
     }
@@ -474,11 +477,10 @@ impl Kernel for StoredPairs {
             simd.store_pairs::<false>(stored.as_mut_ptr(), 1, simd.load(self.0.as_ptr()));
             simd.store_pairs::<false>(stored.as_mut_ptr(), 0, simd.splat(2.0));
             for index in 0..LANES {
-                let pair = simd.load_pair(stored.as_ptr(), index);
                 for ones in [0x0000_3f80_u32, 0x3f80_0000] {
                     let weights = [ones; LANES].map(u32::to_le_bytes);
                     let weights = simd.load_bytes(weights.as_flattened().as_ptr());
-                    seen.floats(simd, simd.dot_brain(zero, weights, pair));
+                    seen.floats(simd, simd.dot_stored(zero, weights, stored.as_ptr(), index));
                 }
             }
         }

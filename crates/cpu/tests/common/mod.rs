@@ -3,7 +3,7 @@
 mod random;
 
 use alti_cpu::kernels::{
-    ActivationBlock, Activations, prepared_len, prepared_stride, quantise_row, round_row,
+    ActivationBlock, Activations, prepared_len, prepared_stride, quantise_row, round_row, round_row_to_floats,
 };
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::{Isa, PackedMatrix};
@@ -67,11 +67,14 @@ pub(crate) fn weight_of(
 pub(crate) enum Prepared {
     F32(Vec<f32>),
     Brain(Vec<u32>),
+    BrainFloats(Vec<[f32; 2]>),
     Int8(Vec<ActivationBlock>),
 }
 
 impl Prepared {
-    pub(crate) fn new(isa: Isa, kind: ActivationKind, x: &[f32], columns: usize) -> Self {
+    /// Rows of `x` for the products with `weight`.
+    pub(crate) fn new(isa: Isa, weight: &PackedMatrix, x: &[f32]) -> Self {
+        let (kind, columns) = (weight.activation_kind(isa), weight.columns());
         let rows = x.len() / columns;
         let (len, stride) = (prepared_len(kind, columns), prepared_stride(kind, columns));
         match kind {
@@ -82,6 +85,13 @@ impl Prepared {
                     round_row(isa, x, &mut out[..len]);
                 }
                 Prepared::Brain(out)
+            }
+            ActivationKind::BrainFloats => {
+                let mut out = vec![[0.0; 2]; rows * stride];
+                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
+                    round_row_to_floats(isa, x, &mut out[..len]);
+                }
+                Prepared::BrainFloats(out)
             }
             ActivationKind::Int8 => {
                 let mut out = vec![ActivationBlock::default(); rows * stride];
@@ -97,6 +107,7 @@ impl Prepared {
         match self {
             Prepared::F32(x) => Activations::F32(x),
             Prepared::Brain(x) => Activations::Brain(x),
+            Prepared::BrainFloats(x) => Activations::BrainFloats(x),
             Prepared::Int8(x) => Activations::Int8(x),
         }
     }

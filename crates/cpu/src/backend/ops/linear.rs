@@ -52,6 +52,9 @@ impl Prepared {
             match self.kind {
                 ActivationKind::F32 => Activations::F32(std::slice::from_raw_parts(start, count)),
                 ActivationKind::Brain => Activations::Brain(std::slice::from_raw_parts(start.cast(), count)),
+                ActivationKind::BrainFloats => {
+                    Activations::BrainFloats(std::slice::from_raw_parts(start.cast(), count))
+                }
                 ActivationKind::Int8 => {
                     Activations::Int8(std::slice::from_raw_parts(start.cast::<ActivationBlock>(), count))
                 }
@@ -111,6 +114,10 @@ impl Prepare {
             ActivationKind::F32 => out.copy_from_slice(x),
             ActivationKind::Brain => {
                 kernels::round_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length])
+            }
+            ActivationKind::BrainFloats => {
+                let (pairs, _) = out.as_chunks_mut();
+                kernels::round_row_to_floats(worker.isa, x, &mut pairs[..length]);
             }
             ActivationKind::Int8 => {
                 kernels::quantise_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]);
