@@ -123,6 +123,7 @@ pub struct Matmul<'a> {
 impl Matmul<'_> {
     /// What is read after a panel: the next one in the order of `matrices`, one panel of each at a
     /// time, or where another product begins.
+    #[inline]
     pub(super) fn following(&self, matrices: &[&PackedMatrix], index: usize, panel: usize) -> *const u8 {
         let next = match matrices.get(index + 1) {
             Some(matrix) => Some(matrix.panel_contents(panel)),
@@ -355,7 +356,8 @@ impl Panels for Packed {
         _: usize,
         panel: usize,
     ) -> [&'a [u8]; 2] {
-        matrices.map(|matrix| matrix.panel_contents(panel))
+        // No closure: it would be called for each panel.
+        [matrices[0].panel_contents(panel), matrices[1].panel_contents(panel)]
     }
 }
 
@@ -395,8 +397,8 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
                     run_tile::<S, T>(simd, contents[index], columns, prefetch, products);
                 }
                 for (column, out_row) in (row..row + count).enumerate() {
-                    let [first, second] = scratch.each_ref().map(|products| &products[column]);
-                    finish(simd, *epilogue, [first, second], panel, self.out, out_row);
+                    let products = [&scratch[0][column], &scratch[1][column]];
+                    finish(simd, *epilogue, products, panel, self.out, out_row);
                 }
                 row += count;
             }

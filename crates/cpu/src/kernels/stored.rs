@@ -286,7 +286,6 @@ impl Stored for Brain {
     ) {
         let head = block.head;
         let values = block.start.wrapping_add(head.values);
-        let weights = weights.map(|weights| weights.as_ptr());
         if seen.is_empty() {
             return;
         }
@@ -301,11 +300,11 @@ impl Stored for Brain {
                         let at = 4 * (pair * head.width + (first + v) * LANES);
                         let mut value = simd.load_bytes(values.add(at));
                         if !WHOLE {
-                            let [low, high] = [2 * pair, 2 * pair + 1].map(|token| seen.contains(&token));
+                            let (low, high) = (seen.contains(&(2 * pair)), seen.contains(&(2 * pair + 1)));
                             value = simd.keep_halves(value, low, high);
                         }
                         for r in 0..R {
-                            sums[r][v] = simd.dot_stored(sums[r][v], value, weights[r], pair);
+                            sums[r][v] = simd.dot_stored(sums[r][v], value, weights[r].as_ptr(), pair);
                         }
                     }
                 }
