@@ -5,11 +5,7 @@
 //! multiply-adds with many (prefill), on all cores. Each figure is the best of many runs; the limits
 //! are measured in between.
 
-use alti_cpu::kernels::{
-    ActivationBlock, Activations, Epilogue, Matmul, OutputMatrix, matmul, prepared_len, prepared_stride,
-    quantise_row, round_row, round_row_to_floats,
-};
-use alti_cpu::pack::ActivationKind;
+use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, PreparedRows, matmul};
 use alti_cpu::pool::PoolOptions;
 use alti_cpu::{Isa, PackedMatrix, Pool};
 use alti_tensor::{DType, WeightData};
@@ -59,13 +55,13 @@ fn measure(
     drop(weight);
     let most = BATCHES[BATCHES.len() - 1];
     let x: Vec<f32> = (0..most * inputs).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
-    let buffers = Buffers::new(isa, packed.activation_kind(isa), &x, inputs);
+    let prepared = PreparedRows::new(isa, &packed, &x)?;
     let mut out = vec![0.0; most * outputs];
     print!("{:7} packed in {:4} ms;", dtype.name(), packing.as_millis());
     for batch in BATCHES {
         let (mut best, mut stream) = (Duration::MAX, Duration::MAX);
         for _ in 0..if batch == 1 || outputs < SHAPE.0 / 2 { 20 } else { 3 } {
-            best = best.min(time(|| run(pool, isa, &packed, &buffers, batch, &mut out))?);
+            best = best.min(time(|| run(pool, isa, &packed, &prepared, batch, &mut out))?);
             if batch == 1 {
                 stream = stream.min(time(|| read(pool, &packed))?);
             }
@@ -95,7 +91,7 @@ fn run(
     pool: &mut Pool,
     isa: Isa,
     weight: &PackedMatrix,
-    x: &Buffers,
+    x: &PreparedRows,
     batch: usize,
     out: &mut [f32],
 ) -> Result<(), alti_cpu::CpuError> {
@@ -132,54 +128,6 @@ fn read(pool: &mut Pool, weight: &PackedMatrix) -> Result<(), alti_cpu::CpuError
         std::hint::black_box(sums);
         Ok(())
     })
-}
-
-/// Prepared activations.
-enum Buffers {
-    F32(Vec<f32>),
-    Brain(Vec<u32>),
-    BrainFloats(Vec<[f32; 2]>),
-    Int8(Vec<ActivationBlock>),
-}
-
-impl Buffers {
-    fn new(isa: Isa, kind: ActivationKind, x: &[f32], columns: usize) -> Self {
-        let (len, stride) = (prepared_len(kind, columns), prepared_stride(kind, columns));
-        let rows = x.len() / columns;
-        match kind {
-            ActivationKind::F32 => Buffers::F32(x.to_vec()),
-            ActivationKind::Brain => {
-                let mut out = vec![0; rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    round_row(isa, x, &mut out[..len]);
-                }
-                Buffers::Brain(out)
-            }
-            ActivationKind::BrainFloats => {
-                let mut out = vec![[0.0; 2]; rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    round_row_to_floats(isa, x, &mut out[..len]);
-                }
-                Buffers::BrainFloats(out)
-            }
-            ActivationKind::Int8 => {
-                let mut out = vec![ActivationBlock::default(); rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    quantise_row(isa, x, &mut out[..len]);
-                }
-                Buffers::Int8(out)
-            }
-        }
-    }
-
-    fn view(&self) -> Activations<'_> {
-        match self {
-            Buffers::F32(x) => Activations::F32(x),
-            Buffers::Brain(x) => Activations::Brain(x),
-            Buffers::BrainFloats(x) => Activations::BrainFloats(x),
-            Buffers::Int8(x) => Activations::Int8(x),
-        }
-    }
 }
 
 /// Bytes that are all the same: what is in them does not change the speed.

@@ -3,12 +3,12 @@
 
 mod common;
 
-use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, matmul};
+use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, PreparedRows, matmul};
 use alti_cpu::pack::ActivationKind;
 use alti_cpu::{AlignedBytes, Isa, PackedMatrix};
 use alti_tensor::{DType, WeightData};
 use bytes::Bytes;
-use common::{Prepared, Random, dequantised, random_weight, weight_of};
+use common::{Random, dequantised, random_weight, weight_of};
 use proptest::prelude::*;
 
 fn dtypes() -> impl Strategy<Value = DType> {
@@ -16,7 +16,7 @@ fn dtypes() -> impl Strategy<Value = DType> {
 }
 
 /// The product of all panels and rows.
-fn product(isa: Isa, weight: &PackedMatrix, x: &Prepared, rows: usize) -> Vec<f32> {
+fn product(isa: Isa, weight: &PackedMatrix, x: &PreparedRows, rows: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; rows * weight.rows()];
     let task = Matmul {
         weight,
@@ -28,6 +28,10 @@ fn product(isa: Isa, weight: &PackedMatrix, x: &Prepared, rows: usize) -> Vec<f3
     };
     matmul(isa, &task, &mut OutputMatrix::new(&mut out, weight.rows()));
     out
+}
+
+fn prepare(isa: Isa, weight: &PackedMatrix, x: &[f32]) -> PreparedRows {
+    PreparedRows::new(isa, weight, x).expect("memory for a few rows")
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -79,11 +83,11 @@ proptest! {
         let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
         let x = random.floats(rows * columns);
         let expected = {
-            let x = Prepared::new(Isa::SCALAR, &packed, &x);
+            let x = prepare(Isa::SCALAR, &packed, &x);
             product(Isa::SCALAR, &packed, &x, rows)
         };
         for isa in Isa::available() {
-            let prepared = Prepared::new(isa, &packed, &x);
+            let prepared = prepare(isa, &packed, &x);
             let whole = product(isa, &packed, &prepared, rows);
             let expected = match dtype == DType::BF16 && columns.is_multiple_of(32) && isa.name() == "amx" {
                 true => tile_product(&packed, &x),
@@ -91,7 +95,7 @@ proptest! {
             };
             prop_assert_eq!(bits(&whole), bits(&expected), "{} on {}", dtype, isa.name());
             for (row, x) in x.chunks_exact(columns).enumerate() {
-                let alone = product(isa, &packed, &Prepared::new(isa, &packed, x), 1);
+                let alone = product(isa, &packed, &prepare(isa, &packed, x), 1);
                 prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]));
             }
         }
@@ -115,9 +119,9 @@ proptest! {
         let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
         let x = tiny(3 * columns);
         for isa in Isa::available() {
-            let whole = product(isa, &packed, &Prepared::new(isa, &packed, &x), 3);
+            let whole = product(isa, &packed, &prepare(isa, &packed, &x), 3);
             for (row, x) in x.chunks_exact(columns).enumerate() {
-                let alone = product(isa, &packed, &Prepared::new(isa, &packed, x), 1);
+                let alone = product(isa, &packed, &prepare(isa, &packed, x), 1);
                 prop_assert_eq!(bits(&alone), bits(&whole[row * outputs..][..outputs]), "{}", isa.name());
             }
         }
@@ -139,7 +143,7 @@ proptest! {
         });
         let x = random.floats(rows * columns);
         let gated = |isa: Isa, x: &[f32]| {
-            let prepared = Prepared::new(isa, &gate, x);
+            let prepared = prepare(isa, &gate, x);
             let rows = x.len() / columns;
             let mut out = vec![f32::NAN; rows * outputs];
             let task = Matmul {
@@ -181,7 +185,7 @@ proptest! {
         let packed = PackedMatrix::pack(&weight, 0..outputs, 2).unwrap();
         let x = random.floats(rows * columns);
         let isa = Isa::detect();
-        let prepared = Prepared::new(isa, &packed, &x);
+        let prepared = prepare(isa, &packed, &x);
         let out = product(isa, &packed, &prepared, rows);
         let mut w = vec![0.0; outputs * columns];
         alti_tensor::quant::dequantize(dtype, &weight.bytes, &mut w).unwrap();
@@ -212,7 +216,7 @@ proptest! {
         let x = random.floats(rows * columns);
         let residual = random.floats(rows * outputs);
         let isa = Isa::detect();
-        let prepared = Prepared::new(isa, &gate, &x);
+        let prepared = prepare(isa, &gate, &x);
         let (g, u) = (product(isa, &gate, &prepared, rows), product(isa, &up, &prepared, rows));
         let run = |epilogue, out: &mut [f32]| {
             // Two shares, as two threads would have them.
@@ -293,8 +297,7 @@ fn the_largest_codes_and_activations_have_the_same_bits_everywhere() {
             let packed = PackedMatrix::pack(&weight, 0..outputs, 1).unwrap();
             let x = vec![sign; rows * columns];
             for rows in [1, 3, rows] {
-                let of =
-                    |isa| product(isa, &packed, &Prepared::new(isa, &packed, &x[..rows * columns]), rows);
+                let of = |isa| product(isa, &packed, &prepare(isa, &packed, &x[..rows * columns]), rows);
                 let expected = bits(&of(Isa::SCALAR));
                 for isa in Isa::available() {
                     assert_eq!(bits(&of(isa)), expected, "{dtype}, {byte:#x} on {}", isa.name());
@@ -314,7 +317,7 @@ fn an_activation_that_is_not_finite_shows_in_every_output() {
         for isa in Isa::available() {
             let mut x = random.floats(columns);
             x[77] = f32::NAN;
-            let prepared = Prepared::new(isa, &packed, &x);
+            let prepared = prepare(isa, &packed, &x);
             let out = product(isa, &packed, &prepared, 1);
             assert!(out.iter().all(|value| value.is_nan()), "{dtype} on {}", isa.name());
         }
@@ -344,7 +347,7 @@ fn what_was_packed_before_is_the_same_matrix() {
         let kept = Bytes::from_owner(Kept(memory)).slice(64..64 + matrix.bytes());
         let again = PackedMatrix::from_packed(dtype, 70, columns, kept.clone()).unwrap();
         assert_eq!(again.contents(), matrix.contents());
-        let prepared = Prepared::new(Isa::detect(), &matrix, &random.floats(2 * columns));
+        let prepared = prepare(Isa::detect(), &matrix, &random.floats(2 * columns));
         let expected = product(Isa::detect(), &matrix, &prepared, 2);
         assert_eq!(bits(&product(Isa::detect(), &again, &prepared, 2)), bits(&expected), "{dtype}");
         // Anything else is refused.

@@ -11,7 +11,7 @@ use super::ops::Op;
 use super::ops::attention::{Attend, Attention, Merge, part_len, scratch_len};
 use super::ops::experts::{Combine, ExpertMatmul, Route, Routes};
 use super::ops::gather::{CrossEntropy, Gather, Source};
-use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_shape};
+use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_width};
 use super::ops::low_rank::{Down, Run, Up};
 use super::ops::rows::RowOp;
 use super::ops::store::Store;
@@ -147,10 +147,10 @@ impl Cpu {
     ) -> (Prepared, [Option<Tensor>; 2]) {
         let (rows, columns) = (x.rows(), x.columns());
         assert!(norm.is_none_or(|(gain, _)| gain.vector().len() == columns), "a gain for each column");
-        let (row_len, width) = prepared_shape(kind, columns);
+        let width = prepared_width(kind, columns);
         if norm.is_none() && kind == ActivationKind::F32 {
             let memory = x.view_in(&self.arena);
-            return (Prepared { memory, rows, kind, row_len, private: false }, [Some(x.clone()), None]);
+            return (Prepared { memory, rows, kind, private: false }, [Some(x.clone()), None]);
         }
         if norm.is_none()
             && let Some(Ready { prepared, memory, .. }) = self.ready_for(x, kind)
@@ -166,7 +166,7 @@ impl Cpu {
             epsilon,
             rows: rows.view_in(&self.arena),
         });
-        let prepared = Prepared { memory: memory.view_in(&self.arena), rows, kind, row_len, private };
+        let prepared = Prepared { memory: memory.view_in(&self.arena), rows, kind, private };
         self.append(Op::Prepare(Prepare { x: x.view_in(&self.arena), norm, out: prepared }));
         (prepared, [Some(memory), normed])
     }
@@ -182,10 +182,10 @@ impl Cpu {
         if kind != ActivationKind::Int8 || !columns.is_multiple_of(BLOCK) || rows > READY_ROWS {
             return None;
         }
-        let (row_len, width) = prepared_shape(kind, columns);
+        let width = prepared_width(kind, columns);
         let room = self.tensor(rows, width);
         let memory = room.view_in(&self.arena);
-        Some((Prepared { memory, rows, kind, row_len, private: false }, room))
+        Some((Prepared { memory, rows, kind, private: false }, room))
     }
 
     /// How the last product wanted its activations, as the projections of a layer do as a rule.

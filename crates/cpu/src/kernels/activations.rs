@@ -5,10 +5,11 @@
 //! fills one cache line.
 
 use super::Row;
+use crate::CpuError;
 use crate::isa::{Isa, Kernel};
-use crate::memory::CACHE_LINE;
-use crate::pack::ActivationKind;
+use crate::memory::{AlignedBytes, CACHE_LINE};
 use crate::pack::layout::BLOCK;
+use crate::pack::{ActivationKind, PackedMatrix};
 use crate::simd::{LANES, Simd};
 
 /// 32 activations as integers: `x = scale * quants`.
@@ -45,7 +46,17 @@ pub enum Activations<'a> {
     Int8(&'a [ActivationBlock]),
 }
 
-impl Activations<'_> {
+impl<'a> Activations<'a> {
+    /// Rows that [`prepare_row`] has written, [`prepared_bytes`] apart, at a cache line.
+    pub fn new(kind: ActivationKind, memory: &'a [f32]) -> Self {
+        match kind {
+            ActivationKind::F32 => Activations::F32(memory),
+            ActivationKind::Brain => Activations::Brain(bytemuck::cast_slice(memory)),
+            ActivationKind::BrainFloats => Activations::BrainFloats(bytemuck::cast_slice(memory)),
+            ActivationKind::Int8 => Activations::Int8(bytemuck::cast_slice(memory)),
+        }
+    }
+
     /// What they are.
     pub(super) fn kind(&self) -> ActivationKind {
         match self {
@@ -67,8 +78,38 @@ impl Activations<'_> {
     }
 }
 
+/// Rows of activations, prepared for the products with a matrix, in memory of their own.
+#[derive(Debug)]
+pub struct PreparedRows {
+    kind: ActivationKind,
+    memory: AlignedBytes,
+    bytes: usize,
+}
+
+impl PreparedRows {
+    /// Of rows as long as those of `weight`.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn new(isa: Isa, weight: &PackedMatrix, x: &[f32]) -> Result<Self, CpuError> {
+        let (kind, columns) = (weight.activation_kind(isa), weight.columns());
+        let (row, rows) = (prepared_bytes(kind, columns), x.len() / columns);
+        let bytes = row * rows;
+        let mut memory = AlignedBytes::zeroed(bytes)?;
+        for (x, out) in x.chunks_exact(columns).zip(memory.as_mut_slice().chunks_exact_mut(row)) {
+            prepare_row(isa, kind, x, bytemuck::cast_slice_mut(out));
+        }
+        Ok(Self { kind, memory, bytes })
+    }
+
+    /// All of them.
+    pub fn view(&self) -> Activations<'_> {
+        Activations::new(self.kind, bytemuck::cast_slice(&self.memory.as_slice()[..self.bytes]))
+    }
+}
+
 /// Elements (floats, pairs or blocks) of a prepared row.
-pub fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
+pub(super) fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
     match kind {
         ActivationKind::F32 => columns,
         ActivationKind::Brain | ActivationKind::BrainFloats => columns.div_ceil(2),
@@ -78,7 +119,7 @@ pub fn prepared_len(kind: ActivationKind, columns: usize) -> usize {
 
 /// Elements from one prepared row to the next: an odd number of cache lines, because rows that are
 /// read side by side must not all lie in the same set of a cache.
-pub fn prepared_stride(kind: ActivationKind, columns: usize) -> usize {
+pub(super) fn prepared_stride(kind: ActivationKind, columns: usize) -> usize {
     let elements = prepared_len(kind, columns);
     match kind {
         ActivationKind::F32 => elements,
@@ -91,17 +132,30 @@ pub fn prepared_stride(kind: ActivationKind, columns: usize) -> usize {
 }
 
 /// Bytes from one prepared row to the next.
-pub fn prepared_bytes(kind: ActivationKind, columns: usize) -> usize {
+pub(crate) fn prepared_bytes(kind: ActivationKind, columns: usize) -> usize {
     kind.element_bytes() * prepared_stride(kind, columns)
 }
 
-/// Quantises a row: the largest magnitude of 32 becomes 127, the others are rounded to nearest even.
+/// Prepares a row: as it is; rounded to bf16, an odd row ending in a zero; or quantised, the largest magnitude of 32
+/// becoming 127 and the others being rounded to nearest even. `out` has [`prepared_bytes`], at a cache line.
 ///
 /// # Panics
-/// When the row is not 32 times as long as `out`.
-pub fn quantise_row(isa: Isa, x: &[f32], out: &mut [ActivationBlock]) {
-    assert_eq!(x.len(), BLOCK * out.len(), "a row to quantise is whole blocks");
-    isa.run(Quantise { x, out });
+/// When `out` is shorter, or a row to quantise is not whole blocks.
+pub fn prepare_row(isa: Isa, kind: ActivationKind, x: &[f32], out: &mut [f32]) {
+    let length = prepared_len(kind, x.len());
+    match kind {
+        ActivationKind::F32 => out.copy_from_slice(x),
+        ActivationKind::Brain => isa.run(Round { x, out: &mut bytemuck::cast_slice_mut(out)[..length] }),
+        ActivationKind::BrainFloats => {
+            let (whole, last) = out[..2 * length].split_at_mut(x.len());
+            last.fill(0.0);
+            isa.run(RoundFloats { x, out: whole });
+        }
+        ActivationKind::Int8 => {
+            assert_eq!(x.len(), BLOCK * length, "a row to quantise is whole blocks");
+            isa.run(Quantise { x, out: &mut bytemuck::cast_slice_mut(out)[..length] });
+        }
+    }
 }
 
 struct Quantise<'a> {
@@ -121,7 +175,7 @@ impl Kernel for Quantise<'_> {
     }
 }
 
-/// Quantises 32 activations, as [`quantise_row`] does.
+/// Quantises 32 activations, as [`prepare_row`] does.
 #[inline(always)]
 pub(crate) fn quantise<S: Simd>(simd: S, x: &[f32; BLOCK], out: &mut ActivationBlock) {
     // SAFETY: both halves of the array are 16 floats.
@@ -163,15 +217,7 @@ pub(super) fn quantise_vectors<S: Simd>(simd: S, low: S::F32, high: S::F32, out:
     out.start_32 = [-32 * sums[0], -32 * sums[1]];
 }
 
-/// Rounds a row to bf16, in pairs; an odd row ends in a zero.
-///
-/// # Panics
-/// When `out` has not [`prepared_len`].
-pub fn round_row(isa: Isa, x: &[f32], out: &mut [u32]) {
-    assert_eq!(out.len(), x.len().div_ceil(2), "a row of pairs");
-    isa.run(Round { x, out });
-}
-
+/// To bf16, in pairs.
 struct Round<'a> {
     x: &'a [f32],
     out: &'a mut [u32],
@@ -200,16 +246,6 @@ impl Kernel for Round<'_> {
 }
 
 /// The same, kept as floats.
-///
-/// # Panics
-/// When `out` has not [`prepared_len`].
-pub fn round_row_to_floats(isa: Isa, x: &[f32], out: &mut [[f32; 2]]) {
-    assert_eq!(out.len(), x.len().div_ceil(2), "a row of pairs");
-    let out = out.as_flattened_mut();
-    out[x.len()..].fill(0.0);
-    isa.run(RoundFloats { x, out: &mut out[..x.len()] });
-}
-
 struct RoundFloats<'a> {
     x: &'a [f32],
     out: &'a mut [f32],

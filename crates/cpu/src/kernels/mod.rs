@@ -18,11 +18,8 @@ pub(crate) mod stored;
 mod tiled;
 mod unpacked;
 
-pub(crate) use activations::quantise;
-pub use activations::{
-    ActivationBlock, Activations, prepared_bytes, prepared_len, prepared_stride, quantise_row, round_row,
-    round_row_to_floats,
-};
+pub use activations::{ActivationBlock, Activations, PreparedRows, prepare_row};
+pub(crate) use activations::{prepared_bytes, quantise};
 pub(crate) use matmul::PREFETCH_BYTES;
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 

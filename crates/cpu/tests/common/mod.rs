@@ -2,11 +2,7 @@
 
 mod random;
 
-use alti_cpu::kernels::{
-    ActivationBlock, Activations, prepared_len, prepared_stride, quantise_row, round_row, round_row_to_floats,
-};
-use alti_cpu::pack::ActivationKind;
-use alti_cpu::{Isa, PackedMatrix};
+use alti_cpu::PackedMatrix;
 use alti_tensor::{DType, WeightData};
 use half::f16;
 pub(crate) use random::Random;
@@ -61,56 +57,6 @@ pub(crate) fn weight_of(
         }
     }
     WeightData::new(dtype, vec![rows, columns], Cow::Owned(bytes)).expect("a whole tensor")
-}
-
-/// Activations in any form.
-pub(crate) enum Prepared {
-    F32(Vec<f32>),
-    Brain(Vec<u32>),
-    BrainFloats(Vec<[f32; 2]>),
-    Int8(Vec<ActivationBlock>),
-}
-
-impl Prepared {
-    /// Rows of `x` for the products with `weight`.
-    pub(crate) fn new(isa: Isa, weight: &PackedMatrix, x: &[f32]) -> Self {
-        let (kind, columns) = (weight.activation_kind(isa), weight.columns());
-        let rows = x.len() / columns;
-        let (len, stride) = (prepared_len(kind, columns), prepared_stride(kind, columns));
-        match kind {
-            ActivationKind::F32 => Prepared::F32(x.to_vec()),
-            ActivationKind::Brain => {
-                let mut out = vec![0; rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    round_row(isa, x, &mut out[..len]);
-                }
-                Prepared::Brain(out)
-            }
-            ActivationKind::BrainFloats => {
-                let mut out = vec![[0.0; 2]; rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    round_row_to_floats(isa, x, &mut out[..len]);
-                }
-                Prepared::BrainFloats(out)
-            }
-            ActivationKind::Int8 => {
-                let mut out = vec![ActivationBlock::default(); rows * stride];
-                for (x, out) in x.chunks_exact(columns).zip(out.chunks_exact_mut(stride)) {
-                    quantise_row(isa, x, &mut out[..len]);
-                }
-                Prepared::Int8(out)
-            }
-        }
-    }
-
-    pub(crate) fn view(&self) -> Activations<'_> {
-        match self {
-            Prepared::F32(x) => Activations::F32(x),
-            Prepared::Brain(x) => Activations::Brain(x),
-            Prepared::BrainFloats(x) => Activations::BrainFloats(x),
-            Prepared::Int8(x) => Activations::Int8(x),
-        }
-    }
 }
 
 /// All rows of a packed matrix as floats.

@@ -4,9 +4,7 @@ use super::Worker;
 use super::claims::Claims;
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::kernels::{
-    self, ActivationBlock, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES, prepared_len,
-};
+use crate::kernels::{self, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES};
 use crate::pack::{ActivationKind, PackedMatrix};
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,8 +21,6 @@ pub(crate) struct Prepared {
     pub(crate) rows: usize,
     /// What they were made to be.
     pub(crate) kind: ActivationKind,
-    /// Elements of a row, as [`prepared_len`] counts.
-    pub(crate) row_len: usize,
     /// Whether there is a copy for each thread.
     pub(crate) private: bool,
 }
@@ -45,21 +41,10 @@ impl Prepared {
     /// # Safety
     /// They have been prepared, and nobody writes them meanwhile.
     pub(crate) unsafe fn activations<'a>(&self, worker: &Worker) -> Activations<'a> {
-        let start = self.start(worker);
-        let count = self.rows * self.memory.columns * size_of::<f32>() / self.kind.element_bytes();
         // SAFETY: the memory holds `rows` prepared rows, aligned to 64 bytes.
-        unsafe {
-            match self.kind {
-                ActivationKind::F32 => Activations::F32(std::slice::from_raw_parts(start, count)),
-                ActivationKind::Brain => Activations::Brain(std::slice::from_raw_parts(start.cast(), count)),
-                ActivationKind::BrainFloats => {
-                    Activations::BrainFloats(std::slice::from_raw_parts(start.cast(), count))
-                }
-                ActivationKind::Int8 => {
-                    Activations::Int8(std::slice::from_raw_parts(start.cast::<ActivationBlock>(), count))
-                }
-            }
-        }
+        let memory =
+            unsafe { std::slice::from_raw_parts(self.start(worker), self.rows * self.memory.columns) };
+        Activations::new(self.kind, memory)
     }
 }
 
@@ -95,7 +80,7 @@ impl Prepare {
         let copy = if self.out.private { worker.index * self.out.rows } else { 0 };
         for row in rows {
             // SAFETY: what is read was written behind a barrier; what is written is this thread's
-            // row or copy alone, and as long as `prepared_len` says.
+            // row or copy alone, and as long as `prepared_width` says.
             unsafe {
                 let mut x = self.x.row(row);
                 if let Some(norm) = &self.norm {
@@ -103,24 +88,7 @@ impl Prepare {
                     kernels::rms_norm(worker.isa, x, &norm.gain, norm.epsilon, normed);
                     x = norm.rows.row(copy + row);
                 }
-                self.write(worker, x, self.out.memory.row_mut(copy + row));
-            }
-        }
-    }
-
-    fn write(&self, worker: &Worker, x: &[f32], out: &mut [f32]) {
-        let length = self.out.row_len;
-        match self.out.kind {
-            ActivationKind::F32 => out.copy_from_slice(x),
-            ActivationKind::Brain => {
-                kernels::round_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length])
-            }
-            ActivationKind::BrainFloats => {
-                let (pairs, _) = out.as_chunks_mut();
-                kernels::round_row_to_floats(worker.isa, x, &mut pairs[..length]);
-            }
-            ActivationKind::Int8 => {
-                kernels::quantise_row(worker.isa, x, &mut bytemuck::cast_slice_mut(out)[..length]);
+                kernels::prepare_row(worker.isa, self.out.kind, x, self.out.memory.row_mut(copy + row));
             }
         }
     }
@@ -258,7 +226,7 @@ pub(crate) unsafe fn product(
     kernels::matmul(worker.isa, &task, &mut out);
 }
 
-/// Elements of a prepared row for this matrix, and the f32 it takes to hold them.
-pub(crate) fn prepared_shape(kind: ActivationKind, columns: usize) -> (usize, usize) {
-    (prepared_len(kind, columns), kernels::prepared_bytes(kind, columns) / size_of::<f32>())
+/// The f32 that it takes to hold a prepared row.
+pub(crate) fn prepared_width(kind: ActivationKind, columns: usize) -> usize {
+    kernels::prepared_bytes(kind, columns) / size_of::<f32>()
 }

@@ -6,7 +6,6 @@ use super::Worker;
 use super::linear::{Prepared, Then, product};
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::kernels::prepared_len;
 use crate::pack::{ActivationKind, PackedMatrix};
 use std::ops::Range;
 use std::sync::Arc;
@@ -110,6 +109,5 @@ impl Up {
 
 /// Activations as they are.
 fn plain(memory: Matrix) -> Prepared {
-    let row_len = prepared_len(ActivationKind::F32, memory.columns);
-    Prepared { memory, rows: memory.rows, kind: ActivationKind::F32, row_len, private: false }
+    Prepared { memory, rows: memory.rows, kind: ActivationKind::F32, private: false }
 }
