@@ -137,6 +137,7 @@ pub(crate) struct Matmul {
 const FEWEST_CLAIMED: usize = 32;
 
 /// Panels that a thread takes at once where it has tile registers, which go through several together.
+#[cfg(target_arch = "x86_64")]
 const CLAIMED_FOR_TILES: usize = 4;
 
 impl Matmul {
