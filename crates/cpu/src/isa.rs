@@ -125,16 +125,18 @@ impl Isa {
         }
     }
 
-    /// Whether bf16 is multiplied as floats, because nothing multiplies pairs of it: then activations that were rounded to
-    /// it are kept as floats.
+    /// [`Simd::KEEPS_BRAIN_FLOATS`] of its vectors.
     pub(crate) fn keeps_brain_floats(self) -> bool {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => true,
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => true,
-            _ => false,
+        struct Asked;
+        impl Kernel for Asked {
+            type Output = bool;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::KEEPS_BRAIN_FLOATS
+            }
         }
+        self.run(Asked)
     }
 
     /// The tile registers of this instruction set, if it has them.

@@ -77,7 +77,7 @@ impl HeadLayout {
         tokens.next_multiple_of(2) * self.width * self.element()
     }
 
-    fn new(dtype: KvDType, head_dim: usize) -> HeadLayout {
+    pub(crate) fn new(dtype: KvDType, head_dim: usize) -> HeadLayout {
         let (element, groups) = match dtype {
             KvDType::F32 => (4, 0),
             KvDType::BF16 => (2, 0),

@@ -17,8 +17,9 @@ use super::ops::rows::RowOp;
 use super::ops::store::Store;
 use super::profile::Profile;
 use super::weight::CpuWeight;
+use crate::kernels::ActivationKind;
+use crate::pack::PackedMatrix;
 use crate::pack::layout::BLOCK;
-use crate::pack::{ActivationKind, PackedMatrix};
 use crate::pool::{PoolOptions, Region};
 use crate::{AlignedBytes, CpuError, Isa, Pool};
 use alti_tensor::{

@@ -8,8 +8,8 @@ use super::Row;
 use crate::CpuError;
 use crate::isa::{Isa, Kernel};
 use crate::memory::{AlignedBytes, CACHE_LINE};
+use crate::pack::PackedMatrix;
 use crate::pack::layout::BLOCK;
-use crate::pack::{ActivationKind, PackedMatrix};
 use crate::simd::{LANES, Simd};
 
 /// 32 activations as integers: `x = scale * quants`.
@@ -32,6 +32,30 @@ pub struct ActivationBlock {
     pub(crate) start_32: [i32; 2],
 }
 
+/// What a matrix wants its activations to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActivationKind {
+    /// As they are, for F32 and F16 weights.
+    F32,
+    /// Rounded to bf16, for BF16 weights.
+    Brain,
+    /// The same values as floats, for BF16 weights where vectors multiply nothing smaller.
+    BrainFloats,
+    /// 8-bit integers with a scale for 32 of them, for block formats.
+    Int8,
+}
+
+impl ActivationKind {
+    /// Bytes of an element of prepared activations: a float, a pair, a block of 32.
+    fn element_bytes(self) -> usize {
+        match self {
+            ActivationKind::F32 | ActivationKind::Brain => 4,
+            ActivationKind::BrainFloats => 8,
+            ActivationKind::Int8 => size_of::<ActivationBlock>(),
+        }
+    }
+}
+
 /// Rows of prepared activations.
 #[derive(Clone, Copy, Debug)]
 pub enum Activations<'a> {
@@ -47,8 +71,11 @@ pub enum Activations<'a> {
 }
 
 impl<'a> Activations<'a> {
-    /// Rows that [`prepare_row`] has written, [`prepared_bytes`] apart, at a cache line.
-    pub fn new(kind: ActivationKind, memory: &'a [f32]) -> Self {
+    /// Rows that [`prepare_row`] has written, [`prepared_bytes`] apart.
+    ///
+    /// # Panics
+    /// When blocks do not begin at a cache line.
+    pub(crate) fn new(kind: ActivationKind, memory: &'a [f32]) -> Self {
         match kind {
             ActivationKind::F32 => Activations::F32(memory),
             ActivationKind::Brain => Activations::Brain(bytemuck::cast_slice(memory)),
@@ -87,12 +114,16 @@ pub struct PreparedRows {
 }
 
 impl PreparedRows {
-    /// Of rows as long as those of `weight`.
+    /// Of rows as long as those of `weight`, for products on this instruction set.
     ///
     /// # Errors
     /// When there is no memory for them.
+    ///
+    /// # Panics
+    /// When `x` is not whole rows.
     pub fn new(isa: Isa, weight: &PackedMatrix, x: &[f32]) -> Result<Self, CpuError> {
         let (kind, columns) = (weight.activation_kind(isa), weight.columns());
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "activations are whole rows");
         let (row, rows) = (prepared_bytes(kind, columns), x.len() / columns);
         let bytes = row * rows;
         let mut memory = AlignedBytes::zeroed(bytes)?;
@@ -137,11 +168,12 @@ pub(crate) fn prepared_bytes(kind: ActivationKind, columns: usize) -> usize {
 }
 
 /// Prepares a row: as it is; rounded to bf16, an odd row ending in a zero; or quantised, the largest magnitude of 32
-/// becoming 127 and the others being rounded to nearest even. `out` has [`prepared_bytes`], at a cache line.
+/// becoming 127 and the others being rounded to nearest even.
 ///
 /// # Panics
-/// When `out` is shorter, or a row to quantise is not whole blocks.
-pub fn prepare_row(isa: Isa, kind: ActivationKind, x: &[f32], out: &mut [f32]) {
+/// When `out` is not [`prepared_bytes`] long, a row to quantise is not whole blocks, or blocks do not begin at a cache
+/// line.
+pub(crate) fn prepare_row(isa: Isa, kind: ActivationKind, x: &[f32], out: &mut [f32]) {
     let length = prepared_len(kind, x.len());
     match kind {
         ActivationKind::F32 => out.copy_from_slice(x),
@@ -257,11 +289,40 @@ impl Kernel for RoundFloats<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for (x, out) in self.x.chunks(LANES).zip(self.out.chunks_mut(LANES)) {
-            let mut rounded = [0u16; LANES];
-            // SAFETY: chunks of the same length, and an array of 16.
+            // SAFETY: chunks of the same length.
             unsafe {
-                simd.store_brain(rounded.as_mut_ptr(), simd.load_partial(x.as_ptr(), x.len(), 0.0));
-                simd.store_partial(out.as_mut_ptr(), out.len(), simd.load_brain(rounded.as_ptr()));
+                let rounded = simd.round_to_brain(simd.load_partial(x.as_ptr(), x.len(), 0.0));
+                simd.store_partial(out.as_mut_ptr(), out.len(), rounded);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::pair_floats;
+
+    /// Whatever was in the memory: an odd row ends in a zero, and floats are what pairs stand for.
+    #[test]
+    fn rounded_rows_are_the_same_in_both_forms_and_end_in_a_zero() {
+        for columns in [1, 2, 15, 16, 17, 33] {
+            let x: Vec<f32> = (0..columns).map(|k| (k as f32 + 0.7) * 1.37).collect();
+            let pairs = prepared_len(ActivationKind::Brain, columns);
+            for isa in Isa::available() {
+                let prepared = |kind| {
+                    let mut out = vec![f32::NAN; prepared_bytes(kind, columns) / 4];
+                    prepare_row(isa, kind, &x, &mut out);
+                    out
+                };
+                let (brain, floats) =
+                    (prepared(ActivationKind::Brain), prepared(ActivationKind::BrainFloats));
+                let widened: Vec<f32> =
+                    brain[..pairs].iter().flat_map(|pair| pair_floats(pair.to_bits())).collect();
+                assert_eq!(widened, floats[..2 * pairs], "{columns} columns on {}", isa.name());
+                let expected = x.iter().map(|&x| half::bf16::from_f32(x).to_f32());
+                assert_eq!(widened[..columns], expected.collect::<Vec<_>>());
+                assert!(widened[columns..].iter().all(|&end| end.to_bits() == 0));
             }
         }
     }

@@ -118,8 +118,8 @@ pub(crate) struct Block {
     pub(crate) head: HeadLayout,
 }
 
-/// A block that is read next, to be asked for while another is worked on: in small portions, because
-/// a core waits when it asks for more lines at once than it can have under way.
+/// A block that is read next, to be asked for while another is worked on: line by line, because a core waits when it
+/// asks for more at once than it can have under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead {
     at: *const u8,
@@ -140,7 +140,7 @@ impl Ahead {
     }
 
     /// Lines that are left.
-    #[cfg(target_arch = "x86_64")] // for tile registers
+    #[cfg(any(target_arch = "x86_64", test))] // for tile registers
     pub(super) fn lines(&self) -> usize {
         self.lines
     }
@@ -204,6 +204,7 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
             K::mix::<S, 1, false>(simd, block, [&weights[r]], own, [mixtures[r]], &mut ahead);
         }
     }
+    // What is left: the scales, and all that this page had too few tokens for.
     ahead.ask(simd, usize::MAX);
 }
 

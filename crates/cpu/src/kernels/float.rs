@@ -1,8 +1,8 @@
 //! The matmul tiles of F32, F16 and BF16 weights.
 //!
 //! An output is, over the columns in order, `sum = fma(weight, activation, sum)` with f32
-//! activations; for BF16, over pairs of columns, [`Simd::dot_brain`] with bf16 activations
-//! ([`TileOrder`] says what else machines with tile registers do).
+//! activations; for BF16, over pairs of columns, [`Simd::dot_brain`] with activations rounded to bf16, or the same in
+//! floats ([`TileOrder`] says what else machines with tile registers do).
 //! The layouts of the panels are drawn in [`crate::pack`].
 
 #![allow(clippy::needless_range_loop)] // indices are rows and columns of a tile
@@ -19,6 +19,8 @@ pub(super) trait Step {
     type Weights<S: Simd>: Copy;
     /// Bytes of it in a row.
     const BYTES: usize;
+    /// Where it is for one of the two values of [`Simd::KEEPS_BRAIN_FLOATS`] alone.
+    const FOR_BRAIN_FLOATS: Option<bool> = None;
     /// 16 rows from memory.
     ///
     /// # Safety
@@ -77,6 +79,7 @@ impl Step for Brain {
     type Activation = u32;
     type Weights<S: Simd> = S::Bytes;
     const BYTES: usize = 4;
+    const FOR_BRAIN_FLOATS: Option<bool> = Some(false);
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> S::Bytes {
@@ -96,6 +99,7 @@ impl Step for BrainFloats {
     type Activation = [f32; 2];
     type Weights<S: Simd> = [S::F32; 2];
     const BYTES: usize = 4;
+    const FOR_BRAIN_FLOATS: Option<bool> = Some(true);
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const u8) -> [S::F32; 2] {
@@ -132,6 +136,12 @@ impl<F: Step> Tile for Float<F> {
         mut prefetch: Prefetch,
     ) -> [[S::F32; C]; R] {
         let mut sums = [[simd.splat(0.0); C]; R];
+        // What `check` has ruled out is not even compiled.
+        if const {
+            matches!((F::FOR_BRAIN_FLOATS, S::KEEPS_BRAIN_FLOATS), (Some(true), false) | (Some(false), true))
+        } {
+            unreachable!("activations have another form on this instruction set");
+        }
         for run in (0..steps).step_by(RUN) {
             prefetch.advance(simd);
             for k in run..steps.min(run + RUN) {
@@ -188,13 +198,14 @@ impl Tile for TileOrder {
                 for r in 0..R {
                     let row = k * PANEL_ROWS + (first_half + r) * LANES;
                     // SAFETY: the caller's promise: the panel and each of `x` have `steps` steps, whole runs of them.
-                    let (weights, x) =
-                        unsafe { (simd.load_bytes(panel.add(4 * row)), x.map(|x| x.add(k).read())) };
+                    let weights = unsafe { simd.load_bytes(panel.add(4 * row)) };
                     let weights =
                         [simd.keep_halves(weights, true, false), simd.keep_halves(weights, false, true)];
                     for c in 0..C {
+                        // SAFETY: as above.
+                        let pair = unsafe { *x[c].add(k) };
                         for half in 0..2 {
-                            let x = x[c] & HALVES[half];
+                            let x = pair & HALVES[half];
                             parts[r][c][half] = simd.dot_brain(parts[r][c][half], weights[half], x);
                         }
                     }

@@ -4,7 +4,9 @@
 //! activations pass by in tiles of a few. Each tile also asks for its share of the next panel, so
 //! that a batch, too, runs at the speed of the weight stream. See [`Tile`] for what a tile computes.
 
-use super::activations::{ActivationBlock, Activations, prepared_len, prepared_stride, quantise_vectors};
+use super::activations::{
+    ActivationBlock, ActivationKind, Activations, prepared_len, prepared_stride, quantise_vectors,
+};
 #[cfg(target_arch = "x86_64")]
 use super::float::TileOrder;
 use super::float::{Brain, BrainFloats, F16, F32, Float};
@@ -15,7 +17,7 @@ use super::tiled::{self, TiledBrain, TiledBytes, tiles_fit};
 use super::unpacked::{FromUnpacked, Unpacking, unpacked_bytes, with_workspace};
 use crate::isa::{Isa, Kernel};
 use crate::pack::layout::BLOCK;
-use crate::pack::{ActivationKind, PANEL_ROWS, PackedMatrix};
+use crate::pack::{PANEL_ROWS, PackedMatrix};
 use crate::simd::{LANES, Simd};
 use alti_tensor::DType;
 use std::marker::PhantomData;
@@ -139,7 +141,7 @@ impl Matmul<'_> {
 /// Runs a product.
 ///
 /// # Panics
-/// When the shapes do not fit each other.
+/// When the shapes do not fit each other, or activations were prepared for another instruction set.
 pub fn matmul(isa: Isa, task: &Matmul<'_>, out: &mut OutputMatrix<'_>) {
     check(isa, task, out);
     /// One compiled kernel per format.
@@ -223,7 +225,13 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
 fn check(isa: Isa, task: &Matmul<'_>, out: &OutputMatrix<'_>) {
     let weight = task.weight;
     let (kind, prepared) = (task.activations.kind(), task.activations.elements());
-    assert_eq!(kind, weight.activation_kind(isa), "{} weights want other activations", weight.dtype());
+    assert_eq!(
+        kind,
+        weight.activation_kind(isa),
+        "{} weights want other activations on {}",
+        weight.dtype(),
+        isa.name()
+    );
     let stride = prepared_stride(kind, weight.columns());
     assert!(task.panels.end <= weight.panels(), "no such panels");
     assert!(task.rows.end.checked_mul(stride).is_some_and(|n| n <= prepared), "no such activations");

@@ -18,8 +18,8 @@ pub(crate) mod stored;
 mod tiled;
 mod unpacked;
 
-pub use activations::{ActivationBlock, Activations, PreparedRows, prepare_row};
-pub(crate) use activations::{prepared_bytes, quantise};
+pub use activations::{ActivationBlock, ActivationKind, Activations, PreparedRows};
+pub(crate) use activations::{prepare_row, prepared_bytes, quantise};
 pub(crate) use matmul::PREFETCH_BYTES;
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 

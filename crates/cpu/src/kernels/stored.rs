@@ -2,7 +2,7 @@
 //!
 //! Scores and mixtures are small matrix products whose tiles hold `R` lanes by a few vectors. In
 //! f32 and q8_0 a stored value is widened to f32; bf16 is multiplied as it is, in pairs
-//! ([`Simd::dot_brain`]), with queries and weights rounded to bf16. The layouts of a page are drawn
+//! ([`Simd::dot_stored`]), with queries and weights rounded to bf16. The layouts of a page are drawn
 //! in [`crate::backend::cache`].
 
 #![expect(clippy::needless_range_loop, reason = "indices are lanes, vectors and tokens, as in the formulas")]
@@ -19,8 +19,8 @@ pub(crate) trait Stored: Copy {
     /// Writes a query, times `factor`, as [`Stored::scores`] wants it: no more floats than its whole vectors have.
     fn query<S: Simd>(simd: S, query: &[f32], factor: f32, out: &mut [f32]);
 
-    /// The scores of all tokens of the page; those of tokens that nobody stored are undefined. For each line that is
-    /// read, one of `ahead` is asked for, here and in [`Stored::mix`].
+    /// The scores of all tokens of the page; those of tokens that nobody stored are undefined. For each line of keys
+    /// that is read, and of values in [`Stored::mix`], a line of `ahead` is asked for.
     ///
     /// # Safety
     /// `block` is a page of one head stored so, and each query has the head's width.
@@ -289,6 +289,7 @@ impl Stored for Brain {
         if seen.is_empty() {
             return;
         }
+        assert!(!WHOLE || (seen.start | seen.end).is_multiple_of(2), "pairs are seen whole");
         by_vectors!(head.width / LANES, S, R, |first, N| {
             // SAFETY: a mixture has `width` floats.
             let mut sums = unsafe { take::<S, R, N>(simd, first, mixtures) };
@@ -326,7 +327,10 @@ unsafe fn put<S: Simd, const R: usize, const N: usize>(
     sums: [[S::F32; N]; R],
     scores: &mut Weights<R>,
 ) {
-    let rows = scores.each_mut().map(|row| row.as_mut_ptr());
+    let mut rows = [std::ptr::null_mut(); R];
+    for r in 0..R {
+        rows[r] = scores[r].as_mut_ptr();
+    }
     // SAFETY: the caller's promise.
     unsafe { give::<S, R, N>(simd, first, sums, rows) };
 }
@@ -366,6 +370,58 @@ unsafe fn give<S: Simd, const R: usize, const N: usize>(
         for v in 0..N {
             // SAFETY: the caller's promise.
             unsafe { simd.store(rows[r].add((first + v) * LANES), values[r][v]) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cache::HeadLayout;
+    use crate::isa::{Isa, Kernel};
+    use crate::memory::{AlignedBytes, CACHE_LINE};
+    use alti_tensor::KvDType;
+
+    /// Reads a whole page for two lanes: the lines of another that are left to ask for.
+    struct ReadPage<K> {
+        head: HeadLayout,
+        stored: PhantomData<K>,
+    }
+
+    impl<K: Stored> Kernel for ReadPage<K> {
+        type Output = usize;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> usize {
+            let memory = AlignedBytes::zeroed(self.head.bytes).unwrap();
+            let block = Block { start: memory.start(), head: self.head };
+            let mut ahead = Ahead::block(block, PAGE_TOKENS);
+            let queries = vec![0.0; self.head.width];
+            let mut weights: Weights<2> = [[0.0; PAGE_TOKENS]; 2];
+            let mut mixtures = vec![0.0; 2 * self.head.width];
+            let (first, second) = mixtures.split_at_mut(self.head.width);
+            let mixtures = [first.as_mut_ptr(), second.as_mut_ptr()];
+            // SAFETY: a page of zeros, and queries and mixtures of the head's width.
+            unsafe {
+                K::scores(simd, block, [queries.as_ptr(); 2], &mut weights, &mut ahead);
+                let weights = [&weights[0], &weights[1]];
+                K::mix::<S, 2, true>(simd, block, weights, 0..PAGE_TOKENS, mixtures, &mut ahead);
+            }
+            ahead.lines()
+        }
+    }
+
+    /// While a page is read another is asked for, all but its scales: neither late nor in a burst.
+    #[test]
+    fn a_line_is_asked_for_with_each_that_is_read() {
+        fn left<K: Stored>(isa: Isa, dtype: KvDType) -> usize {
+            isa.run(ReadPage::<K> { head: HeadLayout::new(dtype, 64), stored: PhantomData })
+        }
+        for isa in Isa::available() {
+            assert_eq!(left::<Brain>(isa, KvDType::BF16), 0, "{}", isa.name());
+            assert_eq!(left::<Widened<Single>>(isa, KvDType::F32), 0, "{}", isa.name());
+            let scales = 2 * 2 * PAGE_TOKENS * size_of::<u16>();
+            assert_eq!(left::<Widened<Scaled>>(isa, KvDType::Q8_0), scales / CACHE_LINE, "{}", isa.name());
         }
     }
 }

@@ -128,7 +128,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                 }
                 for (panel, products) in panels.clone().zip(&products) {
                     for column in 0..count {
-                        let products = products.each_ref().map(|products| &products[column]);
+                        let products = [&products[0][column], &products[1][column]];
                         finish(simd, *epilogue, products, panel, out, row + column);
                     }
                 }
@@ -354,7 +354,7 @@ impl Kernel for TiledBrain<'_, '_, '_> {
                 }
                 for (panel, products) in panels.clone().zip(&products) {
                     for column in 0..count {
-                        let products = products.each_ref().map(|products| &products[column]);
+                        let products = [&products[0][column], &products[1][column]];
                         finish(simd, *epilogue, products, panel, out, row + column);
                     }
                 }

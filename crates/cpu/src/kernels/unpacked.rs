@@ -13,12 +13,12 @@
 //! Tile registers take all steps of a group at once ([`super::tiled`]), vectors one step after the
 //! other with the formula, and so the bits, of [`super::quantised`].
 
-use super::activations::{ActivationBlock, prepared_len};
+use super::activations::{ActivationBlock, ActivationKind, prepared_len};
 use super::matmul::{Panels, Prefetch, Tile};
 use super::quantised::{Format, Part, Source, add_group};
 use crate::memory::{AlignedBytes, CACHE_LINE};
+use crate::pack::PackedMatrix;
 use crate::pack::layout::BLOCK;
-use crate::pack::{ActivationKind, PackedMatrix};
 use crate::simd::{LANES, Simd};
 use std::cell::RefCell;
 use std::marker::PhantomData;

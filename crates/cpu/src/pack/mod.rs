@@ -20,7 +20,7 @@ mod quantised;
 
 use crate::CpuError;
 use crate::isa::Isa;
-use crate::kernels::ActivationBlock;
+use crate::kernels::ActivationKind;
 use crate::memory::{AlignedBytes, CACHE_LINE};
 use alti_tensor::{DType, WeightData};
 use bytes::Bytes;
@@ -33,40 +33,6 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 32;
-
-/// What a matrix wants its activations to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ActivationKind {
-    /// As they are, for F32 and F16 weights.
-    F32,
-    /// Rounded to bf16, for BF16 weights.
-    Brain,
-    /// The same values as floats, for BF16 weights where nothing multiplies bf16.
-    BrainFloats,
-    /// 8-bit integers with a scale for 32 of them, for block formats.
-    Int8,
-}
-
-impl ActivationKind {
-    /// Bytes of an element of prepared activations: a float, a pair, a block of 32.
-    pub fn element_bytes(self) -> usize {
-        match self {
-            ActivationKind::F32 | ActivationKind::Brain => 4,
-            ActivationKind::BrainFloats => 8,
-            ActivationKind::Int8 => size_of::<ActivationBlock>(),
-        }
-    }
-
-    /// What weights of `dtype` want on this instruction set.
-    pub fn of(dtype: DType, isa: Isa) -> Self {
-        match dtype {
-            DType::F32 | DType::F16 => ActivationKind::F32,
-            DType::BF16 if isa.keeps_brain_floats() => ActivationKind::BrainFloats,
-            DType::BF16 => ActivationKind::Brain,
-            _ => ActivationKind::Int8,
-        }
-    }
-}
 
 /// Packed bytes that take longer than to start a thread for them, and to have threads fault pages in at
 /// the same time.
@@ -189,9 +155,14 @@ impl PackedMatrix {
         self.panels() * self.panel_bytes
     }
 
-    /// What [`matmul`](crate::kernels::matmul) wants of its activations.
+    /// What [`matmul`](crate::kernels::matmul) wants of its activations on this instruction set.
     pub fn activation_kind(&self, isa: Isa) -> ActivationKind {
-        ActivationKind::of(self.dtype, isa)
+        match self.dtype {
+            DType::F32 | DType::F16 => ActivationKind::F32,
+            DType::BF16 if isa.keeps_brain_floats() => ActivationKind::BrainFloats,
+            DType::BF16 => ActivationKind::Brain,
+            _ => ActivationKind::Int8,
+        }
     }
 
     /// The bytes of panel `index`.

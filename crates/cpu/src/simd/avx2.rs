@@ -1,6 +1,6 @@
 //! [`Simd`] in AVX2, FMA and F16C: a vector is two registers.
 
-use super::{LANES, Simd, half_mask};
+use super::{LANES, Simd, half_mask, pair_floats};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -123,8 +123,8 @@ fn add_wide_products(mut sum: __m256i, w: __m256i, magnitude: __m256i, x: __m256
     sum
 }
 
-/// `sum + high * x[1] + low * x[0]` in each lane, two roundings; as above: the compiler would keep a tile's weights, of
-/// which one is wanted at a time, instead of its sums.
+/// `sum + high * x[1] + low * x[0]` in each lane, two roundings, as instructions that stay together: the compiler would
+/// keep a tile's weights in registers, of which few are wanted at a time, and not its sums.
 ///
 /// # Safety
 /// `x` points to two floats.
@@ -148,7 +148,7 @@ unsafe fn add_pair(mut sum: [__m256; 2], [low, high]: [[__m256; 2]; 2], x: *cons
             high0 = in(ymm_reg) high[0],
             high1 = in(ymm_reg) high[1],
             x = in(reg) x,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
     sum
@@ -173,6 +173,7 @@ impl Simd for Avx2 {
     // A step adds two products to an i16: 2 * 15 * 127 fits eight times, 2 * 63 * 127 twice.
     const DOT_STEPS: [usize; 9] = [8, 8, 8, 8, 8, 4, 2, 1, 1]; // the last two are never used
     const WIDE_IS_UNSIGNED: bool = false;
+    const KEEPS_BRAIN_FLOATS: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -384,6 +385,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn round_to_brain(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_castsi256_ps(round_brain(a[h])))
+    }
+    #[inline(always)]
     fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2] {
         let mask = half_mask(false, true);
         [
@@ -427,15 +432,8 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
-        let x = [x << 16, x & 0xffff_0000].map(f32::from_bits);
         // SAFETY: both floats can be read.
-        unsafe { self.dot_stored(sum, w, x.as_ptr(), 0) }
-    }
-    #[inline(always)]
-    unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
-        let rounded = halves!(|h| _mm256_castsi256_ps(round_brain(value[h])));
-        // SAFETY: the caller's promise: 8 pairs of two floats.
-        unsafe { self.store(to.add(vector * LANES), rounded) }
+        unsafe { self.dot_stored(sum, w, pair_floats(x).as_ptr(), 0) }
     }
     #[inline(always)]
     unsafe fn dot_stored(self, sum: Self::F32, w: Self::Bytes, from: *const f32, index: usize) -> Self::F32 {

@@ -42,9 +42,15 @@ pub(crate) fn prefetch_second(at: *const u8) {
 }
 
 /// The bits of a lane that [`Simd::keep_halves`] keeps.
-fn half_mask(low: bool, high: bool) -> i32 {
-    let half = |wanted| u32::from(u16::MAX) * u32::from(wanted);
-    (half(low) | half(high) << 16) as i32
+#[inline(always)]
+const fn half_mask(low: bool, high: bool) -> i32 {
+    (u16::MAX as u32 * (low as u32 | (high as u32) << 16)) as i32
+}
+
+/// The bf16 of a pair as f32, exact: the lower half first.
+#[inline(always)]
+pub(crate) fn pair_floats(pair: u32) -> [f32; 2] {
+    [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)]
 }
 
 /// Lanes of a vector.
@@ -86,6 +92,9 @@ pub(crate) trait Simd: Copy {
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
     const WIDE_IS_UNSIGNED: bool;
+    /// Whether bf16 is multiplied as f32, so that values which were rounded to it are kept as f32. Scalar code, which
+    /// specifies both, keeps pairs.
+    const KEEPS_BRAIN_FLOATS: bool = false;
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;
@@ -193,6 +202,16 @@ pub(crate) trait Simd: Copy {
     /// `table[byte]` for bytes below 16.
     fn lookup(self, table: &[u8; 16], a: Self::Bytes) -> Self::Bytes;
 
+    /// Rounded to bf16, as [`Simd::store_brain`] rounds.
+    #[inline(always)]
+    fn round_to_brain(self, a: Self::F32) -> Self::F32 {
+        let mut rounded = [0u16; LANES];
+        // SAFETY: an array of 16.
+        unsafe {
+            self.store_brain(rounded.as_mut_ptr(), a);
+            self.load_brain(rounded.as_ptr())
+        }
+    }
     /// The lower and the upper bf16 of each lane as f32, exact.
     fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2];
     /// The lower and the upper half of each lane, where wanted, zeros elsewhere.
@@ -227,8 +246,11 @@ pub(crate) trait Simd: Copy {
     /// room for `16 (vector + 1)` floats.
     #[inline(always)]
     unsafe fn store_pairs<const NORMAL: bool>(self, to: *mut f32, vector: usize, value: Self::F32) {
-        // SAFETY: the caller's promise: 8 pairs of 4 bytes.
+        // SAFETY: the caller's promise: 8 pairs of 4 or of 8 bytes.
         unsafe {
+            if Self::KEEPS_BRAIN_FLOATS {
+                return self.store(to.add(vector * LANES), self.round_to_brain(value));
+            }
             let to = to.cast::<u16>().add(vector * LANES);
             if NORMAL { self.store_brain_normal(to, value) } else { self.store_brain(to, value) }
         }
@@ -236,6 +258,12 @@ pub(crate) trait Simd: Copy {
     /// As [`Simd::dot_brain`] with pair `index` of those that [`Simd::store_pairs`] wrote.
     #[inline(always)]
     unsafe fn dot_stored(self, sum: Self::F32, w: Self::Bytes, from: *const f32, index: usize) -> Self::F32 {
+        if Self::KEEPS_BRAIN_FLOATS {
+            let [low, high] = self.brain_floats(w);
+            // SAFETY: the caller's promise.
+            let [x_low, x_high] = unsafe { [*from.add(2 * index), *from.add(2 * index + 1)] };
+            return self.mul_add(low, self.splat(x_low), self.mul_add(high, self.splat(x_high), sum));
+        }
         // SAFETY: the caller's promise.
         self.dot_brain(sum, w, unsafe { from.cast::<u32>().add(index).read_unaligned() })
     }

@@ -3,7 +3,7 @@
 //! What Rust has no stable names for is written in assembly, one instruction at a time, so that the
 //! compiler still chooses registers and order.
 
-use super::{LANES, Simd, half_mask};
+use super::{LANES, Simd, half_mask, pair_floats};
 use std::arch::{aarch64::*, asm};
 
 /// Proof that the machine has the dot products of 8-bit integers (FEAT_DotProd) and, where `BRAIN`,
@@ -122,6 +122,7 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     const ATTENTION_VECTORS: usize = 2;
     const ATTENTION_SUMS: usize = 4;
     const WIDE_IS_UNSIGNED: bool = false;
+    const KEEPS_BRAIN_FLOATS: bool = !BRAIN;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -203,7 +204,7 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
                         to = out(vreg) rounded,
                         low = in(vreg) value[2 * half],
                         high = in(vreg) value[2 * half + 1],
-                        options(pure, nomem, nostack, preserves_flags),
+                        options(pure, nomem, nostack),
                     );
                     vst1q_u16(to.add(8 * half), rounded);
                 }
@@ -436,13 +437,13 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
                     sum = inout(vreg) sum,
                     w = in(vreg) w[q],
                     x = in(vreg) x,
-                    options(pure, nomem, nostack, preserves_flags),
+                    options(pure, nomem, nostack),
                 );
                 sum
             });
         }
         let [low, high] = self.brain_floats(w);
-        let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
+        let [x_low, x_high] = pair_floats(x);
         quarters!(|q| {
             let sum = vfmaq_f32(sum[q], high[q], vdupq_n_f32(x_high));
             vfmaq_f32(sum, low[q], vdupq_n_f32(x_low))

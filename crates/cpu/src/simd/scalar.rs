@@ -3,7 +3,7 @@
 //! Its methods are calls: unrolled into the kernels of every format, 16 lanes at a time, they would
 //! take longer to compile than all the rest of the workspace.
 
-use super::{LANES, Simd, half_mask};
+use super::{LANES, Simd, half_mask, pair_floats};
 use half::{bf16, f16};
 
 /// Plain Rust, on arrays.
@@ -217,11 +217,8 @@ impl Simd for Scalar {
 
     #[inline(never)]
     fn brain_floats(self, a: Self::Bytes) -> [Self::F32; 2] {
-        let bits = |lane: usize| u32::from_le_bytes(a[lane]);
-        [
-            lanes!(|lane| f32::from_bits(bits(lane) << 16)),
-            lanes!(|lane| f32::from_bits(bits(lane) & 0xffff_0000)),
-        ]
+        let pairs: [[f32; 2]; LANES] = lanes!(|lane| pair_floats(u32::from_le_bytes(a[lane])));
+        [lanes!(|lane| pairs[lane][0]), lanes!(|lane| pairs[lane][1])]
     }
     #[inline(never)]
     fn keep_halves(self, a: Self::Bytes, low: bool, high: bool) -> Self::Bytes {
@@ -269,7 +266,7 @@ impl Simd for Scalar {
     #[inline(never)]
     fn dot_brain(self, sum: Self::F32, w: Self::Bytes, x: u32) -> Self::F32 {
         let [low, high] = self.brain_floats(w);
-        let (x_low, x_high) = (f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000));
+        let [x_low, x_high] = pair_floats(x);
         lanes!(|lane| low[lane].mul_add(x_low, high[lane].mul_add(x_high, sum[lane])))
     }
 

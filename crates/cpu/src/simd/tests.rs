@@ -84,8 +84,13 @@ impl Seen {
 
 /// Runs a kernel on every instruction set and compares what it saw.
 fn agree<K: Kernel<Output = Seen> + Copy>(kernel: K) {
+    agree_on(kernel, |_| true);
+}
+
+/// The same on some of them.
+fn agree_on<K: Kernel<Output = Seen> + Copy>(kernel: K, wanted: impl Fn(Isa) -> bool) {
     let expected = Isa::SCALAR.run(kernel);
-    for isa in Isa::available() {
+    for isa in Isa::available().into_iter().filter(|&isa| wanted(isa)) {
         let seen = isa.run(kernel);
         let differs = seen.0.iter().zip(&expected.0).position(|(seen, expected)| seen != expected);
         assert!(seen == expected, "{}: value {differs:?}", isa.name());
@@ -470,7 +475,7 @@ impl Kernel for StoredPairs {
     fn run<S: Simd>(self, simd: S) -> Seen {
         let mut seen = Seen::default();
         let zero = simd.splat(0.0);
-        // Behind a vector of others, and where the floats are.
+        // In the second half, then in the first.
         let mut stored = [0.0; 2 * LANES];
         // SAFETY: arrays of 16 or 32.
         unsafe {
@@ -503,7 +508,6 @@ fn pairs_of_brain_floats_come_back_as_they_were_stored() {
 
 /// Denormals are kept wherever the instructions are not those of AVX-512.
 #[test]
-#[cfg(target_arch = "aarch64")]
 fn products_of_denormal_brain_floats_have_the_same_bits() {
     let mut random = Random(7);
     for _ in 0..1000 {
@@ -514,6 +518,6 @@ fn products_of_denormal_brain_floats_have_the_same_bits() {
         }
         let x = random.next() as u32 & 0x87ff_87ff | 0x3c00_3c00;
         let sum = random.floats().map(|x| x * 1e-38);
-        agree(BrainDots { sum, weights, x });
+        agree_on(BrainDots { sum, weights, x }, |isa| !["avx512", "amx"].contains(&isa.name()));
     }
 }

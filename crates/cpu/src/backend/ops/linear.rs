@@ -4,8 +4,8 @@ use super::Worker;
 use super::claims::Claims;
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::kernels::{self, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES};
-use crate::pack::{ActivationKind, PackedMatrix};
+use crate::kernels::{self, ActivationKind, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES};
+use crate::pack::PackedMatrix;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Prepared {
     /// # Safety
     /// They have been prepared, and nobody writes them meanwhile.
     pub(crate) unsafe fn activations<'a>(&self, worker: &Worker) -> Activations<'a> {
-        // SAFETY: the memory holds `rows` prepared rows, aligned to 64 bytes.
+        // SAFETY: the memory holds `rows` rows of `columns` floats, which the caller has had prepared.
         let memory =
             unsafe { std::slice::from_raw_parts(self.start(worker), self.rows * self.memory.columns) };
         Activations::new(self.kind, memory)

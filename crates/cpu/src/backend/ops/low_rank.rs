@@ -6,7 +6,8 @@ use super::Worker;
 use super::linear::{Prepared, Then, product};
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::pack::{ActivationKind, PackedMatrix};
+use crate::kernels::ActivationKind;
+use crate::pack::PackedMatrix;
 use std::ops::Range;
 use std::sync::Arc;
 
