@@ -223,6 +223,7 @@ impl<'a> Contest<'a> {
                     flags: entry.candidate.flags(),
                     samples: Vec::new(),
                     idle: Vec::new(),
+                    beside: Vec::new(),
                     failures: Vec::new(),
                 });
             }
@@ -240,7 +241,7 @@ impl<'a> Contest<'a> {
                 eprintln!("{} {}: {failure}", candidate.engine(), candidate.flags());
             }
             let (engine, flags) = (candidate.engine().to_owned(), candidate.flags());
-            Tried { engine, flags, rate: reached.ok().map(|sample| sample.generated_rate()), failure }
+            Tried { engine, flags, rate: reached.ok().map(|(sample, _)| sample.generated_rate()), failure }
         };
         candidates.iter().map(one).collect()
     }
@@ -263,13 +264,15 @@ impl<'a> Contest<'a> {
                     }
                 };
                 let (running, _) = server.insert((running, idle));
-                Ok((self.sample(running, &work, requests, number)?, idle))
+                let (sample, beside) = self.sample(running, &work, requests, number)?;
+                Ok((sample, beside, idle))
             })();
             let found = rows[index].turns.iter_mut().find(|turns| turns.engine == engine);
             let turns = found.context("a server that takes turns has a place for them")?;
             match result {
-                Ok((sample, idle)) => {
+                Ok((sample, beside, idle)) => {
                     turns.samples.push(sample);
+                    turns.beside.extend(beside);
                     turns.idle.extend(idle);
                 }
                 Err(error) if engine == ALTI => return Err(error),
@@ -287,13 +290,25 @@ impl<'a> Contest<'a> {
         candidate.start(&self.model.file, self.clients, self.options.threads, self.engines.scratch)
     }
 
-    /// The clients ask, after one answer that does not count: the first touches memory that nobody has touched.
-    fn sample(&self, server: &mut Server, work: &Work, requests: usize, number: u64) -> Result<Sample> {
+    /// The clients ask, after one answer that does not count: the first touches memory that nobody has touched. Beside
+    /// what they saw, the microseconds of a token that threads took which do not compute.
+    fn sample(
+        &self,
+        server: &mut Server,
+        work: &Work,
+        requests: usize,
+        number: u64,
+    ) -> Result<(Sample, Option<f64>)> {
         let warm_up = Work { length: Length::Short, clients: 1, ..*work };
-        let asked = load::run(server.address, &warm_up, 1, number | 1 << 19)
-            .and_then(|_| load::run(server.address, work, requests, number));
+        let asked = load::run(server.address, &warm_up, 1, number | 1 << 19).and_then(|_| {
+            let before = server.time_beside();
+            Ok((load::run(server.address, work, requests, number)?, before))
+        });
         // A server that ended explains what its clients saw.
-        asked.or_else(|error| server.check().and(Err(error)))
+        let (sample, before) = asked.or_else(|error| server.check().and(Err(error)))?;
+        let took = before.and_then(|before| server.time_beside()?.checked_sub(before));
+        let beside = took.map(|took| took.as_secs_f64() * 1e6 / sample.generated.max(1) as f64);
+        Ok((sample, beside))
     }
 
     /// The same lengths without a server.

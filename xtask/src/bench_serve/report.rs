@@ -71,6 +71,9 @@ pub struct Turns {
     pub samples: Vec<Sample>,
     /// Fraction of a core that it took before anybody asked anything.
     pub idle: Vec<f64>,
+    /// Microseconds of processor time that a generated token took of the threads that do not compute, where it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<f64>,
     /// Why turns have no sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
@@ -104,8 +107,11 @@ impl Turns {
         let (Some(rate), Some(total)) = (self.rate(), self.middle(Sample::total_rate)) else {
             return "failed".to_owned();
         };
-        let flags = if self.flags.is_empty() { String::new() } else { format!(" (`{}`)", self.flags) };
-        format!("{}, {} with prompts{flags}", shown(rate), shown(total))
+        format!("{}, {} with prompts{}", shown(rate), shown(total), self.flags_shown())
+    }
+
+    fn flags_shown(&self) -> String {
+        if self.flags.is_empty() { String::new() } else { format!(" (`{}`)", self.flags) }
     }
 
     fn times_shown(&self, of: impl Fn(&Sample) -> Quantiles) -> String {
@@ -229,6 +235,7 @@ impl Report {
         }
         text + &self.times_markdown()
             + &self.idle_markdown()
+            + &self.beside_markdown()
             + &self.nodes_markdown()
             + &self.failures_markdown()
     }
@@ -262,6 +269,33 @@ impl Report {
             return String::new();
         }
         format!("\nIdle, the most of all turns: {}.\n", cells.join(", "))
+    }
+
+    /// What serving a token takes beside computing it.
+    fn beside_markdown(&self) -> String {
+        let mut text = String::new();
+        for row in &self.rows {
+            let Some(turns) = row.of(ALTI).filter(|turns| !turns.beside.is_empty()) else { continue };
+            let (micros, rate) = (median(&turns.beside), median(&row.bench.decode));
+            let part = 100.0 * micros * rate / 1e6;
+            let clients = row.work.clients;
+            let _ = writeln!(
+                text,
+                "| {} | {clients} | {}{} | {} | {part:.1} % |",
+                row.model,
+                row.work,
+                turns.flags_shown(),
+                shown(micros)
+            );
+        }
+        if text.is_empty() {
+            return text;
+        }
+        format!(
+            "\nProcessor time of `alti` for a token beside the threads that compute (HTTP, JSON, templates, tokens of \
+             prompts), in microseconds, and as a part of the time in which `alti bench` decodes a token:\n\n\
+             | model | clients | work | microseconds | part |\n|---|---|---|---|---|\n{text}"
+        )
     }
 
     /// How many nodes like this one a rate takes, from the row with the most clients of each model and kind of work.
@@ -324,7 +358,8 @@ mod tests {
     fn turns(engine: &str, flags: &str, generated: &[usize]) -> Turns {
         let samples = generated.iter().copied().map(sample).collect();
         let (engine, flags) = (engine.to_owned(), flags.to_owned());
-        Turns { engine, flags, samples, idle: vec![0.004], failures: Vec::new() }
+        let beside = if engine == ALTI { vec![30.0, 10.0, 20.0] } else { Vec::new() };
+        Turns { engine, flags, samples, idle: vec![0.004], beside, failures: Vec::new() }
     }
 
     fn row(clients: usize) -> Row {
@@ -377,6 +412,8 @@ mod tests {
         for part in [
             "| m | 8 | 128 in, 128 out, greedy | 10.0 / 20.0 | 10.0 / 20.0 | 10.0 / 20.0 | 2.00 / 3.00 |",
             "alti 0.4 % of a core",
+            // 20 microseconds of the 500 in which 2,000 tokens a second give one.
+            "| m | 8 | 128 in, 128 out, greedy | 20.0 | 4.0 % |",
             // 1,000 tokens a second, 700 of them planned with.
             "| m | 128 in, 128 out, greedy | 8 | 1000 | 2 | 15 | 143 |",
             "- llama.cpp `gcc: -fa on` on m, 8 clients",

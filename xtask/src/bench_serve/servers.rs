@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to load a model.
 const LOADING: Duration = Duration::from_secs(180);
+/// How the names of the threads of `alti` that compute begin.
+const COMPUTING: [&str; 2] = ["alti-engine", "alti-cpu"];
 /// How long one piece of an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -254,6 +256,27 @@ impl Server {
         processor_seconds(&fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?)
     }
 
+    /// Processor time so far of its threads that do not compute, where the system says and it is a server of `alti`,
+    /// whose threads have names.
+    #[must_use]
+    pub fn time_beside(&self) -> Option<Duration> {
+        let (mut beside, mut computes) = (Duration::ZERO, false);
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()? {
+            let folder = thread.ok()?.path();
+            // A thread that has ended meanwhile counts no more.
+            let (Ok(name), Ok(times)) =
+                (fs::read_to_string(folder.join("comm")), fs::read_to_string(folder.join("schedstat")))
+            else {
+                continue;
+            };
+            match COMPUTING.iter().any(|computing| name.starts_with(computing)) {
+                true => computes = true,
+                false => beside += running_time(&times)?,
+            }
+        }
+        computes.then_some(beside)
+    }
+
     /// Resident memory in MiB, where the system says.
     #[must_use]
     pub fn memory_mib(&self) -> Option<f64> {
@@ -275,6 +298,11 @@ fn processor_seconds(stat: &str) -> Option<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some((ticks(11)? + ticks(12)?) as f64 / 100.0)
+}
+
+/// The time of a `/proc/PID/task/TID/schedstat` in which the thread ran.
+fn running_time(times: &str) -> Option<Duration> {
+    Some(Duration::from_nanos(times.split_whitespace().next()?.parse().ok()?))
 }
 
 fn resident_mib(status: &str) -> Option<f64> {
@@ -306,6 +334,8 @@ mod tests {
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 100 1000 10";
         assert_eq!(processor_seconds(stat), Some(3.0));
         assert_eq!(processor_seconds("7 (a) S 1"), None);
+        assert_eq!(running_time("1500 20 3\n"), Some(Duration::from_nanos(1500)));
+        assert_eq!(running_time(""), None);
         assert_eq!(resident_mib("Name:\ta\nVmRSS:\t    2048 kB\n"), Some(2.0));
     }
 }

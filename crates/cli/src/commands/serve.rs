@@ -54,6 +54,9 @@ pub struct ServeCommand {
     database: DatabaseOptions,
 }
 
+/// Cores for which one thread reads and writes: a token takes it some 60 microseconds.
+const CORES_OF_A_WIRE_THREAD: usize = 8;
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum LogLevel {
@@ -104,8 +107,12 @@ impl ServeCommand {
                 .cloned()
                 .collect(),
         };
-        // Two threads are enough for wires and JSON; the rest of the machine computes.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        // One thread for each so many cores is enough for wires and JSON, and the rest of the machine computes. A token
+        // that is told wakes one of these threads, which wakes another, if there is one, to look for more to do.
+        let cores = std::thread::available_parallelism()?.get();
+        let threads = cores.div_ceil(CORES_OF_A_WIRE_THREAD);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
         runtime.block_on(serve(settings, Arc::new(loader), store))
     }
 
