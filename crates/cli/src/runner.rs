@@ -1,7 +1,7 @@
 //! Steps of a model over tokens that mean nothing: what `alti bench` times, and a rehearsal.
 
 use alti_models::{Llama, Step};
-use alti_tensor::{Backend, CacheLayout, RowPlan, Span};
+use alti_tensor::{Backend, CacheLayout, Profile, RowPlan, Span};
 use std::hint::black_box;
 
 /// Steps over random tokens.
@@ -53,6 +53,16 @@ impl<'a, B: Backend<Element = f32>> Runner<'a, B> {
     pub fn decode(&mut self, batch: usize, position: usize) -> anyhow::Result<()> {
         let spans = (0..batch).map(|sequence| self.span(sequence, position, 1)).collect();
         self.step(RowPlan::new(spans), &(0..batch).collect::<Vec<_>>())
+    }
+
+    /// Measures from now on where time goes; whether the backend can.
+    pub fn start_profile(&mut self) -> bool {
+        self.backend.start_profile()
+    }
+
+    /// What was measured since then.
+    pub fn end_profile(&mut self) -> Option<Profile> {
+        self.backend.end_profile()
     }
 
     fn step(&mut self, rows: RowPlan, wanted: &[usize]) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ pub mod pack;
 pub mod pool;
 mod simd;
 
-pub use backend::{Cpu, CpuCache, CpuWeight, Profile, ProfileLine, Tensor};
+pub use backend::{Cpu, CpuCache, CpuWeight, Tensor};
 pub use error::CpuError;
 pub use isa::Isa;
 pub use memory::AlignedBytes;

@@ -14,7 +14,7 @@
 //! the step, nor on the number of threads. The same row computed in another step gives the same
 //! bits.
 
-use crate::{RowPlan, WeightData};
+use crate::{Profile, RowPlan, WeightData};
 use std::ops::Range;
 
 /// Why a backend could not do what it was asked.
@@ -310,6 +310,17 @@ pub trait Backend {
     /// middle of a step. Nothing but the time of steps depends on it.
     fn grant_pages(&mut self, cache: &Self::Cache, pages: Range<u32>) {
         let _ = (cache, pages);
+    }
+
+    /// Measures from now on where the time of steps goes, which costs some 50 ns an operation. Returns whether this
+    /// backend can.
+    fn start_profile(&mut self) -> bool {
+        false
+    }
+
+    /// What was measured since [`Backend::start_profile`], if anything; ends it.
+    fn end_profile(&mut self) -> Option<Profile> {
+        None
     }
 
     /// Threads that work on a step.

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod dtype;
 pub mod plan;
+pub mod profile;
 pub mod quant;
 pub mod reference;
 pub mod tape;
@@ -17,6 +18,7 @@ pub use backend::{
 };
 pub use dtype::DType;
 pub use plan::{Row, RowPlan, Span};
+pub use profile::{Profile, ProfileLine};
 pub use reference::{Real, Reference};
 pub use tape::{Tape, TapeTensor, TapeWeight, Trainable};
 pub use train::{AdamW, Moments, TrainBackend};

@@ -65,21 +65,65 @@ impl Limits {
     }
 }
 
+/// Matrices that are read and multiplied together: bytes, and parameters by how they are multiplied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matrices {
+    /// Bytes.
+    pub bytes: u64,
+    /// Parameters that are floats.
+    pub floats: u64,
+    /// Parameters that are codes of 8 bits.
+    pub wide_codes: u64,
+    /// Parameters that are codes of fewer bits.
+    pub narrow_codes: u64,
+}
+
+impl Matrices {
+    fn add(&mut self, dtype: DType, parameters: u64, bytes: u64) {
+        self.bytes += bytes;
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => self.floats += parameters,
+            DType::Q8_0 => self.wide_codes += parameters,
+            _ => self.narrow_codes += parameters,
+        }
+    }
+
+    fn parameters(&self) -> u64 {
+        self.floats + self.wide_codes + self.narrow_codes
+    }
+
+    /// For each way of multiplying that they want, its name and the seconds that one row takes; `None` where no peak of
+    /// one was measured. BF16 is multiplied in f32 where nothing else does it, codes of few bits as those of 8 where
+    /// nothing multiplies them faster.
+    fn seconds(&self, limits: &Limits) -> Option<Vec<(Operand, f64)>> {
+        let ways = [
+            (self.floats, [Operand::Bf16, Operand::F32]),
+            (self.wide_codes, [Operand::Int8; 2]),
+            (self.narrow_codes, [Operand::Int4, Operand::Int8]),
+        ];
+        let wanted = ways.into_iter().filter(|(parameters, _)| *parameters > 0);
+        let seconds = |(parameters, operands): (u64, [Operand; 2])| {
+            let peaks = operands.into_iter().filter_map(|it| Some((it, limits.peak(it)?)));
+            // The first that the machine has; all machines have f32, and some have several for integers.
+            let fastest = match operands[0] {
+                Operand::Bf16 => peaks.into_iter().next(),
+                _ => peaks.max_by(|(_, a), (_, b)| a.total_cmp(b)),
+            };
+            fastest.map(|(operand, peak)| (operand, 2.0 * parameters as f64 / peak))
+        };
+        wanted.map(seconds).collect()
+    }
+}
+
 /// What a model asks of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// Bytes of the layers' matrices.
-    pub layer_bytes: u64,
-    /// Parameters of the layers' matrices.
-    pub layer_parameters: u64,
-    /// Bytes of the output matrix.
-    pub output_bytes: u64,
-    /// Parameters of the output matrix.
-    pub output_parameters: u64,
+    /// The layers' matrices.
+    pub layers: Matrices,
+    /// The output matrix.
+    pub output: Matrices,
     /// Bytes of keys and values of one token, in 16 bits each.
     pub cache_bytes: u64,
-    /// Whether weights are multiplied as bf16 and not as int8.
-    pub floating: bool,
 }
 
 impl Demand {
@@ -91,24 +135,18 @@ impl Demand {
         let model = Checkpoint::open(path)?;
         let config = model.config();
         let mut demand = Self {
-            layer_bytes: 0,
-            layer_parameters: 0,
-            output_bytes: 0,
-            output_parameters: 0,
+            layers: Matrices::default(),
+            output: Matrices::default(),
             cache_bytes: 4 * (config.layers * config.kv_heads * config.head_dim) as u64,
-            floating: false,
         };
         let output = if config.tied_embeddings { Part::TokenEmbedding } else { Part::Output };
         for weight in model.weights().iter().filter(|weight| weight.shape.len() > 1) {
             let parameters: usize = weight.shape.iter().product();
             let bytes = weight.dtype.bytes_for(parameters).context("a weight of whole blocks")? as u64;
             if weight.name.layer.is_some() {
-                demand.layer_bytes += bytes;
-                demand.layer_parameters += parameters as u64;
-                demand.floating |= matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
+                demand.layers.add(weight.dtype, parameters as u64, bytes);
             } else if weight.name.part == output {
-                demand.output_bytes += bytes;
-                demand.output_parameters += parameters as u64;
+                demand.output.add(weight.dtype, parameters as u64, bytes);
             }
         }
         Ok(demand)
@@ -120,13 +158,14 @@ impl Demand {
         let sequences = work.sequences as u64;
         if work.kind == Kind::Prefill {
             let tokens = work.tokens as u64;
-            return Step { tokens, bytes: self.layer_bytes, operations: 2 * self.layer_parameters * tokens };
+            let operations = 2 * self.layers.parameters() * tokens;
+            return Step { tokens, bytes: self.layers.bytes, operations };
         }
         let context = (work.depth + work.tokens / 2) as u64;
         Step {
             tokens: sequences,
-            bytes: self.layer_bytes + self.output_bytes + sequences * context * self.cache_bytes,
-            operations: 2 * (self.layer_parameters + self.output_parameters) * sequences,
+            bytes: self.layers.bytes + self.output.bytes + sequences * context * self.cache_bytes,
+            operations: 2 * (self.layers.parameters() + self.output.parameters()) * sequences,
         }
     }
 
@@ -136,14 +175,16 @@ impl Demand {
         if work.kind == Kind::Cold {
             return None;
         }
-        // Where no instruction multiplies BF16, it is multiplied in f32.
-        let operands: &[_] = if self.floating { &[Operand::Bf16, Operand::F32] } else { &[Operand::Int8] };
-        let (operand, peak) = operands.iter().find_map(|&it| Some((it, limits.peak(it)?)))?;
-        let small = self.layer_bytes + self.output_bytes <= SMALL_MODEL;
+        let mut ways = self.layers.seconds(limits)?;
+        if work.kind != Kind::Prefill {
+            ways.extend(self.output.seconds(limits)?);
+        }
+        let (operand, _) = *ways.iter().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        let small = self.layers.bytes + self.output.bytes <= SMALL_MODEL;
         let (memory, bandwidth) = if small { ("re-read", limits.reread) } else { ("stream", limits.stream) };
         let step = self.step(work);
         let reading = step.bytes as f64 / bandwidth;
-        let computing = step.operations as f64 / peak;
+        let computing = step.tokens as f64 * ways.iter().map(|(_, seconds)| seconds).sum::<f64>();
         let limit = if reading > computing { memory } else { operand.name() };
         Some(Bound { limit: limit.to_owned(), value: step.tokens as f64 / reading.max(computing) })
     }
@@ -173,15 +214,21 @@ pub struct Bound {
 pub(crate) mod tests {
     use super::*;
 
+    const HALF: Matrices =
+        Matrices { bytes: 50_000_000, floats: 0, wide_codes: 100_000_000, narrow_codes: 0 };
+
     /// A model of 100 MB and 200 million parameters, half of them in the output.
-    pub(crate) const SMALL: Demand = Demand {
-        layer_bytes: 50_000_000,
-        layer_parameters: 100_000_000,
-        output_bytes: 50_000_000,
-        output_parameters: 100_000_000,
-        cache_bytes: 1_000,
-        floating: false,
-    };
+    pub(crate) const SMALL: Demand = Demand { layers: HALF, output: HALF, cache_bytes: 1_000 };
+
+    /// The same with other parameters.
+    fn all(count: fn(u64) -> Matrices) -> Demand {
+        let matrices = count(HALF.wide_codes);
+        Demand { layers: matrices, output: matrices, ..SMALL }
+    }
+
+    fn floating() -> Demand {
+        all(|floats| Matrices { floats, wide_codes: 0, ..HALF })
+    }
 
     pub(crate) fn limits() -> Limits {
         let peak = |instruction: &str, operand: Operand, operations| Peak {
@@ -201,8 +248,7 @@ pub(crate) mod tests {
     fn prefill_is_bounded_by_the_fastest_instruction_and_leaves_the_output_out() {
         let bound = SMALL.bound(&Workload::prefill(512), &limits()).unwrap();
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("int8", 20_000.0));
-        let floating = Demand { floating: true, ..SMALL };
-        let bound = floating.bound(&Workload::prefill(512), &limits()).unwrap();
+        let bound = floating().bound(&Workload::prefill(512), &limits()).unwrap();
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("bf16", 2_500.0));
     }
 
@@ -212,7 +258,7 @@ pub(crate) mod tests {
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("re-read", 1_000.0));
         let behind = SMALL.bound(&Workload::decode(0, 100_000), &limits()).unwrap();
         assert_eq!(behind.value.round(), 500.0);
-        let large = Demand { output_bytes: 450_000_000, ..SMALL };
+        let large = Demand { output: Matrices { bytes: 450_000_000, ..HALF }, ..SMALL };
         let bound = large.bound(&Workload::decode(0, 0), &limits()).unwrap();
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("stream", 100.0));
     }
@@ -225,10 +271,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn codes_of_few_bits_are_bounded_by_what_multiplies_them_fastest() {
+        let narrow = all(|narrow_codes| Matrices { narrow_codes, wide_codes: 0, ..HALF });
+        let bound = |demand: &Demand, limits: &Limits, work| demand.bound(&work, limits).unwrap();
+        assert_eq!(bound(&narrow, &limits(), Workload::prefill(512)).value.round(), 20_000.0);
+        let peak = |operand: Operand, operations| Peak {
+            instruction: "vpmaddubsw ymm".into(),
+            operand: operand.name().into(),
+            operations,
+        };
+        let peaks = vec![peak(Operand::Int4, 6e11), peak(Operand::Int8, 3e11)];
+        let limits = Limits { peaks, ..limits() };
+        let of_prompts = bound(&narrow, &limits, Workload::prefill(512));
+        assert_eq!((of_prompts.limit.as_str(), of_prompts.value.round()), ("int4", 3_000.0));
+        assert_eq!(bound(&SMALL, &limits, Workload::prefill(512)).value.round(), 1_500.0);
+        // Layers of 4 bits and an output of 8: a third of a row's time and two thirds.
+        let mixed = Demand { layers: narrow.layers, ..SMALL };
+        let of_batches = bound(&mixed, &limits, Workload::batch(1, 32));
+        assert_eq!((of_batches.limit.as_str(), of_batches.value.round()), ("int8", 1_000.0));
+    }
+
+    #[test]
     fn without_instructions_for_bf16_its_bound_is_that_of_f32() {
         let peak = Peak { instruction: "vfmadd231ps ymm".into(), operand: "f32".into(), operations: 2e11 };
         let limits = Limits { peaks: vec![peak], ..limits() };
-        let bound = Demand { floating: true, ..SMALL }.bound(&Workload::prefill(512), &limits).unwrap();
+        let bound = floating().bound(&Workload::prefill(512), &limits).unwrap();
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("f32", 1_000.0));
         assert_eq!(SMALL.bound(&Workload::prefill(512), &limits), None);
     }

@@ -162,12 +162,22 @@ impl Engines<'_> {
             command.args(["--context", cold::CONTEXT, "-t", &threads]);
             return cold::start(&command);
         }
-        let (prefill, decode) = if work.kind == Kind::Prefill { (work.tokens, 0) } else { (0, work.tokens) };
-        command.arg("bench").arg(model).args(["--json", "-r", "1", "-t", &threads]);
-        command.args(["-p", &prefill.to_string(), "-n", &decode.to_string()]);
-        command.args(["-d", &work.depth.to_string(), "-b", &work.sequences.to_string()]);
+        command.args(alti_flags(work)).arg(model).args(["-t", &threads]);
         let value = outputs::alti_bench(&contestants::json(&mut command)?)?;
         Ok(Sample { value, memory: None })
+    }
+
+    /// The part of the time of `work` that `alti` spends in products with weights; `None` for a cold start.
+    ///
+    /// # Errors
+    /// It fails, or prints what it should not.
+    pub fn products(&self, work: &Workload, model: &Path, threads: usize) -> Result<Option<f64>> {
+        if work.kind == Kind::Cold {
+            return Ok(None);
+        }
+        let mut command = Command::new(&self.alti);
+        command.args(alti_flags(work)).arg(model).args(["--profile", "-t", &threads.to_string()]);
+        outputs::alti_products(&contestants::json(&mut command)?).map(Some)
     }
 
     /// A peer does `work` once.
@@ -206,6 +216,14 @@ impl Engines<'_> {
         };
         Ok(Sample { value, memory: None })
     }
+}
+
+/// How `alti bench` is told what to do once.
+fn alti_flags(work: &Workload) -> Vec<String> {
+    let (prefill, decode) = if work.kind == Kind::Prefill { (work.tokens, 0) } else { (0, work.tokens) };
+    let numbers = [("-p", prefill), ("-n", decode), ("-d", work.depth), ("-b", work.sequences), ("-r", 1)];
+    let flags = numbers.into_iter().flat_map(|(flag, number)| [flag.to_owned(), number.to_string()]);
+    ["bench", "--json"].map(str::to_owned).into_iter().chain(flags).collect()
 }
 
 /// How `llama-bench` is told what to do. Decoding behind a context is spelled differently: llama.cpp has `-d`, and

@@ -55,6 +55,9 @@ pub struct Options {
     /// Runs of each setting of a peer that decide which settings go on into the rounds; its best one counts
     #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     trials: u32,
+    /// Try settings with prompts, contexts and answers of at most so many tokens [default: as long as in the rounds]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    longest_trial: Option<u32>,
     /// Tokens of prompts
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512")]
     prefill: Vec<usize>,
@@ -182,6 +185,7 @@ fn measure(options: &Options) -> Result<Report> {
         alti: options.alti.origin().to_owned(),
         peers: PEERS.map(version).to_vec(),
         rounds: options.rounds,
+        longest_trial: options.longest_trial,
         limits: limits.clone(),
         rows: Vec::new(),
     };
@@ -189,10 +193,14 @@ fn measure(options: &Options) -> Result<Report> {
         let demand = Demand::of(&model.file)?;
         for limits in &limits {
             for work in workloads(options) {
-                let match_up = Match { engines: &engines, model: &model.file, threads: limits.threads, work };
+                let trial = options.longest_trial.map_or(work, |most| work.at_most(most as usize));
+                let match_up =
+                    Match { engines: &engines, model: &model.file, threads: limits.threads, work, trial };
                 let (turns, scouted) = match_up.play(options.trials, options.rounds)?;
+                let products = engines.products(&work, &model.file, limits.threads)?;
                 let (name, bound) = (model.name.clone(), demand.bound(&work, limits));
-                let row = Row { model: name, threads: limits.threads, work, demand, bound, turns, scouted };
+                let threads = limits.threads;
+                let row = Row { model: name, threads, work, demand, bound, products, turns, scouted };
                 eprintln!("{}", row.markdown());
                 report.rows.push(row);
                 if let Some(path) = &options.json {
@@ -210,6 +218,8 @@ struct Match<'a> {
     model: &'a Path,
     threads: usize,
     work: Workload,
+    /// The work that decides between settings.
+    trial: Workload,
 }
 
 impl Match<'_> {
@@ -241,7 +251,7 @@ impl Match<'_> {
         for _ in 0..trials {
             for (&candidate, outcome) in candidates.iter().zip(&mut outcomes) {
                 let Outcome::Reached(samples) = outcome else { continue };
-                match self.engines.peer(candidate, &self.work, self.model, self.threads) {
+                match self.engines.peer(candidate, &self.trial, self.model, self.threads) {
                     Ok(sample) => samples.push(sample.value),
                     Err(error) => {
                         eprintln!("{} {}: {error:#}", peer.name, candidate.contestant().flags);
@@ -294,5 +304,11 @@ mod tests {
         let names = ["a", "b", "c", "d"];
         assert_eq!(best(&names, &outcomes, &Workload::prefill(512)), ["b", "d"]);
         assert_eq!(best(&names, &outcomes, &Workload::cold()), ["b", "a"]);
+    }
+
+    #[test]
+    fn trials_are_no_longer_than_asked() {
+        assert_eq!(Workload::decode(128, 8192).at_most(64), Workload::decode(64, 64));
+        assert_eq!(Workload::prefill(128).at_most(512), Workload::prefill(128));
     }
 }

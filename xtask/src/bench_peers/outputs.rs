@@ -16,6 +16,21 @@ pub fn alti_bench(printed: &Value) -> Result<f64> {
     one_sample(&result["tokens_per_second"])
 }
 
+/// The part of the time of the one test of `alti bench --json --profile` that passed in products with weights.
+///
+/// # Errors
+/// It holds no profile.
+pub fn alti_products(printed: &Value) -> Result<f64> {
+    let profile = &printed["results"][0]["profile"];
+    let operations =
+        profile["operations"].as_array().context("`alti bench --profile` must have `operations`")?;
+    let products = operations.iter().filter(|operation| operation["product"] == true);
+    let running: Option<f64> = products.map(|operation| operation["running_seconds"].as_f64()).sum();
+    let whole = profile["seconds"].as_f64().filter(|seconds| *seconds > 0.0);
+    Ok(running.context("a product without `running_seconds`")?
+        / whole.context("a profile without `seconds`")?)
+}
+
 /// Tokens a second of the one test of `llama-bench -o json`.
 ///
 /// # Errors
@@ -91,6 +106,16 @@ mod tests {
         assert_eq!(alti_bench(&printed).unwrap(), 60.5);
         let two = json!({"results": [{"test": "tg128", "tokens_per_second": [60.5, 61.0]}]});
         assert!(alti_bench(&two).unwrap_err().to_string().contains("one rate"));
+    }
+
+    #[test]
+    fn the_part_of_products_is_read_from_a_profile() {
+        let product =
+            |seconds: f64| json!({"product": true, "running_seconds": seconds, "waiting_seconds": 9.0});
+        let other = json!({"product": false, "running_seconds": 0.5, "waiting_seconds": 0.0});
+        let of = |operations: Vec<Value>| json!({"results": [{"profile": {"seconds": 2.0, "operations": operations}}]});
+        assert_eq!(alti_products(&of(vec![product(1.0), other, product(0.5)])).unwrap(), 0.75);
+        assert!(alti_products(&json!({"results": [{}]})).unwrap_err().to_string().contains("--profile"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Report {
     pub peers: Vec<String>,
     /// Rounds; in each, every contestant had one turn.
     pub rounds: u32,
+    /// Settings were tried with prompts, contexts and answers of at most so many tokens.
+    pub longest_trial: Option<u32>,
     /// What the machine could do at most, for each number of threads.
     pub limits: Vec<Limits>,
     /// The measurements.
@@ -44,6 +46,8 @@ pub struct Row {
     pub demand: Demand,
     /// What the machine allows.
     pub bound: Option<Bound>,
+    /// The part of `alti`'s time that passed in products with weights: what it reaches of what they alone would.
+    pub products: Option<f64>,
     /// Who took turns, `alti` first.
     pub turns: Vec<Turns>,
     /// The trials of each setting of a peer, which decided who takes turns.
@@ -134,6 +138,7 @@ impl Row {
         cells.push(of_limit.map_or_else(String::new, |(alti, bound)| {
             format!("{:.0} % of {}", 100.0 * alti.median() / bound.value, bound.limit)
         }));
+        cells.push(self.products.map_or_else(String::new, |part| format!("{:.0} %", 100.0 * part)));
         format!("| {} |", cells.join(" | "))
     }
 }
@@ -164,6 +169,7 @@ impl Report {
         let known: Vec<usize> = self.limits.iter().map(|limits| limits.threads).collect();
         self.limits.extend(other.limits.into_iter().filter(|limits| !known.contains(&limits.threads)));
         self.rounds = self.rounds.min(other.rounds);
+        self.longest_trial = self.longest_trial.into_iter().chain(other.longest_trial).min();
     }
 
     /// The tables.
@@ -176,12 +182,18 @@ impl Report {
             self.alti,
             self.peers.join(", ")
         );
+        if let Some(most) = self.longest_trial {
+            let _ = writeln!(
+                text,
+                "Settings were tried with prompts, contexts and answers of at most {most} tokens.\n"
+            );
+        }
         let names = PEERS.map(|peer| peer.name).join(" | ");
         let _ = writeln!(
             text,
-            "| model | threads | work | unit | alti | {names} | ratio to the best | of the limit |"
+            "| model | threads | work | unit | alti | {names} | ratio to the best | of the limit | of its products alone |"
         );
-        let _ = writeln!(text, "|---|---|---|---|---|{}---|---|", "---|".repeat(PEERS.len()));
+        let _ = writeln!(text, "|---|---|---|---|---|{}---|---|---|", "---|".repeat(PEERS.len()));
         for row in &self.rows {
             let _ = writeln!(text, "{}", row.markdown());
         }
@@ -263,6 +275,7 @@ pub(crate) mod tests {
             work,
             demand: SMALL,
             bound: SMALL.bound(&work, &limits()),
+            products: (!work.is_time()).then_some(0.8),
             turns,
             scouted: Vec::new(),
         };
@@ -285,6 +298,7 @@ pub(crate) mod tests {
             alti: "built from this revision".into(),
             peers: vec!["llama.cpp (package 1)".into()],
             rounds: 3,
+            longest_trial: None,
             limits: vec![limits()],
             rows: vec![row(Workload::prefill(512), prefill), row(Workload::cold(), cold)],
         }
@@ -300,9 +314,9 @@ pub(crate) mod tests {
     #[test]
     fn the_table_has_the_best_settings_the_ratio_to_the_best_peer_and_the_fraction_of_the_limit() {
         let text = report().markdown();
-        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 |";
+        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 | 80 % |";
         assert!(text.contains(prefill), "{text}");
-        let cold = "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |";
+        let cold = "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  |";
         assert!(text.contains(cold), "{text}");
         assert!(text.contains("| memory, streamed | 50.0 GB/s |"), "{text}");
         assert!(text.contains("| int8, `tdpbusd tmm` | 4.00 Top/s |"), "{text}");

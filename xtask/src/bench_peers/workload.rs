@@ -58,6 +58,13 @@ impl Workload {
         Self { kind: Kind::Cold, tokens: 1, depth: 0, sequences: 1 }
     }
 
+    /// The same work with prompts, contexts and answers no longer than `most`: what decides between settings
+    /// where the whole would take too long.
+    pub fn at_most(self, most: usize) -> Self {
+        let [tokens, depth] = [self.tokens, self.depth].map(|tokens| tokens.min(most));
+        Self { tokens, depth, ..self }
+    }
+
     /// Whether a sample is a time, of which less is better, and not a rate.
     pub fn is_time(&self) -> bool {
         self.kind == Kind::Cold

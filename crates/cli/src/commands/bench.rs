@@ -7,7 +7,7 @@ use crate::options::RunOptions;
 use crate::output;
 use crate::runner::Runner;
 use alti_models::memory;
-use alti_tensor::{Backend, PAGE_TOKENS};
+use alti_tensor::{Backend, PAGE_TOKENS, Profile, ProfileLine};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -16,11 +16,12 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   alti bench
   alti bench model.gguf -t 2 -p 512 -n 128 -r 5 --json
-  alti bench --batch 8 -n 64
+  alti bench --batch 8 -n 64 --profile
 
 `ppN` is the prefill of N random tokens, `tgN` the decoding of N tokens from an empty context, one
 step a token, as llama.cpp's llama-bench defines them; with --batch B, B sequences are decoded
-together and all their tokens counted. A round that is not counted comes first.")]
+together and all their tokens counted. A round that is not counted comes first, and with --profile
+one more at the end, timed at every operation by the clock of one thread.")]
 pub struct BenchCommand {
     /// Model: a name in the store or a path
     model: Option<String>,
@@ -39,6 +40,9 @@ pub struct BenchCommand {
     /// Rounds
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+    /// Show where the time of a round goes, operation by operation
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -59,6 +63,66 @@ struct Measurement {
     test: String,
     /// One for each round.
     tokens_per_second: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<RoundProfile>,
+}
+
+/// Where the time of a round went, by the clock of one thread.
+#[derive(Debug, Serialize)]
+struct RoundProfile {
+    steps: usize,
+    seconds: f64,
+    /// Most time first.
+    operations: Vec<Operation>,
+}
+
+/// All operations of one kind.
+#[derive(Debug, Serialize)]
+struct Operation {
+    operation: String,
+    /// Whether it multiplies by weights.
+    product: bool,
+    count: u64,
+    running_seconds: f64,
+    /// For other threads, before it begins.
+    waiting_seconds: f64,
+}
+
+impl RoundProfile {
+    fn new(profile: &Profile, steps: usize, seconds: f64) -> Self {
+        let operation = |(name, line): (&String, &ProfileLine)| Operation {
+            operation: name.clone(),
+            product: line.product,
+            count: line.count,
+            running_seconds: line.running.as_secs_f64(),
+            waiting_seconds: line.waiting.as_secs_f64(),
+        };
+        let mut operations: Vec<_> = profile.lines.iter().map(operation).collect();
+        operations.sort_by(|a, b| b.seconds().total_cmp(&a.seconds()));
+        Self { steps, seconds, operations }
+    }
+
+    /// A table of a step.
+    fn text(&self, test: &str) -> String {
+        let line = |share: f64, running: f64, waiting: f64, count: f64, name: &str| {
+            let [running, waiting] = [running, waiting].map(|seconds| 1e6 * seconds / self.steps as f64);
+            format!("{:>6.1} % {running:>10.1} {waiting:>10.1} {count:>6.0}  {name}\n", 100.0 * share)
+        };
+        let mut text = format!("\n{test}: a step takes {:.0} µs", 1e6 * self.seconds / self.steps as f64);
+        text += &format!("\n{:>8} {:>10} {:>10} {:>6}  OPERATION\n", "SHARE", "RUNNING", "WAITING", "COUNT");
+        for it in &self.operations {
+            let (share, count) = (it.seconds() / self.seconds, it.count as f64 / self.steps as f64);
+            text += &line(share, it.running_seconds, it.waiting_seconds, count, &it.operation);
+        }
+        let rest = self.seconds - self.operations.iter().map(Operation::seconds).sum::<f64>();
+        text + &line(rest / self.seconds, rest, 0.0, 1.0, "recording the step, and starting threads")
+    }
+}
+
+impl Operation {
+    fn seconds(&self) -> f64 {
+        self.running_seconds + self.waiting_seconds
+    }
 }
 
 impl Measurement {
@@ -107,6 +171,10 @@ impl BenchCommand {
             format!("{}: {}{isa}, {} threads, tokens a second\n", r.model, r.backend, r.threads)
                 + &format!("{:10} {:>10} {:>10} {:>10}\n", "TEST", "MEDIAN", "LOWEST", "HIGHEST")
                 + &r.results.iter().map(row).collect::<String>()
+                + &r.results
+                    .iter()
+                    .filter_map(|m| Some(m.profile.as_ref()?.text(&m.test)))
+                    .collect::<String>()
         })
     }
 
@@ -147,46 +215,90 @@ impl Task for BenchTask<'_> {
 
     fn run<B: Backend<Element = f32>>(self, loaded: Loaded<B>) -> anyhow::Result<Vec<Measurement>> {
         let command = self.command;
-        let batch = command.batch as usize;
-        let [prefill, decode, depth] =
-            [command.prefill, command.decode, command.depth].map(|tokens| tokens as usize);
         let Loaded { mut backend, model, context, .. } = loaded;
         let layout = memory::cache_layout(&model.config, context, command.run.kv_dtype());
         let cache = backend.cache(&layout)?;
-        let each = context.div_ceil(PAGE_TOKENS) / batch;
-        let mut runner = Runner::new(&mut backend, &model, &cache, &layout, each);
-        let chunk = command.run.prefill_chunk as usize;
-        let mut results = Vec::new();
+        let each = context.div_ceil(PAGE_TOKENS) / command.batch as usize;
+        let runner = Runner::new(&mut backend, &model, &cache, &layout, each);
+        let mut rounds = Rounds { runner, command };
+        let tests = [(Test::Prefill, command.prefill), (Test::Decode, command.decode)];
+        let wanted = tests.into_iter().filter(|(_, tokens)| *tokens > 0);
+        wanted.map(|(test, tokens)| rounds.measure(test, tokens as usize)).collect()
+    }
+}
+
+/// What is timed.
+#[derive(Clone, Copy)]
+enum Test {
+    /// A prompt of one sequence.
+    Prefill,
+    /// Token after token of all sequences.
+    Decode,
+}
+
+/// Rounds of tests with one runner.
+struct Rounds<'a, 'b, B: Backend> {
+    runner: Runner<'b, B>,
+    command: &'a BenchCommand,
+}
+
+impl<B: Backend<Element = f32>> Rounds<'_, '_, B> {
+    fn measure(&mut self, test: Test, tokens: usize) -> anyhow::Result<Measurement> {
+        let BenchCommand { depth, batch, repetitions, .. } = *self.command;
+        let (name, counted) = match test {
+            Test::Prefill => ("pp", tokens),
+            Test::Decode => ("tg", tokens * batch as usize),
+        };
         let suffix = if depth > 0 { format!("@d{depth}") } else { String::new() };
-        if prefill > 0 {
-            let test = format!("pp{prefill}{suffix}");
-            let mut rounds = Vec::new();
-            for round in 0..=command.repetitions {
-                runner.prefill(0, 0, depth, chunk)?;
-                let started = Instant::now();
-                runner.prefill(0, depth, prefill, chunk)?;
-                let seconds = started.elapsed().as_secs_f64();
-                rounds.extend((round > 0).then(|| prefill as f64 / seconds));
-            }
-            results.push(Measurement { test, tokens_per_second: rounds });
+        let mut rates = Vec::new();
+        for round in 0..=repetitions {
+            self.fill(test)?;
+            let seconds = self.time(test, tokens)?;
+            rates.extend((round > 0).then(|| counted as f64 / seconds));
         }
-        if decode > 0 {
-            let test = format!("tg{decode}{suffix}");
-            let mut rounds = Vec::new();
-            for round in 0..=command.repetitions {
-                for sequence in 0..batch {
-                    runner.prefill(sequence, 0, depth, chunk)?;
+        let profile = self.command.profile.then(|| self.profile(test, tokens)).transpose()?;
+        Ok(Measurement { test: format!("{name}{tokens}{suffix}"), tokens_per_second: rates, profile })
+    }
+
+    /// Fills the context up to the depth.
+    fn fill(&mut self, test: Test) -> anyhow::Result<()> {
+        let sequences = if let Test::Decode = test { self.command.batch as usize } else { 1 };
+        let (depth, chunk) = (self.command.depth as usize, self.command.run.prefill_chunk as usize);
+        (0..sequences).try_for_each(|sequence| self.runner.prefill(sequence, 0, depth, chunk))
+    }
+
+    /// Seconds of a round.
+    fn time(&mut self, test: Test, tokens: usize) -> anyhow::Result<f64> {
+        let (depth, chunk) = (self.command.depth as usize, self.command.run.prefill_chunk as usize);
+        let started = Instant::now();
+        match test {
+            Test::Prefill => self.runner.prefill(0, depth, tokens, chunk)?,
+            Test::Decode => {
+                for position in depth..depth + tokens {
+                    self.runner.decode(self.command.batch as usize, position)?;
                 }
-                let started = Instant::now();
-                for position in depth..depth + decode {
-                    runner.decode(batch, position)?;
-                }
-                let seconds = started.elapsed().as_secs_f64();
-                rounds.extend((round > 0).then(|| (batch * decode) as f64 / seconds));
             }
-            results.push(Measurement { test, tokens_per_second: rounds });
         }
-        Ok(results)
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// Where the time of a round goes: one more, which is not counted.
+    fn profile(&mut self, test: Test, tokens: usize) -> anyhow::Result<RoundProfile> {
+        self.fill(test)?;
+        if !self.runner.start_profile() {
+            return Err(Exit::new(
+                Failure::Usage,
+                "--profile needs --backend cpu: this one measures nothing",
+            )
+            .into());
+        }
+        let seconds = self.time(test, tokens)?;
+        let measured = self.runner.end_profile().unwrap_or_default();
+        let steps = match test {
+            Test::Prefill => tokens.div_ceil(self.command.run.prefill_chunk as usize),
+            Test::Decode => tokens,
+        };
+        Ok(RoundProfile::new(&measured, steps, seconds))
     }
 }
 

@@ -227,3 +227,34 @@ fn bench_tells_every_round() {
     assert_eq!(names(&bench(&["--prefill", "0"])), ["tg4"]);
     assert!(bench(&["-p", "16", "--backend", "reference"])["isa"].is_null());
 }
+
+#[test]
+fn a_profile_shows_where_the_time_of_a_round_goes() {
+    let user = User::new();
+    let model = golden("llama3-gqa");
+    let model = model.to_str().expect("the path is UTF-8");
+    let short = ["bench", model, "-p", "16", "-n", "4", "-r", "1", "-t", "2", "--profile"];
+    let result = user.json(&[&short[..], &["--json"]].concat());
+    for (test, steps) in [("pp16", 1), ("tg4", 4)] {
+        let rows = result["results"].as_array().expect("rows");
+        let profile = &rows.iter().find(|row| row["test"] == test).expect("the test")["profile"];
+        assert_eq!(profile["steps"], steps, "{test}");
+        let operations = profile["operations"].as_array().expect("operations");
+        let seconds = |field: &str| operations.iter().filter_map(|it| it[field].as_f64()).sum::<f64>();
+        let inside = seconds("running_seconds") + seconds("waiting_seconds");
+        assert!(
+            inside > 0.0 && profile["seconds"].as_f64().is_some_and(|whole| inside <= whole),
+            "{profile}"
+        );
+        let named = |start: &str| {
+            operations.iter().find(|it| it["operation"].as_str().is_some_and(|name| name.starts_with(start)))
+        };
+        assert_eq!(named("matmul").expect("products")["product"], true);
+        assert_eq!(named("attention").expect("attention")["product"], false);
+    }
+    let shown = user.run(&short).stdout;
+    for part in ["tg4: a step takes", "OPERATION", "attention", "recording the step"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    user.fails(&[&short[..], &["--backend", "reference"]].concat(), 2, &["--profile", "--backend cpu"]);
+}

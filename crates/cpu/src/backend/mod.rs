@@ -14,13 +14,11 @@ pub(crate) mod arena;
 pub(crate) mod cache;
 mod fences;
 mod ops;
-mod profile;
 mod record;
 mod run;
 mod weight;
 
 pub use arena::Tensor;
 pub use cache::CpuCache;
-pub use profile::{Profile, ProfileLine};
 pub use record::Cpu;
 pub use weight::CpuWeight;

@@ -15,7 +15,6 @@ use super::ops::linear::{Matmul, Norm, Prepare, Prepared, Then, prepared_width};
 use super::ops::low_rank::{Down, Run, Up};
 use super::ops::rows::RowOp;
 use super::ops::store::Store;
-use super::profile::Profile;
 use super::weight::CpuWeight;
 use crate::kernels::ActivationKind;
 use crate::pack::PackedMatrix;
@@ -24,7 +23,7 @@ use crate::pool::{PoolOptions, Region};
 use crate::{AlignedBytes, CpuError, Isa, Pool};
 use alti_tensor::{
     AttentionShape, Backend, BackendError, CacheGroup, CacheLayer, CacheLayout, Experts, KvDType, LowRank,
-    PAGE_TOKENS, RowPlan, Span, Updates, WeightData,
+    PAGE_TOKENS, Profile, RowPlan, Span, Updates, WeightData,
 };
 use std::ops::Range;
 use std::rc::Rc;
@@ -105,11 +104,6 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
-    }
-
-    /// Begins a profile of the steps from now on; returns the one that ends with this, if any.
-    pub fn start_profile(&mut self) -> Option<Profile> {
-        self.profile.replace(Profile::default())
     }
 
     /// Appends an operation, behind a barrier where it needs one.
@@ -491,6 +485,15 @@ impl Backend for Cpu {
         };
         // A thread that failed here fails the next step, too, which says so.
         let _ = self.pool.run(grant);
+    }
+
+    fn start_profile(&mut self) -> bool {
+        self.profile = Some(Profile::default());
+        true
+    }
+
+    fn end_profile(&mut self) -> Option<Profile> {
+        self.profile.take()
     }
 
     fn threads(&self) -> usize {

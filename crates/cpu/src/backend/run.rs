@@ -87,7 +87,7 @@ impl Cpu {
         let profile = self.profile.get_or_insert_default();
         let measured = measured.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (step, (waiting, running)) in steps.iter().zip(measured) {
-            profile.add(&step.op, waiting, running);
+            profile.add(step.op.label(), step.op.is_product(), waiting, running);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! asks it entry by entry.
 
 use super::exponential::exponential;
+use super::passes;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -127,7 +128,7 @@ impl Candidates {
     /// The most likely candidate, or none if the list is empty.
     pub(super) fn most_likely(&self) -> Option<Candidate> {
         match self.form {
-            Form::Row => argmax(&self.logits)
+            Form::Row => passes::largest(&self.logits)
                 .map(|(token, logit)| Candidate { token: token as u32, logit })
                 .filter(Candidate::is_in_play),
             Form::Sorted => self.entries.first().copied(),
@@ -140,7 +141,7 @@ impl Candidates {
         let maximum = self.most_likely().map_or(0.0, |best| best.logit);
         let mut softmax = Softmax { maximum, total: 0.0, log_total: 0.0 };
         softmax.total = match self.form {
-            Form::Row => sum(&self.logits, |&logit| softmax.weight(logit)),
+            Form::Row => passes::total_weight(&self.logits, maximum),
             _ => sum(&self.entries, |candidate| softmax.weight(candidate.logit)),
         };
         softmax.log_total = softmax.total.ln();
@@ -257,11 +258,7 @@ impl Candidates {
         if self.form == Form::Sorted {
             return self.keep_mass(softmax, Candidate::by_likelihood, |sum| sum >= mass);
         }
-        // Tokens below (1 - mass) / count hold less than 1 - mass together, so none of them is in the
-        // nucleus. Half of that leaves room for rounding.
-        let floor = (softmax.total * (1.0 - mass) / self.most() as f64 / 2.0).ln() as f32 + softmax.maximum;
-        // A mass of 1 has no floor.
-        self.keep_from(floor.max(f32::MIN));
+        self.keep_mass_above(softmax, mass);
         let lowest = self.entries.iter().map(|candidate| candidate.logit).fold(best.logit, f32::min);
         let scale = BINS as f32 / (best.logit - lowest).max(f32::MIN_POSITIVE);
         let bin = |logit: f32| (((best.logit - logit) * scale) as usize).min(BINS - 1);
@@ -287,6 +284,33 @@ impl Candidates {
         // Rounding can leave the sum just below the mass.
         let Some(last) = last.or(self.bin.last()).copied() else { return };
         self.entries.retain(|candidate| Candidate::by_likelihood(candidate, &last).is_le());
+    }
+
+    /// Drops candidates that are certainly not in the nucleus of `mass`: most of them, where the distribution is as
+    /// peaked as a model's mostly is.
+    fn keep_mass_above(&mut self, softmax: Softmax, mass: f64) {
+        /// How far below the best logit is looked first. There and in between, a pass over the row costs less than what
+        /// more candidates would.
+        const DEPTHS: [f32; 2] = [3.0, 6.0];
+        /// Leaves room for rounding.
+        const MARGIN: f64 = 1e-6;
+        for depth in DEPTHS {
+            if self.form != Form::Row {
+                break;
+            }
+            self.keep_from(softmax.maximum - depth);
+            let found = sum(&self.entries, |candidate| softmax.weight(candidate.logit));
+            if found >= (mass + MARGIN) * softmax.total {
+                return;
+            }
+            self.entries.clear();
+            self.form = Form::Row;
+        }
+        // Tokens below (1 - mass) / count hold less than 1 - mass together, so none of them is in the
+        // nucleus. Half of that leaves room for rounding.
+        let floor = (softmax.total * (1.0 - mass) / self.most() as f64 / 2.0).ln() as f32 + softmax.maximum;
+        // A mass of 1 has no floor.
+        self.keep_from(floor.max(f32::MIN));
     }
 
     /// The first candidate, in the list's order, up to and with which the weights of `softmax` add up to more than
@@ -378,10 +402,8 @@ impl Candidates {
 
     /// Divides every logit by `divisor`, which must be positive; the order stays.
     pub(super) fn divide(&mut self, divisor: f32) {
-        let row = if self.form == Form::Row { &mut self.logits[..] } else { &mut [] };
-        for logit in row {
-            let quotient = (*logit / divisor).clamp(f32::MIN, f32::MAX);
-            *logit = if *logit == f32::NEG_INFINITY { *logit } else { quotient };
+        if self.form == Form::Row {
+            passes::divide(&mut self.logits, divisor);
         }
         for candidate in &mut self.entries {
             candidate.logit = (candidate.logit / divisor).clamp(f32::MIN, f32::MAX);
@@ -422,22 +444,6 @@ pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
         }
     }
     parts.iter().sum::<f64>() + rest
-}
-
-/// The largest of `values` and the first index that has it, or none if there are none. Sixteen
-/// running maxima let the compiler use vector instructions; NaN is the caller's to exclude.
-pub(super) fn argmax(values: &[f32]) -> Option<(usize, f32)> {
-    const LANES: usize = 16;
-    let mut maxima = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (maximum, &value) in maxima.iter_mut().zip(chunk) {
-            *maximum = if value > *maximum { value } else { *maximum };
-        }
-    }
-    let best = maxima.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    values.iter().position(|&value| value == best).map(|index| (index, best))
 }
 
 #[cfg(test)]
@@ -488,17 +494,6 @@ mod tests {
                 weight / softmax.total >= wanted
             });
             prop_assert_eq!(candidates.entries(), &all[..count.map_or(all.len(), |index| index + 1)]);
-        }
-
-        #[test]
-        fn argmax_is_the_first_largest(values in prop::collection::vec((-9i8..9).prop_map(f32::from), 0..80)) {
-            let mut expected: Option<(usize, f32)> = None;
-            for (index, &value) in values.iter().enumerate() {
-                if expected.is_none_or(|(_, best)| value > best) {
-                    expected = Some((index, value));
-                }
-            }
-            prop_assert_eq!(argmax(&values), expected);
         }
     }
 

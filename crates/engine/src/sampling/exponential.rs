@@ -6,6 +6,7 @@
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; the series of `e^r` (degree 6, error 2^-27) times `2^n`. `ln 2` is subtracted
 /// in two parts, the first with so few bits that its product with `n` is exact (W. J. Cody and W. Waite, "Software manual
 /// for the elementary functions", 1980).
+#[inline(always)]
 pub(super) fn exponential(x: f32) -> f32 {
     /// Adding 3 * 2^22 leaves the nearest whole number in the lowest bits.
     const ROUND: f32 = 12_582_912.0;

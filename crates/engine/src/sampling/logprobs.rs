@@ -1,8 +1,8 @@
 //! The model's own log-probabilities, before any sampler: what `logprobs` in an API reports. They
 //! cost a pass over the vocabulary, so they are computed only for those who ask.
 
-use super::candidates::{Candidates, argmax, sum};
-use super::exponential::exponential;
+use super::candidates::Candidates;
+use super::passes;
 
 /// The log-softmax of one row of raw logits.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,8 @@ pub struct LogProbabilities<'a> {
 impl<'a> LogProbabilities<'a> {
     /// Takes a row of logits without NaN, such as a sampler has accepted.
     pub fn new(logits: &'a [f32]) -> Self {
-        let maximum = argmax(logits).map_or(0.0, |(_, maximum)| maximum);
-        let total = sum(logits, |logit| f64::from(exponential(logit - maximum)));
+        let maximum = passes::largest(logits).map_or(0.0, |(_, maximum)| maximum);
+        let total = passes::total_weight(logits, maximum);
         Self { logits, normaliser: f64::from(maximum) + total.ln() }
     }
 

@@ -20,6 +20,7 @@ mod logprobs;
 mod min_p;
 mod mirostat;
 mod order;
+mod passes;
 mod penalties;
 mod random;
 mod setting;
@@ -43,7 +44,7 @@ pub use settings::{PRESETS, Preset, SETTINGS, SamplerSettings};
 
 use crate::error::EngineError;
 use alti_text::{Specials, Tokenizer};
-use candidates::{Candidates, argmax};
+use candidates::Candidates;
 use chain::Stage;
 use history::History;
 use mirostat::Mirostat;
@@ -52,7 +53,7 @@ use std::sync::Arc;
 
 /// The token of the largest logit, the lowest among equals.
 pub(crate) fn most_likely(logits: &[f32]) -> Option<u32> {
-    argmax(logits).map(|(token, _)| token as u32)
+    passes::largest(logits).map(|(token, _)| token as u32)
 }
 
 /// The buffers of a sampling step, reused from token to token and from sequence to sequence.
@@ -152,7 +153,7 @@ impl Sampler {
         self.check(logits, position)?;
         let forbidden = EngineError::NoTokenAllowed { position };
         if self.is_argmax() && mask.is_none() {
-            let best = argmax(logits).filter(|&(_, logit)| logit != f32::NEG_INFINITY);
+            let best = passes::largest(logits).filter(|&(_, logit)| logit != f32::NEG_INFINITY);
             let (token, _) = best.ok_or(forbidden)?;
             return Ok(Sampled { token: token as u32, probability: 1.0 });
         }

@@ -80,7 +80,7 @@ impl FitCommand {
         let threads = cores();
         let read = bandwidths((memory / 4).min(MOST) as usize, &[threads])?;
         let mut peak = 0.0_f64;
-        for unit in UNITS.iter().filter(|unit| unit.operand == Operand::Int8) {
+        for unit in UNITS.iter().filter(|unit| matches!(unit.operand, Operand::Int4 | Operand::Int8)) {
             peak = peak.max(unit.peak(threads)?.unwrap_or(0.0));
         }
         let usual = || USUAL.iter().filter_map(|name| Recipe::by_name(name)).collect();

@@ -83,6 +83,11 @@ impl Op {
         }
     }
 
+    /// Whether it multiplies by weights.
+    pub(crate) fn is_product(&self) -> bool {
+        matches!(self, Op::Matmul(_) | Op::ExpertMatmul(_) | Op::LowRankDown(_) | Op::LowRankUp(_))
+    }
+
     /// What a profile calls it: its kind, and the shape and encoding of its weights.
     pub(crate) fn label(&self) -> String {
         let matrix =

@@ -1,17 +1,16 @@
-//! Where the time of steps goes: thread 0's clock at every operation, folded by what was done.
-//!
-//! Reading the clock twice an operation costs some 50 ns each, so nothing is measured unless asked.
+//! Where the time of steps goes: the clock of a backend's first thread at every operation, folded by what was done.
 
-use super::ops::Op;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Time that one kind of operation took, on thread 0.
+/// Time that one kind of operation took, on the first thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProfileLine {
+    /// Whether it multiplies by weights.
+    pub product: bool,
     /// Operations run.
     pub count: u64,
-    /// Waiting at barriers before them.
+    /// Waiting for other threads before them.
     pub waiting: Duration,
     /// Running them.
     pub running: Duration,
@@ -20,14 +19,15 @@ pub struct ProfileLine {
 /// Time by kind of operation, over the steps since the profile began.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// By what [`Op::label`] says.
+    /// By kind, with the shape and encoding of the weights.
     pub lines: BTreeMap<String, ProfileLine>,
 }
 
 impl Profile {
     /// Adds an operation that has run.
-    pub(super) fn add(&mut self, op: &Op, waiting: Duration, running: Duration) {
-        let line = self.lines.entry(op.label()).or_default();
+    pub fn add(&mut self, label: String, product: bool, waiting: Duration, running: Duration) {
+        let line = self.lines.entry(label).or_default();
+        line.product = product;
         line.count += 1;
         line.waiting += waiting;
         line.running += running;

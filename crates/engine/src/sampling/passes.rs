@@ -1,0 +1,128 @@
+//! Passes over a row of logits. Each is a loop that compiles to vector instructions, once for each instruction set; which
+//! of them runs is decided at run time. A pass gives the same bits whichever it is: sums have a fixed number of parts, and
+//! nothing is contracted to fused operations.
+
+use super::exponential::exponential;
+use pulp::{Arch, NullaryFnOnce};
+
+/// Running sums and maxima of a pass, so that none waits for the one before it.
+const LANES: usize = 16;
+
+/// The largest of `values` and the first index that has it, or none if there are none; NaN is the caller's to exclude.
+pub(super) fn largest(values: &[f32]) -> Option<(usize, f32)> {
+    let best = Arch::new().dispatch(Maximum(values));
+    values.iter().position(|&value| value == best).map(|index| (index, best))
+}
+
+/// The sum of `exp(logit - maximum)` over `logits`, none of which is larger than `maximum`.
+pub(super) fn total_weight(logits: &[f32], maximum: f32) -> f64 {
+    Arch::new().dispatch(TotalWeight { logits, maximum })
+}
+
+/// Divides all logits by `divisor`; what is beyond the range of `f32` is clamped, and minus infinity stays.
+pub(super) fn divide(logits: &mut [f32], divisor: f32) {
+    Arch::new().dispatch(Divide { logits, divisor });
+}
+
+struct Maximum<'a>(&'a [f32]);
+
+impl NullaryFnOnce for Maximum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        let (chunks, rest) = self.0.as_chunks::<LANES>();
+        let mut maxima = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            for (maximum, &value) in maxima.iter_mut().zip(chunk) {
+                *maximum = if value > *maximum { value } else { *maximum };
+            }
+        }
+        maxima.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+struct TotalWeight<'a> {
+    logits: &'a [f32],
+    maximum: f32,
+}
+
+impl NullaryFnOnce for TotalWeight<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let (chunks, rest) = self.logits.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for chunk in chunks {
+            let mut weights = [0.0; LANES];
+            for (weight, &logit) in weights.iter_mut().zip(chunk) {
+                *weight = exponential(logit - self.maximum);
+            }
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum += f64::from(weight);
+            }
+        }
+        let rest = rest.iter().map(|&logit| f64::from(exponential(logit - self.maximum))).sum::<f64>();
+        sums.iter().sum::<f64>() + rest
+    }
+}
+
+struct Divide<'a> {
+    logits: &'a mut [f32],
+    divisor: f32,
+}
+
+impl NullaryFnOnce for Divide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for logit in self.logits {
+            let quotient = (*logit / self.divisor).clamp(f32::MIN, f32::MAX);
+            *logit = if *logit == f32::NEG_INFINITY { *logit } else { quotient };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_largest_is_the_first_of_them(
+            values in prop::collection::vec((-9i8..9).prop_map(f32::from), 0..80)
+        ) {
+            let mut expected: Option<(usize, f32)> = None;
+            for (index, &value) in values.iter().enumerate() {
+                if expected.is_none_or(|(_, best)| value > best) {
+                    expected = Some((index, value));
+                }
+            }
+            prop_assert_eq!(largest(&values), expected);
+        }
+
+        /// The machine's best instructions and the least that a machine has.
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(logits in prop::collection::vec(-90f32..1.0, 0..200)) {
+            let total = TotalWeight { logits: &logits, maximum: 1.0 }.call();
+            prop_assert_eq!(total_weight(&logits, 1.0).to_bits(), total.to_bits());
+            let exact: f64 = logits.iter().map(|&logit| f64::from(logit - 1.0).exp()).sum();
+            prop_assert!((total - exact).abs() <= 1e-6 * exact);
+        }
+
+        #[test]
+        fn division_clamps_and_leaves_what_is_out_of_play(
+            logits in prop::collection::vec(prop_oneof![-3e38f32..3e38, Just(f32::NEG_INFINITY)], 0..60)
+        ) {
+            let mut divided = logits.clone();
+            divide(&mut divided, 0.5);
+            for (divided, logit) in divided.into_iter().zip(logits) {
+                let expected = if logit == f32::NEG_INFINITY { logit } else { (logit / 0.5).clamp(f32::MIN, f32::MAX) };
+                prop_assert_eq!(divided, expected);
+            }
+        }
+    }
+}
