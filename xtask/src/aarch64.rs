@@ -25,6 +25,9 @@ const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 /// The crates whose tests say whether kernels compute the right thing.
 const TESTED: &[&str] = &["alti-cpu", "alti-tensor", "alti-models", "alti-testkit"];
 
+/// What else computes the same bits everywhere: passes over logits.
+const SAMPLING: &[&str] = &["--package", "alti-engine", "--lib", "sampling::"];
+
 /// Those of them that take a minute or two; whole models take an emulator very much longer.
 const QUICK: &[&str] =
     &["--package", "alti-cpu", "--lib", "--test", "matmul", "--test", "attention", "--test", "pool"];
@@ -57,7 +60,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut command = tests();
     command.args(TESTED.iter().flat_map(|package| ["--package", package])).args(&options.arguments);
-    process::run(&mut command)
+    process::run(&mut command)?;
+    if options.arguments.is_empty() { process::run(tests().args(SAMPLING)) } else { Ok(()) }
 }
 
 /// Runs the quick tests where all that it takes is installed, and says so where it is not: the part of

@@ -14,7 +14,8 @@ use xtask::random_model;
 /// Stands in for `alti`: answers `bench`, `perplexity` and `run`.
 const ALTI: &str = r#"case "$1" in
 bench) case "$*" in *"-b 8"*) rate=800.0 ;; *"-p 512"*) rate=300.0 ;; *) rate=60.0 ;; esac
-  echo "{\"results\":[{\"test\":\"t\",\"tokens_per_second\":[$rate]}]}" ;;
+  profile='"profile":{"seconds":2,"operations":[{"product":true,"running_seconds":1.5}]}'
+  echo "{\"results\":[{\"test\":\"t\",\"tokens_per_second\":[$rate],$profile}]}" ;;
 perplexity) echo '{"perplexity":10.02,"tokens":1020,"chunks":4}' ;;
 run) ;;
 *) echo "unexpected: $*" >&2; exit 2 ;;
@@ -89,6 +90,7 @@ fn speed_is_reported_as_a_ratio_to_the_best_setting_of_the_best_peer() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for row in [
         "| m | 2 | prefill 512 | tokens/s | 300 | 200 (`clang: -fa off`) | 200 (`gcc: -fa 0 -rtr 1`) | 1.50 |",
+        " | 75 % |",
         "| m | 2 | decode 128 | tokens/s | 60.0 | 80.0 (`clang: -fa on",
         "| m | 2 | decode 64 of 8 sequences | tokens/s | 800 | 400 (`clang: -fa off",
         "- llama.cpp `gcc: -fa on --kv-unified` on m, decode 64 of 8 sequences",
@@ -105,8 +107,20 @@ fn speed_is_reported_as_a_ratio_to_the_best_setting_of_the_best_peer() {
     // After the trials the engines took turns: alti, two settings of one peer, two of the other.
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     let runs = log.lines().filter(|line| line.starts_with('$') && line.contains(" 512 "));
+    let runs = runs.filter(|line| !line.contains("--profile"));
     let turns: Vec<bool> = runs.map(|line| line.contains("/alti bench")).skip_while(|ours| !ours).collect();
     assert_eq!(turns, [true, false, false, false, false].repeat(3));
+}
+
+#[test]
+fn settings_can_be_tried_with_less_work_than_is_measured() {
+    let programs = programs();
+    let arguments = ["--rows", "prefill", "--prefill", "2048", "--rounds", "1", "--longest-trial", "512"];
+    let output = bench(programs.path(), &arguments);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    // The stand-in of llama-bench answers no prompt of 2,048: its trials are of 512, and the rounds fail.
+    assert!(log.contains("-p 512 -n 0") && log.contains("/alti bench"), "{log}");
+    assert!(!output.status.success() && log.contains("not prefill 2048"), "{log}");
 }
 
 #[test]

@@ -55,9 +55,9 @@ impl<'a, B: Backend<Element = f32>> Runner<'a, B> {
         self.step(RowPlan::new(spans), &(0..batch).collect::<Vec<_>>())
     }
 
-    /// Measures from now on where time goes; whether the backend can.
-    pub fn start_profile(&mut self) -> bool {
-        self.backend.start_profile()
+    /// Measures from now on where time goes, if the backend can.
+    pub fn start_profile(&mut self) {
+        self.backend.start_profile();
     }
 
     /// What was measured since then.

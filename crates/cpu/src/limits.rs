@@ -114,10 +114,10 @@ fn prefetch(line: &[u8; LINE], ahead: usize) {
     let _ = address;
 }
 
-/// What a [`Unit`] multiplies; sums are of 32 bits (of `Int4`, of 16).
+/// What a [`Unit`] multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
-    /// Codes of 4 bits with integers of 8, where those are multiplied faster than codes of 8 bits.
+    /// Codes of 4 bits with integers of 8, where they are multiplied faster than codes of 8: codes of few bits.
     Int4,
     /// Integers of 8 bits.
     Int8,
@@ -195,8 +195,8 @@ pub const UNITS: &[Unit] = &[
     },
     #[cfg(target_arch = "x86_64")]
     Unit {
-        // Products of 8 bits do not fit into 16 twice: codes are two of 4 bits. (With the sign of one factor moved to
-        // the other it takes three multiplications, all in the same two units of the core: slower.)
+        // Products of 8 bits do not fit into 16 twice: a code is two of 4 bits. What kernels do, move the sign to the
+        // other factor and widen, is as many instructions, one more of which only two units of a core run.
         instruction: "vpmaddubsw ymm, twice",
         operand: Operand::Int8,
         operations: 12 * 32,

@@ -312,11 +312,9 @@ pub trait Backend {
         let _ = (cache, pages);
     }
 
-    /// Measures from now on where the time of steps goes, which costs some 50 ns an operation. Returns whether this
-    /// backend can.
-    fn start_profile(&mut self) -> bool {
-        false
-    }
+    /// Measures from now on where the time of steps goes, if this backend can. The clock is then read around each
+    /// operation.
+    fn start_profile(&mut self) {}
 
     /// What was measured since [`Backend::start_profile`], if anything; ends it.
     fn end_profile(&mut self) -> Option<Profile> {

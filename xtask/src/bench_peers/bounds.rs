@@ -72,7 +72,7 @@ pub struct Matrices {
     pub bytes: u64,
     /// Parameters that are floats.
     pub floats: u64,
-    /// Parameters that are codes of 8 bits.
+    /// Parameters that are codes or values of 8 bits.
     pub wide_codes: u64,
     /// Parameters that are codes of fewer bits.
     pub narrow_codes: u64,
@@ -83,8 +83,19 @@ impl Matrices {
         self.bytes += bytes;
         match dtype {
             DType::F32 | DType::F16 | DType::BF16 => self.floats += parameters,
-            DType::Q8_0 => self.wide_codes += parameters,
+            // Tables have values of 8 bits.
+            DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => self.wide_codes += parameters,
             _ => self.narrow_codes += parameters,
+        }
+    }
+
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            floats: self.floats + other.floats,
+            wide_codes: self.wide_codes + other.wide_codes,
+            narrow_codes: self.narrow_codes + other.narrow_codes,
         }
     }
 
@@ -93,8 +104,7 @@ impl Matrices {
     }
 
     /// For each way of multiplying that they want, its name and the seconds that one row takes; `None` where no peak of
-    /// one was measured. BF16 is multiplied in f32 where nothing else does it, codes of few bits as those of 8 where
-    /// nothing multiplies them faster.
+    /// one was measured. BF16 is multiplied in f32 where nothing multiplies it faster, codes of few bits as those of 8.
     fn seconds(&self, limits: &Limits) -> Option<Vec<(Operand, f64)>> {
         let ways = [
             (self.floats, [Operand::Bf16, Operand::F32]),
@@ -104,12 +114,8 @@ impl Matrices {
         let wanted = ways.into_iter().filter(|(parameters, _)| *parameters > 0);
         let seconds = |(parameters, operands): (u64, [Operand; 2])| {
             let peaks = operands.into_iter().filter_map(|it| Some((it, limits.peak(it)?)));
-            // The first that the machine has; all machines have f32, and some have several for integers.
-            let fastest = match operands[0] {
-                Operand::Bf16 => peaks.into_iter().next(),
-                _ => peaks.max_by(|(_, a), (_, b)| a.total_cmp(b)),
-            };
-            fastest.map(|(operand, peak)| (operand, 2.0 * parameters as f64 / peak))
+            let (operand, peak) = peaks.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+            Some((operand, 2.0 * parameters as f64 / peak))
         };
         wanted.map(seconds).collect()
     }
@@ -175,10 +181,8 @@ impl Demand {
         if work.kind == Kind::Cold {
             return None;
         }
-        let mut ways = self.layers.seconds(limits)?;
-        if work.kind != Kind::Prefill {
-            ways.extend(self.output.seconds(limits)?);
-        }
+        let multiplied = if work.kind == Kind::Prefill { self.layers } else { self.layers.and(self.output) };
+        let ways = multiplied.seconds(limits)?;
         let (operand, _) = *ways.iter().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
         let small = self.layers.bytes + self.output.bytes <= SMALL_MODEL;
         let (memory, bandwidth) = if small { ("re-read", limits.reread) } else { ("stream", limits.stream) };

@@ -185,7 +185,6 @@ fn measure(options: &Options) -> Result<Report> {
         alti: options.alti.origin().to_owned(),
         peers: PEERS.map(version).to_vec(),
         rounds: options.rounds,
-        longest_trial: options.longest_trial,
         limits: limits.clone(),
         rows: Vec::new(),
     };
@@ -197,10 +196,22 @@ fn measure(options: &Options) -> Result<Report> {
                 let match_up =
                     Match { engines: &engines, model: &model.file, threads: limits.threads, work, trial };
                 let (turns, scouted) = match_up.play(options.trials, options.rounds)?;
-                let products = engines.products(&work, &model.file, limits.threads)?;
-                let (name, bound) = (model.name.clone(), demand.bound(&work, limits));
-                let threads = limits.threads;
-                let row = Row { model: name, threads, work, demand, bound, products, turns, scouted };
+                // An older program has no profile; what was measured is worth more than that.
+                let products = engines.products(&work, &model.file, limits.threads).unwrap_or_else(|error| {
+                    eprintln!("alti: {error:#}");
+                    None
+                });
+                let row = Row {
+                    model: model.name.clone(),
+                    threads: limits.threads,
+                    work,
+                    trial: (trial != work).then_some(trial),
+                    demand,
+                    bound: demand.bound(&work, limits),
+                    products,
+                    turns,
+                    scouted,
+                };
                 eprintln!("{}", row.markdown());
                 report.rows.push(row);
                 if let Some(path) = &options.json {

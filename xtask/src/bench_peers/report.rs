@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use crate::peers::PEERS;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -25,8 +26,6 @@ pub struct Report {
     pub peers: Vec<String>,
     /// Rounds; in each, every contestant had one turn.
     pub rounds: u32,
-    /// Settings were tried with prompts, contexts and answers of at most so many tokens.
-    pub longest_trial: Option<u32>,
     /// What the machine could do at most, for each number of threads.
     pub limits: Vec<Limits>,
     /// The measurements.
@@ -42,6 +41,9 @@ pub struct Row {
     pub threads: usize,
     /// What was done.
     pub work: Workload,
+    /// What decided between settings, where it was less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Workload>,
     /// What the model asks for.
     pub demand: Demand,
     /// What the machine allows.
@@ -125,7 +127,8 @@ impl Row {
 
     /// The row of the table.
     pub fn markdown(&self) -> String {
-        let mut cells = vec![self.model.clone(), self.threads.to_string(), self.work.to_string()];
+        let mark = if self.trial.is_some() { " *" } else { "" };
+        let mut cells = vec![self.model.clone(), self.threads.to_string(), format!("{}{mark}", self.work)];
         cells.push(self.work.unit().to_owned());
         cells.push(self.best_of(ALTI).map_or_else(String::new, Turns::shown));
         for peer in PEERS {
@@ -169,7 +172,6 @@ impl Report {
         let known: Vec<usize> = self.limits.iter().map(|limits| limits.threads).collect();
         self.limits.extend(other.limits.into_iter().filter(|limits| !known.contains(&limits.threads)));
         self.rounds = self.rounds.min(other.rounds);
-        self.longest_trial = self.longest_trial.into_iter().chain(other.longest_trial).min();
     }
 
     /// The tables.
@@ -182,11 +184,10 @@ impl Report {
             self.alti,
             self.peers.join(", ")
         );
-        if let Some(most) = self.longest_trial {
-            let _ = writeln!(
-                text,
-                "Settings were tried with prompts, contexts and answers of at most {most} tokens.\n"
-            );
+        let trials: BTreeSet<_> = self.rows.iter().filter_map(|row| Some(row.trial?.to_string())).collect();
+        if !trials.is_empty() {
+            let trials = trials.into_iter().collect::<Vec<_>>().join("; ");
+            let _ = writeln!(text, "Rows with a *: settings were tried with less work ({trials}).\n");
         }
         let names = PEERS.map(|peer| peer.name).join(" | ");
         let _ = writeln!(
@@ -273,6 +274,7 @@ pub(crate) mod tests {
             model: "m".into(),
             threads: 2,
             work,
+            trial: None,
             demand: SMALL,
             bound: SMALL.bound(&work, &limits()),
             products: (!work.is_time()).then_some(0.8),
@@ -298,7 +300,6 @@ pub(crate) mod tests {
             alti: "built from this revision".into(),
             peers: vec!["llama.cpp (package 1)".into()],
             rounds: 3,
-            longest_trial: None,
             limits: vec![limits()],
             rows: vec![row(Workload::prefill(512), prefill), row(Workload::cold(), cold)],
         }
@@ -320,6 +321,16 @@ pub(crate) mod tests {
         assert!(text.contains(cold), "{text}");
         assert!(text.contains("| memory, streamed | 50.0 GB/s |"), "{text}");
         assert!(text.contains("| int8, `tdpbusd tmm` | 4.00 Top/s |"), "{text}");
+    }
+
+    #[test]
+    fn rows_whose_settings_were_tried_with_less_work_are_marked() {
+        let mut report = report();
+        assert!(!report.markdown().contains('*'));
+        report.rows[0].trial = Some(Workload::prefill(128));
+        let text = report.markdown();
+        assert!(text.contains("| prefill 512 * |"), "{text}");
+        assert!(text.contains("Rows with a *: settings were tried with less work (prefill 128)."), "{text}");
     }
 
     #[test]

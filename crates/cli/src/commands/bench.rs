@@ -3,7 +3,7 @@
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::model::{Loaded, StepRows, Task, Wants, name_or_default, with_model};
-use crate::options::RunOptions;
+use crate::options::{BackendName, RunOptions};
 use crate::output;
 use crate::runner::Runner;
 use alti_models::memory;
@@ -109,7 +109,10 @@ impl RoundProfile {
             format!("{:>6.1} % {running:>10.1} {waiting:>10.1} {count:>6.0}  {name}\n", 100.0 * share)
         };
         let mut text = format!("\n{test}: a step takes {:.0} µs", 1e6 * self.seconds / self.steps as f64);
-        text += &format!("\n{:>8} {:>10} {:>10} {:>6}  OPERATION\n", "SHARE", "RUNNING", "WAITING", "COUNT");
+        text += &format!(
+            "\n{:>8} {:>10} {:>10} {:>6}  OPERATION\n",
+            "SHARE", "RUNNING µs", "WAITING µs", "COUNT"
+        );
         for it in &self.operations {
             let (share, count) = (it.seconds() / self.seconds, it.count as f64 / self.steps as f64);
             text += &line(share, it.running_seconds, it.waiting_seconds, count, &it.operation);
@@ -148,6 +151,10 @@ impl BenchCommand {
     /// # Errors
     /// When the model cannot be loaded or a step fails.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
+        if self.profile && self.run.backend != BackendName::Cpu {
+            let message = "--profile needs --backend cpu: others do not measure their operations";
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
         let name = name_or_default(environment, self.model.as_deref()).to_owned();
         let mut options = self.run.clone();
         // The memory check is for what the rounds need.
@@ -285,13 +292,7 @@ impl<B: Backend<Element = f32>> Rounds<'_, '_, B> {
     /// Where the time of a round goes: one more, which is not counted.
     fn profile(&mut self, test: Test, tokens: usize) -> anyhow::Result<RoundProfile> {
         self.fill(test)?;
-        if !self.runner.start_profile() {
-            return Err(Exit::new(
-                Failure::Usage,
-                "--profile needs --backend cpu: this one measures nothing",
-            )
-            .into());
-        }
+        self.runner.start_profile();
         let seconds = self.time(test, tokens)?;
         let measured = self.runner.end_profile().unwrap_or_default();
         let steps = match test {

@@ -487,9 +487,8 @@ impl Backend for Cpu {
         let _ = self.pool.run(grant);
     }
 
-    fn start_profile(&mut self) -> bool {
+    fn start_profile(&mut self) {
         self.profile = Some(Profile::default());
-        true
     }
 
     fn end_profile(&mut self) -> Option<Profile> {

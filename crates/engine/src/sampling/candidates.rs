@@ -286,25 +286,18 @@ impl Candidates {
         self.entries.retain(|candidate| Candidate::by_likelihood(candidate, &last).is_le());
     }
 
-    /// Drops candidates that are certainly not in the nucleus of `mass`: most of them, where the distribution is as
-    /// peaked as a model's mostly is.
+    /// Drops candidates that are certainly not in the nucleus of `mass`.
     fn keep_mass_above(&mut self, softmax: Softmax, mass: f64) {
-        /// How far below the best logit is looked first. There and in between, a pass over the row costs less than what
-        /// more candidates would.
-        const DEPTHS: [f32; 2] = [3.0, 6.0];
-        /// Leaves room for rounding.
-        const MARGIN: f64 = 1e-6;
-        for depth in DEPTHS {
-            if self.form != Form::Row {
-                break;
+        /// More than the error of the pass that looks.
+        const MARGIN: f64 = 1e-4;
+        if self.form == Form::Row && mass + MARGIN <= 1.0 {
+            let least = passes::DEPTHS.map(|depth| softmax.maximum - depth);
+            let weights = passes::weights_from(&self.logits, softmax.maximum, least);
+            let enough =
+                weights.into_iter().zip(least).find(|(weight, _)| *weight >= (mass + MARGIN) * softmax.total);
+            if let Some((_, least)) = enough {
+                return self.keep_from(least);
             }
-            self.keep_from(softmax.maximum - depth);
-            let found = sum(&self.entries, |candidate| softmax.weight(candidate.logit));
-            if found >= (mass + MARGIN) * softmax.total {
-                return;
-            }
-            self.entries.clear();
-            self.form = Form::Row;
         }
         // Tokens below (1 - mass) / count hold less than 1 - mass together, so none of them is in the
         // nucleus. Half of that leaves room for rounding.
@@ -319,21 +312,21 @@ impl Candidates {
         /// Candidates whose weights are added up before any is looked at.
         const STRETCH: usize = 512;
         let mut sum_before = 0.0;
-        let mut passes = |weight: f64| {
+        let mut reaches = |weight: f64| {
             let is_within = sum_before + weight > target;
             sum_before += if is_within { 0.0 } else { weight };
             is_within
         };
         let weight = |logit: f32| softmax.weight(logit);
         if self.form != Form::Row {
-            return self.entries.iter().copied().find(|candidate| passes(weight(candidate.logit)));
+            return self.entries.iter().copied().find(|candidate| reaches(weight(candidate.logit)));
         }
         let stretch =
-            self.logits.chunks(STRETCH).position(|stretch| passes(sum(stretch, |&logit| weight(logit))))?;
+            self.logits.chunks(STRETCH).position(|stretch| reaches(sum(stretch, |&logit| weight(logit))))?;
         let within = (0u32..).zip(&self.logits).skip(stretch * STRETCH);
         let within = within.map(|(token, &logit)| Candidate { token, logit }).filter(Candidate::is_in_play);
         // Rounding can move the place a little behind the stretch.
-        within.clone().find(|candidate| passes(weight(candidate.logit)))
+        within.clone().find(|candidate| reaches(weight(candidate.logit)))
     }
 
     /// Keeps the shortest prefix, in the order of `compare`, whose probabilities satisfy `enough`,
@@ -433,7 +426,7 @@ fn reaches(piece: &[f32], least: f32) -> bool {
 
 /// The sum of `value` over `items` in eight interleaved parts, so that an addition need not wait
 /// for the one before it. The parts are fixed: the same items always give the same sum.
-pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
+fn sum<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
     const PARTS: usize = 8;
     let mut parts = [0.0; PARTS];
     let chunks = items.chunks_exact(PARTS);
@@ -478,6 +471,29 @@ mod tests {
             } else {
                 prop_assert_eq!(candidates.entries().len(), logits.len());
             }
+        }
+
+        /// Ties, tokens out of play, flat and peaked rows; masses of nothing, of everything, and next to it.
+        #[test]
+        fn a_nucleus_is_that_of_a_full_sort(
+            logits in prop::collection::vec(
+                prop_oneof![4 => -4f32..4.0, 1 => Just(2.5f32), 1 => Just(f32::NEG_INFINITY)], 1..900
+            ),
+            sharpness in prop_oneof![Just(0.0f32), Just(1.0), Just(6.0)],
+            mass in prop_oneof![Just(0.0), Just(1e-4), Just(0.9999), Just(0.99995), Just(1.0), 0f64..1.0]
+        ) {
+            let scaled = |&logit: &f32| if logit == f32::NEG_INFINITY { logit } else { logit * sharpness };
+            let logits: Vec<f32> = logits.iter().map(scaled).collect();
+            let mut candidates = loaded(&logits);
+            let softmax = candidates.softmax();
+            candidates.keep_nucleus(mass);
+            let all = sorted(&logits);
+            let kept = candidates.sort_front(usize::MAX).to_vec();
+            prop_assert_eq!(&kept[..], &all[..kept.len()], "the most likely ones");
+            prop_assert_eq!(kept.is_empty(), all.is_empty());
+            let held = |list: &[Candidate]| list.iter().map(|one| softmax.probability(one.logit)).sum::<f64>();
+            prop_assert!(kept.len() == all.len() || held(&kept) >= mass - 1e-9, "{} of {mass}", held(&kept));
+            prop_assert!(kept.len() <= 1 || held(&kept[..kept.len() - 1]) < mass + 1e-9, "not the fewest");
         }
 
         #[test]

@@ -11,12 +11,20 @@ const LANES: usize = 16;
 /// The largest of `values` and the first index that has it, or none if there are none; NaN is the caller's to exclude.
 pub(super) fn largest(values: &[f32]) -> Option<(usize, f32)> {
     let best = Arch::new().dispatch(Maximum(values));
-    values.iter().position(|&value| value == best).map(|index| (index, best))
+    values.iter().position(|&value| value == best).map(|index| (index, values[index]))
 }
 
 /// The sum of `exp(logit - maximum)` over `logits`, none of which is larger than `maximum`.
 pub(super) fn total_weight(logits: &[f32], maximum: f32) -> f64 {
     Arch::new().dispatch(TotalWeight { logits, maximum })
+}
+
+/// Distances from the best logit at which a nucleus is looked for: one pass over the row tells all of them.
+pub(super) const DEPTHS: [f32; 8] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0];
+
+/// For each of `least`, the sum of `exp(logit - maximum)` over the logits that are at least that, to a relative 1e-5.
+pub(super) fn weights_from<const N: usize>(logits: &[f32], maximum: f32, least: [f32; N]) -> [f64; N] {
+    Arch::new().dispatch(WeightsFrom { logits, maximum, least })
 }
 
 /// Divides all logits by `divisor`; what is beyond the range of `f32` is clamped, and minus infinity stays.
@@ -68,6 +76,49 @@ impl NullaryFnOnce for TotalWeight<'_> {
     }
 }
 
+struct WeightsFrom<'a, const N: usize> {
+    logits: &'a [f32],
+    maximum: f32,
+    least: [f32; N],
+}
+
+impl<const N: usize> NullaryFnOnce for WeightsFrom<'_, N> {
+    type Output = [f64; N];
+
+    #[inline(always)]
+    fn call(self) -> [f64; N] {
+        /// Sums of one threshold: as many of them all as there are registers for.
+        const SUMS: usize = 8;
+        /// Chunks that are added up in single precision.
+        const STRETCH: usize = 32;
+        let (chunks, rest) = self.logits.as_chunks::<SUMS>();
+        let mut totals = [0.0; N];
+        for stretch in chunks.chunks(STRETCH) {
+            let mut sums = [[0.0; SUMS]; N];
+            for chunk in stretch {
+                let mut weights = [0.0; SUMS];
+                for (weight, &logit) in weights.iter_mut().zip(chunk) {
+                    *weight = exponential(logit - self.maximum);
+                }
+                for (sums, least) in sums.iter_mut().zip(self.least) {
+                    for ((sum, weight), &logit) in sums.iter_mut().zip(weights).zip(chunk) {
+                        *sum += if logit >= least { weight } else { 0.0 };
+                    }
+                }
+            }
+            for (total, sums) in totals.iter_mut().zip(sums) {
+                *total += f64::from(sums.iter().sum::<f32>());
+            }
+        }
+        for &logit in rest {
+            for (total, least) in totals.iter_mut().zip(self.least) {
+                *total += if logit >= least { f64::from(exponential(logit - self.maximum)) } else { 0.0 };
+            }
+        }
+        totals
+    }
+}
+
 struct Divide<'a> {
     logits: &'a mut [f32],
     divisor: f32,
@@ -106,11 +157,24 @@ mod tests {
 
         /// The machine's best instructions and the least that a machine has.
         #[test]
-        fn every_instruction_set_gives_the_same_bits(logits in prop::collection::vec(-90f32..1.0, 0..200)) {
+        fn every_instruction_set_gives_the_same_bits(logits in prop::collection::vec(-85f32..1.0, 0..200)) {
             let total = TotalWeight { logits: &logits, maximum: 1.0 }.call();
             prop_assert_eq!(total_weight(&logits, 1.0).to_bits(), total.to_bits());
+            prop_assert_eq!(Arch::new().dispatch(Maximum(&logits)).to_bits(), Maximum(&logits).call().to_bits());
             let exact: f64 = logits.iter().map(|&logit| f64::from(logit - 1.0).exp()).sum();
             prop_assert!((total - exact).abs() <= 1e-6 * exact);
+        }
+
+        #[test]
+        fn weights_from_a_logit_are_those_of_the_rest(logits in prop::collection::vec(-20f32..1.0, 0..900)) {
+            let least = DEPTHS.map(|depth| 1.0 - depth);
+            let weights = weights_from(&logits, 1.0, least);
+            prop_assert_eq!(weights, WeightsFrom { logits: &logits, maximum: 1.0, least }.call());
+            for (weight, least) in weights.into_iter().zip(least) {
+                let kept = logits.iter().filter(|&&logit| logit >= least);
+                let exact: f64 = kept.map(|&logit| f64::from(logit - 1.0).exp()).sum();
+                prop_assert!((weight - exact).abs() <= 1e-5 * exact, "{} for {}", weight, exact);
+            }
         }
 
         #[test]
