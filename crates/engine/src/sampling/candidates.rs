@@ -10,7 +10,7 @@
 //! asks it entry by entry.
 
 use super::exponential::exponential;
-use super::passes;
+use super::passes::{self, PIECE, reaches};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -81,9 +81,6 @@ impl Softmax {
         f64::from(logit) - f64::from(self.maximum) - self.log_total
     }
 }
-
-/// A row is gone through in pieces of this length: one comparison tells that nothing in it matters.
-const PIECE: usize = 32;
 
 /// A mask that allows fewer than one in so many makes a list of entries at once.
 const FEW: usize = 8;
@@ -254,14 +251,13 @@ impl Candidates {
     pub(super) fn keep_nucleus(&mut self, mass: f64) {
         const BINS: usize = 1024;
         let softmax = self.softmax();
-        let Some(best) = self.most_likely() else { return };
         if self.form == Form::Sorted {
             return self.keep_mass(softmax, Candidate::by_likelihood, |sum| sum >= mass);
         }
         self.keep_mass_above(softmax, mass);
-        let lowest = self.entries.iter().map(|candidate| candidate.logit).fold(best.logit, f32::min);
-        let scale = BINS as f32 / (best.logit - lowest).max(f32::MIN_POSITIVE);
-        let bin = |logit: f32| (((best.logit - logit) * scale) as usize).min(BINS - 1);
+        let lowest = self.entries.iter().map(|candidate| candidate.logit).fold(softmax.maximum, f32::min);
+        let scale = BINS as f32 / (softmax.maximum - lowest).max(f32::MIN_POSITIVE);
+        let bin = |logit: f32| (((softmax.maximum - logit) * scale) as usize).min(BINS - 1);
         let mut weights = [0f64; BINS];
         for candidate in &self.entries {
             weights[bin(candidate.logit)] += softmax.weight(candidate.logit);
@@ -312,21 +308,23 @@ impl Candidates {
         /// Candidates whose weights are added up before any is looked at.
         const STRETCH: usize = 512;
         let mut sum_before = 0.0;
-        let mut reaches = |weight: f64| {
+        let mut is_reached = |weight: f64| {
             let is_within = sum_before + weight > target;
             sum_before += if is_within { 0.0 } else { weight };
             is_within
         };
         let weight = |logit: f32| softmax.weight(logit);
         if self.form != Form::Row {
-            return self.entries.iter().copied().find(|candidate| reaches(weight(candidate.logit)));
+            return self.entries.iter().copied().find(|candidate| is_reached(weight(candidate.logit)));
         }
-        let stretch =
-            self.logits.chunks(STRETCH).position(|stretch| reaches(sum(stretch, |&logit| weight(logit))))?;
+        let stretch = self
+            .logits
+            .chunks(STRETCH)
+            .position(|stretch| is_reached(sum(stretch, |&logit| weight(logit))))?;
         let within = (0u32..).zip(&self.logits).skip(stretch * STRETCH);
         let within = within.map(|(token, &logit)| Candidate { token, logit }).filter(Candidate::is_in_play);
         // Rounding can move the place a little behind the stretch.
-        within.clone().find(|candidate| reaches(weight(candidate.logit)))
+        within.clone().find(|candidate| is_reached(weight(candidate.logit)))
     }
 
     /// Keeps the shortest prefix, in the order of `compare`, whose probabilities satisfy `enough`,
@@ -417,11 +415,6 @@ fn forbid(piece: &mut [f32], word: u32) {
             }
         }
     }
-}
-
-/// Whether any logit of a piece is at least `least`. Without an early exit, so that it compiles to vector instructions.
-fn reaches(piece: &[f32], least: f32) -> bool {
-    piece.iter().fold(false, |reached, &logit| reached | (logit >= least))
 }
 
 /// The sum of `value` over `items` in eight interleaved parts, so that an addition need not wait

@@ -8,10 +8,20 @@ use pulp::{Arch, NullaryFnOnce};
 /// Running sums and maxima of a pass, so that none waits for the one before it.
 const LANES: usize = 16;
 
+/// A row is gone through in pieces of this length: one comparison tells that nothing in it matters.
+pub(super) const PIECE: usize = 32;
+
 /// The largest of `values` and the first index that has it, or none if there are none; NaN is the caller's to exclude.
 pub(super) fn largest(values: &[f32]) -> Option<(usize, f32)> {
     let best = Arch::new().dispatch(Maximum(values));
-    values.iter().position(|&value| value == best).map(|index| (index, values[index]))
+    let (number, piece) = values.chunks(PIECE).enumerate().find(|(_, piece)| reaches(piece, best))?;
+    let within = piece.iter().position(|&value| value == best)?;
+    Some((number * PIECE + within, piece[within]))
+}
+
+/// Whether any logit of a piece is at least `least`. Without an early exit, so that it compiles to vector instructions.
+pub(super) fn reaches(piece: &[f32], least: f32) -> bool {
+    piece.iter().fold(false, |reached, &logit| reached | (logit >= least))
 }
 
 /// The sum of `exp(logit - maximum)` over `logits`, none of which is larger than `maximum`.
