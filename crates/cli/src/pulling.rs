@@ -69,7 +69,7 @@ impl Progress for Display {
     fn event(&self, event: Event<'_>) {
         let Ok(mut shown) = self.bar.lock() else { return };
         match event {
-            Event::Resolving { source } => shown.println(format!("asking {source}")),
+            Event::Resolving { source } => shown.suspend(|| eprintln!("asking {source}")),
             Event::Planned { model, files, total, present } => {
                 let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
                 eprintln!("fetching {model}: {files}, {}", crate::output::bytes(total));

@@ -21,7 +21,7 @@ pub enum Event<'a> {
     },
     /// The files to fetch are known.
     Planned {
-        /// The model's name in the store.
+        /// The model's name in the store, or the package that brings it.
         model: &'a str,
         /// Number of files.
         files: usize,

