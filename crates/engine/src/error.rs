@@ -45,6 +45,14 @@ pub enum EngineError {
         /// What is wrong.
         what: String,
     },
+    /// A slot whose text is not there (any more).
+    #[error(
+        "slot {slot} holds nothing: no answer was asked for in this slot, or what was computed had to make room"
+    )]
+    EmptySlot {
+        /// Its number.
+        slot: u32,
+    },
     /// The engine's thread is gone.
     #[error("the engine has stopped: {what}")]
     Stopped {

@@ -13,9 +13,11 @@ pub fn table() -> &'static [&'static Route] {
 /// The modules' parts of the table.
 const MODULES: &[&[Route]] = &[
     crate::openai::ROUTES,
+    crate::resources::chat_completions::ROUTES,
     crate::resources::responses::ROUTES,
     crate::resources::conversations::ROUTES,
     crate::resources::files::ROUTES,
+    crate::resources::uploads::ROUTES,
     crate::resources::batches::ROUTES,
     crate::resources::vector_stores::ROUTES,
     crate::resources::moderations::ROUTES,

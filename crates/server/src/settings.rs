@@ -72,6 +72,8 @@ pub struct ServerSettings {
     pub open_metrics: bool,
     /// Folders, besides the store of models, that adapters of Modelfiles may be in.
     pub adapter_folders: Vec<PathBuf>,
+    /// Where texts of slots are saved (`POST /slots/{slot}?action=save`); none saves none.
+    pub slot_folder: Option<PathBuf>,
     /// The collector that traces are exported to, by OTLP over HTTP (`http://127.0.0.1:4318`); none exports nothing.
     pub otlp_endpoint: Option<String>,
     /// What traces call this server.
@@ -115,6 +117,7 @@ impl Default for ServerSettings {
             model_prices: Vec::new(),
             open_metrics: false,
             adapter_folders: Vec::new(),
+            slot_folder: None,
             otlp_endpoint: None,
             otlp_service_name: "alti".to_owned(),
             otlp_sample: 1.0,

@@ -141,7 +141,7 @@ fn settle(database: &Path) -> Result<Vec<String>> {
     let connection = Connection::open(database)?;
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     check_integrity(&connection)?;
-    let mut statement = connection.prepare("SELECT DISTINCT digest FROM files ORDER BY digest")?;
+    let mut statement = connection.prepare("SELECT DISTINCT digest FROM contents ORDER BY digest")?;
     let digests = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(digests)
 }

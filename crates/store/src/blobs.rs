@@ -18,6 +18,9 @@ use std::time::{Duration, SystemTime};
 /// An upload that has not moved for so long has nobody who writes it.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Whether a row names a content.
+const NAMED: &str = "SELECT EXISTS (SELECT 1 FROM contents WHERE digest = ?)";
+
 /// The folder of contents.
 #[derive(Debug)]
 pub(crate) struct Blobs {
@@ -147,8 +150,7 @@ impl Store {
         let blobs = &self.inner.blobs;
         blobs.sweep_staging();
         let unnamed = self.read(|transaction| {
-            let mut named =
-                transaction.prepare_cached("SELECT EXISTS (SELECT 1 FROM files WHERE digest = ?)")?;
+            let mut named = transaction.prepare_cached(NAMED)?;
             let mut unnamed = Vec::new();
             for digest in blobs.digests()? {
                 if !named.query_row([&digest], |row| row.get::<_, bool>(0))? {
@@ -172,8 +174,7 @@ impl Store {
             return Ok(());
         }
         self.write(|transaction| {
-            let mut named =
-                transaction.prepare_cached("SELECT EXISTS (SELECT 1 FROM files WHERE digest = ?)")?;
+            let mut named = transaction.prepare_cached(NAMED)?;
             for digest in digests {
                 if !named.query_row([digest], |row| row.get::<_, bool>(0))? {
                     let path = blobs.path(digest);

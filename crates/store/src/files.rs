@@ -41,8 +41,8 @@ pub struct File {
 
 /// A file that is being written. Dropped before [`FileWriter::finish`], nothing is left of it.
 pub struct FileWriter {
-    store: Store,
-    blob: BlobWriter,
+    pub(crate) store: Store,
+    pub(crate) blob: BlobWriter,
 }
 
 /// The files of a store.

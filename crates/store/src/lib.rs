@@ -12,6 +12,7 @@
 mod backup;
 mod batches;
 mod blobs;
+mod chat_completions;
 mod connection;
 mod conversations;
 mod error;
@@ -26,6 +27,7 @@ mod prices;
 mod responses;
 mod serving;
 mod settings;
+mod uploads;
 mod usage;
 mod vector_stores;
 
@@ -33,6 +35,7 @@ pub use backup::{BackupReport, RestoreReport};
 pub use batches::{
     Batch, BatchCounts, BatchLine, BatchResult, BatchStatus, Batches, LineInput, NewBatch, PendingLine,
 };
+pub use chat_completions::{ChatCompletion, ChatCompletionFilter, ChatCompletions};
 pub use connection::StoreSettings;
 pub use conversations::{Conversation, Conversations};
 pub use error::{Result, StoreError};
@@ -47,6 +50,7 @@ pub use prices::{ClosedPrice, ClosedPrices, TokenPrices};
 pub use responses::{NewResponse, Response, Responses};
 pub use serving::ServingLock;
 pub use settings::Settings;
+pub use uploads::{NewUpload, Upload, UploadPart, UploadStatus, Uploads};
 pub use usage::{Group, Summary, Totals, UsageFilter, UsageLog, UsageRecord};
 pub use vector_stores::{
     Attributes, Chunk, Comparison, FileStatus, Filter, Hit, NewChunk, NewVectorStore, SearchQuery,
@@ -125,6 +129,18 @@ impl Store {
     #[must_use]
     pub fn responses(&self) -> Responses<'_> {
         Responses { store: self }
+    }
+
+    /// Answers to chats.
+    #[must_use]
+    pub fn chat_completions(&self) -> ChatCompletions<'_> {
+        ChatCompletions { store: self }
+    }
+
+    /// Files that come in parts.
+    #[must_use]
+    pub fn uploads(&self) -> Uploads<'_> {
+        Uploads { store: self }
     }
 
     /// Files.

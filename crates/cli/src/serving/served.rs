@@ -2,7 +2,9 @@
 
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
-use alti_engine::serving::{EmbeddingJob, Engine, Job, Output, Rejected, Sink, Status, Ticket};
+use alti_engine::serving::{
+    EmbeddingJob, Engine, Job, Output, Rejected, Sink, SlotAction, SlotName, Status, Ticket,
+};
 use alti_server::models::{Cancel, Inference};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +105,10 @@ impl Inference for Served {
 
     fn drop_adapter(&self, name: &str) -> bool {
         self.engine.drop_adapter(name)
+    }
+
+    fn slot(&self, name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
+        self.engine.slot(name, action)
     }
 
     fn shutdown(&self, patience: Duration) {

@@ -1,7 +1,9 @@
 //! What a handle sends to the thread that owns the model.
 
 use super::job::{Job, Pooling, Sink};
+use super::saved::SavedText;
 use super::sequence::Drawing;
+use super::slots::SlotName;
 use crate::EngineError;
 use crate::adapters::Lease;
 use std::path::PathBuf;
@@ -33,6 +35,12 @@ pub(super) enum Command {
     SavePrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
     /// Take a file's prefixes in; answers how many tokens came of it.
     LoadPrefixes(PathBuf, String, Sender<Result<usize, EngineError>>),
+    /// Answer a slot's text, for the model of this name.
+    ReadSlot(SlotName, String, Sender<Result<SavedText, EngineError>>),
+    /// Make a text out of a file, for the model of this name, a slot's; answers how many tokens it has.
+    WriteSlot(SlotName, Box<SavedText>, PathBuf, String, Sender<Result<usize, EngineError>>),
+    /// Forget a slot's text; answers how many tokens it had.
+    EraseSlot(SlotName, Sender<usize>),
     /// Take this adapter in under a name.
     LoadAdapter(String, Box<alti_formats::Adapter>, Sender<Result<(), EngineError>>),
     /// Let go of adapters that nobody can ask for.

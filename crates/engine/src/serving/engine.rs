@@ -1,12 +1,14 @@
 //! The handle of a serving engine: what any thread may ask of the one that owns the model.
 
 use super::control::{Command, Submission};
-use super::job::{EmbeddingJob, Job, Rejected, Sink, Status};
+use super::job::{CacheDomain, EmbeddingJob, Job, Rejected, Sink, Status};
+use super::saved::SavedText;
 use super::sequence::Drawing;
+use super::slots::{SlotAction, SlotName};
 use super::turns::Turns;
 use super::worker::Worker;
 use crate::EngineError;
-use crate::adapters::AdapterNames;
+use crate::adapters::{AdapterNames, Lease};
 use crate::grammar::{GrammarFactory, GrammarSource};
 use crate::sampling::{Sampler, SamplerSettings};
 use alti_formats::{Adapter, ModelConfig};
@@ -253,6 +255,37 @@ impl Engine {
         self.ask(|reply| Command::LoadPrefixes(path.to_owned(), model.to_owned(), reply))?
     }
 
+    /// Does something with a slot: see [`SlotAction`]. Answers how many tokens that concerned. Files are read and written
+    /// on the caller's thread, so that answers in the works wait for copies in memory only.
+    ///
+    /// # Errors
+    /// A slot that holds nothing, an adapter that is not there, a file that cannot be written, or read, or is of another
+    /// model, tenant, adapter or type of cache.
+    pub fn slot(&self, mut name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
+        let _until_the_end = self.resolve(&mut name.domain)?;
+        match action {
+            SlotAction::Save(path, model) => {
+                let model = model.to_owned();
+                let text = self.ask(|reply| Command::ReadSlot(name, model, reply))??;
+                text.write(path)?;
+                Ok(text.tokens())
+            }
+            SlotAction::Restore(path, model) => {
+                let text = Box::new(SavedText::read(path)?);
+                let (path, model) = (path.to_owned(), model.to_owned());
+                self.ask(|reply| Command::WriteSlot(name, text, path, model, reply))?
+            }
+            SlotAction::Erase => self.ask(|reply| Command::EraseSlot(name, reply)),
+        }
+    }
+
+    /// Makes a domain that of the adapter's weights, which is held meanwhile: another adapter may get this one's name.
+    fn resolve(&self, domain: &mut CacheDomain) -> Result<Option<Lease>, EngineError> {
+        let adapter = domain.adapter.as_deref().map(|name| self.shared.adapters.find(name)).transpose()?;
+        domain.adapter = adapter.as_ref().map(|lease| lease.fingerprint().to_owned());
+        Ok(adapter)
+    }
+
     /// Refuses new jobs and returns when those it has are done, or `patience` is over and they were cancelled.
     pub fn shutdown(&self, patience: Duration) {
         self.shared.closing.store(true, Ordering::Relaxed);
@@ -312,10 +345,7 @@ impl Engine {
         if !self.is_running() {
             return Err(Rejected::ShuttingDown);
         }
-        let adapter = job.domain.adapter.as_deref().map(|name| shared.adapters.find(name));
-        let adapter = adapter.transpose().map_err(Rejected::Invalid)?;
-        // Another adapter may get this one's name: prefixes belong to the weights.
-        job.domain.adapter = adapter.as_ref().map(|lease| lease.fingerprint().to_owned());
+        let adapter = self.resolve(&mut job.domain).map_err(Rejected::Invalid)?;
         let waiting = shared.queued.fetch_add(1, Ordering::Relaxed);
         if waiting >= shared.settings.max_waiting {
             shared.queued.fetch_sub(1, Ordering::Relaxed);

@@ -57,6 +57,8 @@ pub struct Job {
     pub cache_prompt: bool,
     /// Whether drafts may be tried (the answer is the same).
     pub speculate: bool,
+    /// The slot that remembers the text, of this tenant's and with this adapter.
+    pub slot: Option<u32>,
 }
 
 impl Job {
@@ -76,6 +78,7 @@ impl Job {
             domain: CacheDomain::default(),
             cache_prompt: true,
             speculate: true,
+            slot: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::pages::Pages;
 use super::prefix::{Found, PrefixCache};
 use super::sequence::{Sequence, Task};
+use super::slots::Slots;
 use crate::EngineError;
 use alti_tensor::{Backend, CacheLayout, KvDType, PAGE_TOKENS};
 use std::ops::Range;
@@ -22,8 +23,10 @@ pub(super) struct KvMemory<B: Backend> {
     pub(super) dtype: KvDType,
     pub(super) pages: Pages,
     pub(super) tree: PrefixCache,
+    /// Texts that slots name.
+    pub(super) slots: Slots,
     /// Whether sequences share what they have in common.
-    shares: bool,
+    pub(super) shares: bool,
     page_bytes: Vec<u8>,
     /// Pages for which the system has granted memory.
     granted: usize,
@@ -40,6 +43,7 @@ impl<B: Backend> KvMemory<B> {
             dtype: layout.dtype,
             pages: Pages::new(pages),
             tree: PrefixCache::default(),
+            slots: Slots::default(),
             shares,
             page_bytes: Vec::new(),
             granted: 0,
@@ -168,6 +172,7 @@ impl<B: Backend> KvMemory<B> {
     /// Leaves what a finished sequence has computed to others, and gives its pages back.
     pub(super) fn retire(&mut self, sequence: &mut Sequence) {
         self.enter_pages(sequence);
+        self.note_slot(sequence);
         if let Some((node, full)) = sequence.place {
             let tail = full * PAGE_TOKENS..sequence.computed;
             if tail.len() >= LEAST_COPIED {

@@ -14,6 +14,7 @@ mod pages;
 mod prefix;
 mod saved;
 mod sequence;
+mod slots;
 mod step;
 mod turns;
 mod worker;
@@ -23,4 +24,5 @@ pub use job::{
     CacheDomain, EmbeddingJob, Job, Output, Pooling, Priority, Rejected, Sink, SlotStatus, Status,
     TokenOutput, Usage,
 };
+pub use slots::{SlotAction, SlotName};
 pub use turns::Turns;

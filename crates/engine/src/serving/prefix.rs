@@ -129,6 +129,17 @@ impl PrefixCache {
         true
     }
 
+    /// Gives up a page that nobody uses, that nothing follows, and that holds no more than `tokens` tokens; whether it was
+    /// one.
+    pub(super) fn forget_leaf(&mut self, pages: &mut Pages, node: NodeId, tokens: usize) -> bool {
+        let found = &self.nodes[node.0];
+        let is_leaf = found.children.is_empty() && found.tokens.len() <= tokens && pages.is_idle(found.page);
+        if is_leaf {
+            self.remove(pages, node.0);
+        }
+        is_leaf
+    }
+
     /// Forgets all that the domains which `concerns` names hold; pages in use stay with their users.
     pub(super) fn forget(&mut self, pages: &mut Pages, concerns: impl Fn(&CacheDomain) -> bool) {
         let domains: Vec<CacheDomain> =

@@ -155,6 +155,19 @@ impl<B: Backend<Element = f32>> Worker<B> {
                 let _ = reply.send(self.kv.load(&mut self.backend, &path, &model));
                 self.publish();
             }
+            Command::ReadSlot(name, model, reply) => {
+                let _ = reply.send(self.kv.read_slot(&self.backend, &name, &model));
+            }
+            Command::WriteSlot(name, text, path, model, reply) => {
+                let written = self.kv.write_slot(&mut self.backend, name, &text, &path, &model);
+                self.publish();
+                let _ = reply.send(written);
+            }
+            Command::EraseSlot(name, reply) => {
+                let erased = self.kv.erase_slot(&name);
+                self.publish();
+                let _ = reply.send(erased);
+            }
             Command::LoadAdapter(name, adapter, reply) => {
                 let _ = reply.send(self.load_adapter(&name, &adapter));
             }
@@ -186,6 +199,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             let concerned =
                 |domain: &CacheDomain| domain.adapter.as_ref().is_some_and(|own| gone.contains(own));
             self.kv.tree.forget(&mut self.kv.pages, concerned);
+            self.kv.forget_slots(concerned);
         }
     }
 

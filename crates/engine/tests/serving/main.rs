@@ -5,6 +5,7 @@ mod adapters;
 mod answers;
 mod conduct;
 mod memory;
+mod slots;
 
 use alti_engine::EngineError;
 use alti_engine::sampling::SamplerSettings;

@@ -70,7 +70,8 @@ impl Answer {
         &mut self.choices[index as usize]
     }
 
-    fn add(&mut self, event: Event) {
+    /// Adds what is told next.
+    pub(crate) fn add(&mut self, event: Event) {
         match event {
             Event::Prompt(tokens) => self.prompt = tokens,
             Event::Text { choice, text, tokens } => {

@@ -25,6 +25,8 @@ pub struct Options {
     pub priority: Priority,
     /// Whether cached prefixes are used and left behind.
     pub cache_prompt: bool,
+    /// The slot that remembers the text.
+    pub slot: Option<u32>,
 }
 
 impl Options {
@@ -39,6 +41,7 @@ impl Options {
             grammar: None,
             priority: Priority::Interactive,
             cache_prompt: true,
+            slot: None,
         }
     }
 }

@@ -316,6 +316,7 @@ async fn submit(
         domain: CacheDomain { tenant: origin.tenant.clone(), adapter: model.adapter() },
         cache_prompt: options.cache_prompt,
         speculate: !silent,
+        slot: options.slot,
         ..Job::new(prompt.clone(), sampling)
     };
     let (sender, outputs) = unbounded_channel();

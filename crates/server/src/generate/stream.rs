@@ -1,12 +1,13 @@
 //! An answer as a stream: each API renders the same events in its own way.
 
 use super::{Event, Parts};
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::respond;
 use crate::route;
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ pub trait Renderer: Send + 'static {
     fn event(&mut self, job: usize, event: Event, into: &mut String);
     /// Writes that the job failed; nothing comes after it.
     fn fail(&mut self, error: &ApiError, into: &mut String);
+    /// What has to be done between the last event and the end, and fails the answer if it fails. Asked for once more
+    /// only if there was nothing to do.
+    fn before_end(&mut self) -> Option<BoxFuture<'static, ApiResult<()>>> {
+        None
+    }
     /// Writes what comes after the last event.
     fn end(&mut self, into: &mut String);
 }
@@ -30,11 +36,24 @@ struct Streaming<R> {
     parts: Parts,
     job: usize,
     renderer: R,
+    /// What has to be done before the end: it goes on where it was when its wait was cut.
+    ending: Option<BoxFuture<'static, ApiResult<()>>>,
     began: bool,
     done: bool,
 }
 
 impl<R: Renderer> Streaming<R> {
+    /// Does what has to be done before the end.
+    async fn ended(&mut self) -> ApiResult<()> {
+        if self.ending.is_none() {
+            self.ending = self.renderer.before_end();
+        }
+        match &mut self.ending {
+            Some(ending) => ending.await,
+            None => Ok(()),
+        }
+    }
+
     /// Waits for the next event and renders it with those that are there already: one write for all.
     async fn piece(&mut self, into: &mut String) {
         if !std::mem::replace(&mut self.began, true) {
@@ -44,7 +63,10 @@ impl<R: Renderer> Streaming<R> {
         let generation = match self.parts.front().await {
             Ok(Some(generation)) => generation,
             Ok(None) => {
-                self.renderer.end(into);
+                match self.ended().await {
+                    Ok(()) => self.renderer.end(into),
+                    Err(error) => self.renderer.fail(&error, into),
+                }
                 self.done = true;
                 return;
             }
@@ -87,7 +109,8 @@ pub fn stream<R: Renderer>(
     kind: route::Stream,
     keep_alive: Duration,
 ) -> Response<Body> {
-    let streaming = Streaming { parts: parts.into(), job: 0, renderer, began: false, done: false };
+    let streaming =
+        Streaming { parts: parts.into(), job: 0, renderer, ending: None, began: false, done: false };
     let pieces = futures_util::stream::unfold(streaming, move |mut streaming| async move {
         while !streaming.done {
             let mut text = String::new();

@@ -43,10 +43,10 @@ crate::wire! {
             grammar: String,
             /// JSON schema that the answer has to obey.
             json_schema: Value,
+            /// The number under which the text is remembered, for `/slots/{slot}`; -1 is none.
+            id_slot: i64,
         }
         ignored {
-            /// Which slot is used: any.
-            id_slot: i64,
             /// Tokens that are kept when the context is full: it ends the answer here.
             n_keep: i64,
             /// Time limit.
@@ -85,8 +85,8 @@ crate::wire! {
             content: String,
             /// Its tokens, where they were asked for.
             tokens: Vec<u32>,
-            /// Always -1: answers have no fixed slots.
-            id_slot: i32,
+            /// The slot that remembers the text; -1 where none was named.
+            id_slot: i64,
             /// Whether it is done.
             stop: bool,
             /// The model, as it was asked for.
@@ -174,6 +174,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         cache_prompt: request.cache_prompt.unwrap_or(true),
         ignore_end: request.ignore_eos.unwrap_or(false),
         grammar: super::grammar_fields(&constraints)?.grammar(),
+        slot: super::slots::named(&model, request.id_slot)?,
         ..Options::new(sampling(&model.base_sampling(Family::LlamaCpp)?, others)?)
     };
     // How much text is in a list is not known before it is read.
@@ -215,9 +216,10 @@ async fn answer(
     };
     settings.insert("n_predict".into(), json!(options.sampling.max_tokens));
     let with_probabilities = options.logprobs.is_some();
+    let slot = options.slot.map_or(-1, i64::from);
     let predicted = vec![0; prompts.len()];
     let mut parts = Parts::start(call, model.clone(), prompts, options).await?;
-    let writer = Writer { model, settings, with_tokens, with_probabilities, predicted };
+    let writer = Writer { model, slot, settings, with_tokens, with_probabilities, predicted };
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
         return Ok(stream(parts, writer, Stream::Events, keep_alive));
@@ -248,6 +250,8 @@ fn whole(writer: &Writer, index: usize, mut answer: Answer) -> ApiResult<LlamaCo
 
 struct Writer {
     model: Arc<Lease>,
+    /// As it is told: -1 is none.
+    slot: i64,
     settings: Map<String, Value>,
     with_tokens: bool,
     with_probabilities: bool,
@@ -286,7 +290,7 @@ impl Writer {
             index,
             content: String::new(),
             tokens: Vec::new(),
-            id_slot: -1,
+            id_slot: self.slot,
             stop: true,
             model: self.model.requested.clone(),
             tokens_predicted: usage.generated_tokens,
@@ -342,7 +346,7 @@ impl Renderer for Writer {
                     "content": text,
                     "tokens": ids,
                     "stop": false,
-                    "id_slot": -1,
+                    "id_slot": self.slot,
                     "tokens_predicted": self.predicted[job],
                 });
                 if let Some(probabilities) = self.probabilities(&tokens) {

@@ -3,6 +3,7 @@
 mod completion;
 mod embedding;
 mod rerank;
+pub(crate) mod slots;
 mod state;
 mod text;
 
@@ -70,8 +71,16 @@ pub const ROUTES: &[Route] = &[
         Box::pin(state::props(call))
     }),
     Route::get("/slots", LLAMA, Scope::Metrics, "Lists the answers in the works.", |call| {
-        Box::pin(state::slots(call))
+        Box::pin(slots::list(call))
     }),
+    Route::post(
+        "/slots/{slot}",
+        LLAMA,
+        Scope::Inference,
+        "Saves, restores or erases (`?action=`) what was computed last with this `id_slot`.",
+        |call| Box::pin(slots::act(call)),
+    )
+    .takes(slots::SlotRequest::OBJECT),
 ];
 
 /// Reads llama.cpp's ways of saying what an answer has to obey: `grammar` (GBNF), `json_schema`, and here `regex`.

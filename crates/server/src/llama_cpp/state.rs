@@ -1,11 +1,11 @@
-//! `GET /props` and `GET /slots`.
+//! `GET /props`.
 
 use crate::error::ApiResult;
 use crate::respond;
 use crate::route::{Call, Family};
 use axum::body::Body;
 use axum::http::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// `GET /props`.
 pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
@@ -28,25 +28,4 @@ pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
         "eos_token": spelling(tokenizer.eos()),
         "build_info": concat!("alti-", env!("CARGO_PKG_VERSION")),
     })))
-}
-
-/// `GET /slots`.
-pub(super) async fn slots(call: Call) -> ApiResult<Response<Body>> {
-    let mut slots: Vec<Value> = Vec::new();
-    for loaded in call.state.models().loaded() {
-        for slot in loaded.model.inference.status().slots {
-            slots.push(json!({
-                "id": slots.len(),
-                "id_task": slot.job,
-                "model": loaded.model.facts.name,
-                "n_ctx": loaded.model.inference.context(),
-                "is_processing": true,
-                "choice": slot.choice,
-                "n_prompt_tokens": slot.prompt_tokens,
-                "n_computed": slot.computed_tokens,
-                "n_decoded": slot.generated_tokens,
-            }));
-        }
-    }
-    Ok(respond::json(&slots))
 }

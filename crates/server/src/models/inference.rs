@@ -3,7 +3,7 @@
 
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
-use alti_engine::serving::{EmbeddingJob, Engine, Job, Rejected, Sink, Status};
+use alti_engine::serving::{EmbeddingJob, Engine, Job, Rejected, Sink, SlotAction, SlotName, Status};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +46,11 @@ pub trait Inference: Send + Sync + 'static {
     fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError>;
     /// See [`Engine::drop_adapter`].
     fn drop_adapter(&self, name: &str) -> bool;
+    /// See [`Engine::slot`].
+    ///
+    /// # Errors
+    /// As there.
+    fn slot(&self, name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError>;
     /// See [`Engine::shutdown`].
     fn shutdown(&self, deadline: Duration);
 }
@@ -91,6 +96,10 @@ impl Inference for Engine {
 
     fn drop_adapter(&self, name: &str) -> bool {
         Engine::drop_adapter(self, name)
+    }
+
+    fn slot(&self, name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
+        Engine::slot(self, name, action)
     }
 
     fn shutdown(&self, deadline: Duration) {

@@ -3,17 +3,19 @@
 use super::shared::{ChatMessage, ChoiceLogprobs, CompletionUsage, logprobs, usage, within};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, ChatRequest, Choice, Event, Format, Generation, Options, Renderer, ToolCall, ToolChoice,
-    check_messages, collect, is_setting, response_format, sampling, start_chat, stream,
+    Answer, ChatRequest, Choice, Event, Format, Options, Renderer, ToolCall, ToolChoice, check_messages,
+    collect, is_setting, response_format, sampling, start_chat, stream,
 };
 use crate::ids;
 use crate::models::Lease;
+use crate::resources::chat_completions::Keeper;
 use crate::respond;
 use crate::route::{Call, Family, Stream};
 use crate::wire::{Nullable, OneOrMany};
 use alti_engine::serving::{Priority, Usage};
 use axum::body::Body;
 use axum::http::Response;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -73,18 +75,20 @@ crate::wire! {
             service_tier: String,
             /// Only text can be asked for.
             modalities: Vec<String>,
+            /// Whether the answer is kept, to be listed and found again.
+            store: bool,
+            /// Labels of an answer that is kept: up to 16 pairs of strings.
+            metadata: Value,
             /// Whether the prefix cache is used.
             cache_prompt: bool,
             /// Whether the model's end-of-answer tokens are ignored.
             ignore_eos: bool,
+            /// The number under which the text is remembered, for llama.cpp's `/slots/{slot}`; -1 is none.
+            id_slot: i64,
         }
         ignored {
             /// Who asks.
             user: String,
-            /// Labels for stored answers.
-            metadata: Map<String, Value>,
-            /// Whether the answer is kept.
-            store: bool,
             /// How much a reasoning model thinks.
             reasoning_effort: String,
             /// Text that is likely to come.
@@ -271,6 +275,7 @@ impl ChatCompletionRequest {
             },
             cache_prompt: self.cache_prompt.unwrap_or(true),
             ignore_end: self.ignore_eos.unwrap_or(false),
+            slot: crate::llama_cpp::slots::named(model, self.id_slot)?,
             ..Options::new(sampling)
         })
     }
@@ -307,6 +312,7 @@ impl ChatCompletionRequest {
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, others): (ChatCompletionRequest, _) = call.json(known).await?;
     request.check()?;
+    let keeper = Keeper::of(&call, &request)?;
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let streams = request.stream == Some(true);
     let include_usage =
@@ -314,30 +320,49 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let common = request.into_common(&model, others)?;
     let with_logprobs = common.options.logprobs.is_some();
     let generation = start_chat(&call, model, common).await?;
-    let id = ids::new("chatcmpl-");
+    let head = Head {
+        id: ids::new("chatcmpl-"),
+        created: ids::unix_seconds(),
+        model: generation.model.clone(),
+        with_logprobs,
+    };
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
-        let renderer = Chunks::new(&id, &generation, with_logprobs, include_usage);
+        let kept = keeper.map(|keeper| (keeper, Answer::default()));
+        let renderer = Chunks::new(head, generation.choices(), include_usage, kept);
         return Ok(stream(generation, renderer, Stream::Events, keep_alive));
     }
-    let model = generation.model.clone();
-    let answer = collect(generation).await?;
-    Ok(respond::json(&completion(id, &model, answer, with_logprobs)))
+    let completion = head.completion(collect(generation).await?);
+    if let Some(keeper) = keeper {
+        keeper.keep(completion.clone()).await?;
+    }
+    Ok(respond::json(&completion))
 }
 
-fn completion(id: String, model: &Lease, answer: Answer, with_logprobs: bool) -> ChatCompletion {
-    let usage = usage(&answer.usage);
-    let choices = answer.choices.into_iter().zip(0..);
-    let choices = choices.map(|(choice, index)| chat_choice(index, model, choice, with_logprobs)).collect();
-    ChatCompletion {
-        id,
-        object: "chat.completion".into(),
-        created: ids::unix_seconds(),
-        model: model.requested.clone(),
-        choices,
-        usage,
-        system_fingerprint: fingerprint(),
-        service_tier: Some("default".into()),
+/// What is known of an answer before it begins.
+struct Head {
+    id: String,
+    created: u64,
+    model: Arc<Lease>,
+    with_logprobs: bool,
+}
+
+impl Head {
+    fn completion(&self, answer: Answer) -> ChatCompletion {
+        let usage = usage(&answer.usage);
+        let choices = answer.choices.into_iter().zip(0..);
+        let choices =
+            choices.map(|(choice, index)| chat_choice(index, &self.model, choice, self.with_logprobs));
+        ChatCompletion {
+            id: self.id.clone(),
+            object: "chat.completion".into(),
+            created: self.created,
+            model: self.model.requested.clone(),
+            choices: choices.collect(),
+            usage,
+            system_fingerprint: fingerprint(),
+            service_tier: Some("default".into()),
+        }
     }
 }
 
@@ -365,36 +390,37 @@ fn tool_call(call: ToolCall) -> ChatToolCall {
 
 /// Writes events as chat completion chunks.
 struct Chunks {
+    head: Head,
     /// What all chunks begin with.
-    head: String,
+    opening: String,
     /// What all chunks end with, but the one with the usage.
     tail: &'static str,
-    model: Arc<Lease>,
     choices: u32,
-    with_logprobs: bool,
     include_usage: bool,
     sum: Usage,
+    /// Who keeps the answer, and what there is of it.
+    kept: Option<(Keeper, Answer)>,
 }
 
 impl Chunks {
-    fn new(id: &str, generation: &Generation, with_logprobs: bool, include_usage: bool) -> Chunks {
-        let head = json!({
-            "id": id,
+    fn new(head: Head, choices: u32, include_usage: bool, kept: Option<(Keeper, Answer)>) -> Chunks {
+        let opening = json!({
+            "id": head.id,
             "object": "chat.completion.chunk",
-            "created": ids::unix_seconds(),
-            "model": generation.model.requested,
+            "created": head.created,
+            "model": head.model.requested,
             "system_fingerprint": fingerprint(),
         });
-        let mut head = head.to_string();
-        head.pop();
+        let mut opening = opening.to_string();
+        opening.pop();
         Chunks {
-            head: format!("data: {head},\"choices\":["),
+            head,
+            opening: format!("data: {opening},\"choices\":["),
             tail: if include_usage { "],\"usage\":null}\n\n" } else { "]}\n\n" },
-            model: generation.model.clone(),
-            choices: generation.choices(),
-            with_logprobs,
+            choices,
             include_usage,
             sum: Usage::default(),
+            kept,
         }
     }
 
@@ -403,7 +429,7 @@ impl Chunks {
         let _cannot_fail = write!(
             into,
             "{}{{\"index\":{choice},\"delta\":{delta},\"logprobs\":{logprobs},\"finish_reason\":{finish}}}{}",
-            self.head, self.tail
+            self.opening, self.tail
         );
     }
 
@@ -420,15 +446,18 @@ impl Renderer for Chunks {
     }
 
     fn event(&mut self, _job: usize, event: Event, into: &mut String) {
+        if let Some((_, answer)) = &mut self.kept {
+            answer.add(event.clone());
+        }
         match event {
             Event::Prompt(_) => {}
             Event::Text { choice, text, tokens } => {
-                let probabilities = self.with_logprobs && !tokens.is_empty();
+                let probabilities = self.head.with_logprobs && !tokens.is_empty();
                 if text.is_empty() && !probabilities {
                     return;
                 }
                 let probabilities = match probabilities {
-                    true => json!(logprobs(&self.model.tokenizer, &tokens)),
+                    true => json!(logprobs(&self.head.model.tokenizer, &tokens)),
                     false => Value::Null,
                 };
                 self.chunk(choice, &json!({ "content": text }), &probabilities, &Value::Null, into);
@@ -453,10 +482,15 @@ impl Renderer for Chunks {
         let _cannot_fail = write!(into, "data: {}\n\n", error.body(crate::route::Family::OpenAi));
     }
 
+    fn before_end(&mut self) -> Option<BoxFuture<'static, ApiResult<()>>> {
+        let (keeper, answer) = self.kept.take()?;
+        Some(Box::pin(keeper.keep(self.head.completion(answer))))
+    }
+
     fn end(&mut self, into: &mut String) {
         if self.include_usage {
             let usage = json!(usage(&self.sum));
-            let _cannot_fail = write!(into, "{}],\"usage\":{usage}}}\n\n", self.head);
+            let _cannot_fail = write!(into, "{}],\"usage\":{usage}}}\n\n", self.opening);
         }
         into.push_str("data: [DONE]\n\n");
     }

@@ -10,7 +10,7 @@ use crate::route::{Family, Route, Scope, Stream};
 use chat::{ChatCompletion, ChatCompletionRequest};
 use completions::{Completion, CompletionRequest};
 use embeddings::{EmbeddingList, EmbeddingRequest};
-use models::{Model, ModelList};
+use models::{DeletedModel, Model, ModelList};
 
 const OPENAI: Family = Family::OpenAi;
 
@@ -22,6 +22,10 @@ pub const ROUTES: &[Route] = &[
         Box::pin(models::show(call))
     })
     .gives(Model::OBJECT),
+    Route::delete("/v1/models/{*model}", OPENAI, Scope::Manage, "Removes a model.", |call| {
+        Box::pin(models::delete(call))
+    })
+    .gives(DeletedModel::OBJECT),
     Route::post("/v1/chat/completions", OPENAI, Scope::Inference, "Answers a chat.", |call| {
         Box::pin(chat::create(call))
     })

@@ -30,6 +30,17 @@ crate::wire! {
             data: Vec<Model>,
         }
     }
+    /// A model that was removed.
+    pub struct DeletedModel {
+        required {
+            /// Its name.
+            id: String,
+            /// Always `model`.
+            object: String,
+            /// Always true.
+            deleted: bool,
+        }
+    }
 }
 
 fn model(facts: ModelFacts) -> Model {
@@ -46,4 +57,11 @@ pub(super) async fn list(call: Call) -> ApiResult<Response<Body>> {
 pub(super) async fn show(call: Call) -> ApiResult<Response<Body>> {
     let (facts, _) = call.state.models().facts(call.path("model")).await?;
     Ok(respond::json(&model(facts)))
+}
+
+/// `DELETE /v1/models/{model}`.
+pub(super) async fn delete(call: Call) -> ApiResult<Response<Body>> {
+    let name = call.path("model");
+    call.state.models().remove(name).await?;
+    Ok(respond::json(&DeletedModel { id: name.to_owned(), object: "model".into(), deleted: true }))
 }

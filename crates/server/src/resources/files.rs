@@ -1,20 +1,18 @@
 //! `/v1/files`.
 
+use super::form::{Form, FormField};
 use super::{ask, deleted, listed_by, page, tenant};
 use crate::auth::off_the_runtime;
-use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::error::{ApiError, ApiResult};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope};
 use alti_store::{File, FileWriter, NewFile};
 use axum::body::Body;
-use axum::extract::multipart::{Field, Multipart};
-use axum::extract::{DefaultBodyLimit, FromRequest};
+use axum::http::Response;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, HeaderValue};
-use axum::http::{Request, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::io::Read;
-use std::time::Duration;
 
 const OPENAI: Family = Family::OpenAi;
 
@@ -62,9 +60,9 @@ pub(super) fn file_object(file: &File) -> Value {
     })
 }
 
-/// The fields of a form, as far as they have come.
+/// The fields of an upload, as far as they have come.
 #[derive(Default)]
-struct Form {
+struct Fields {
     file: Option<(String, FileWriter)>,
     purpose: Option<String>,
     anchor: Option<String>,
@@ -73,106 +71,76 @@ struct Form {
 
 /// `POST /v1/files`.
 async fn upload(mut call: Call) -> ApiResult<Response<Body>> {
-    let patience = call.state.settings().body_timeout();
-    let mut request = Request::new(call.take_body());
-    *request.headers_mut() = call.headers().clone();
-    // Fields have limits of their own; the whole has none that would cut a large file off.
-    DefaultBodyLimit::disable().apply(&mut request);
-    let mut multipart = Multipart::from_request(request, &()).await.map_err(|error| {
-        ApiError::invalid(format!("a file is uploaded as multipart/form-data: {}", error.body_text()))
-    })?;
-    let mut form = Form::default();
-    loop {
-        let next = timely(patience, multipart.next_field()).await?;
-        let Some(field) = next.map_err(broken)? else { break };
-        match field.name().unwrap_or_default() {
-            "file" if form.file.is_some() => {
+    let mut form = Form::of(&mut call).await?;
+    let mut fields = Fields::default();
+    while let Some(field) = form.next().await? {
+        match field.name() {
+            "file" if fields.file.is_some() => {
                 return Err(ApiError::field("file", "there is more than one `file`: send them one by one"));
             }
-            "file" => form.file = Some(receive(&call, field, patience).await?),
-            "purpose" => form.purpose = Some(text(field, patience).await?),
-            "expires_after[anchor]" => form.anchor = Some(text(field, patience).await?),
-            "expires_after[seconds]" => form.seconds = Some(text(field, patience).await?),
-            _ => drop(text(field, patience).await?),
+            "file" => fields.file = Some(receive(&call, field).await?),
+            "purpose" => fields.purpose = Some(field.text().await?),
+            "expires_after[anchor]" => fields.anchor = Some(field.text().await?),
+            "expires_after[seconds]" => fields.seconds = Some(field.text().await?),
+            _ => drop(field.text().await?),
         }
     }
-    let (name, writer) = form.file.take().ok_or_else(|| ApiError::field("file", "`file` is missing"))?;
-    let new = NewFile { tenant: tenant(&call), name, purpose: purpose(&form)?, expires_at: expiry(&form)? };
+    let (name, writer) = fields.file.take().ok_or_else(|| ApiError::field("file", "`file` is missing"))?;
+    let expires_at = expiry(&fields)?;
+    let purpose = fields.purpose.ok_or_else(|| ApiError::field("purpose", "`purpose` is missing"))?;
+    check_purpose(&purpose)?;
+    let new = NewFile { tenant: tenant(&call), name, purpose, expires_at };
     let file = off_the_runtime(move || Ok(writer.finish(&new)?)).await?;
     Ok(respond::json(&file_object(&file)))
 }
 
-fn purpose(form: &Form) -> ApiResult<String> {
-    let purpose =
-        form.purpose.as_deref().ok_or_else(|| ApiError::field("purpose", "`purpose` is missing"))?;
+/// Checks what a file is for.
+///
+/// # Errors
+/// When it is nothing that files are for.
+pub(super) fn check_purpose(purpose: &str) -> ApiResult<()> {
     if PURPOSES.contains(&purpose) {
-        return Ok(purpose.to_owned());
+        return Ok(());
     }
     let message = format!("`purpose` must be one of {}", PURPOSES.join(", "));
     Err(ApiError::field("purpose", message))
 }
 
-fn expiry(form: &Form) -> ApiResult<Option<i64>> {
-    let (anchor, seconds) = match (&form.anchor, &form.seconds) {
-        (None, None) => return Ok(None),
-        (anchor, seconds) => (anchor.as_deref().unwrap_or_default(), seconds.as_deref().unwrap_or_default()),
-    };
-    if anchor != "created_at" {
+fn expiry(fields: &Fields) -> ApiResult<Option<i64>> {
+    if fields.anchor.is_none() && fields.seconds.is_none() {
+        return Ok(None);
+    }
+    let seconds = fields.seconds.as_deref().and_then(|seconds| seconds.parse().ok());
+    Ok(Some(alti_store::now() + kept_for(fields.anchor.as_deref(), seconds)?))
+}
+
+/// Reads `expires_after`: for how many seconds a file is kept.
+///
+/// # Errors
+/// Another beginning than the file's own, less than an hour, more than 30 days.
+pub(super) fn kept_for(anchor: Option<&str>, seconds: Option<i64>) -> ApiResult<i64> {
+    if anchor != Some("created_at") {
         return Err(ApiError::field("expires_after.anchor", "`expires_after.anchor` must be `created_at`"));
     }
-    let seconds: Option<i64> = seconds.parse().ok().filter(|seconds| (3600..=2_592_000).contains(seconds));
     let message = "`expires_after.seconds` must be a whole number from 3600 to 2592000";
-    let seconds = seconds.ok_or_else(|| ApiError::field("expires_after.seconds", message))?;
-    Ok(Some(alti_store::now() + seconds))
+    seconds
+        .filter(|seconds| (3600..=2_592_000).contains(seconds))
+        .ok_or_else(|| ApiError::field("expires_after.seconds", message))
 }
 
-/// Waits no longer than a client may take between two pieces of a body.
-async fn timely<T>(patience: Duration, next: impl Future<Output = T>) -> ApiResult<T> {
-    tokio::time::timeout(patience, next)
-        .await
-        .map_err(|_| ApiError::new(ErrorKind::RequestTimeout, "the request's body did not arrive in time"))
-}
-
-fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
-    ApiError::invalid(format!("the form cannot be read: {}", error.body_text()))
-}
-
-/// A short field.
-async fn text(mut field: Field<'_>, patience: Duration) -> ApiResult<String> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = timely(patience, field.chunk()).await?.map_err(broken)? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() > 4096 {
-            return Err(ApiError::new(ErrorKind::TooLarge, "a field of the form is longer than 4096 bytes"));
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| ApiError::invalid("a field of the form is not UTF-8"))
-}
-
-/// The file, as it arrives: it is never in memory as a whole.
-async fn receive(call: &Call, mut field: Field<'_>, patience: Duration) -> ApiResult<(String, FileWriter)> {
+/// The file, as it arrives.
+async fn receive(call: &Call, field: FormField<'_>) -> ApiResult<(String, FileWriter)> {
     let name = match field.file_name().map(base_name).filter(|name| !name.is_empty()) {
         Some(name) => name,
         None => return Err(ApiError::field("file", "`file` must be a file with a name, not a text field")),
     };
+    let writer = ask(&call.state, |store| store.files().writer()).await?;
     let most = call.state.settings().max_upload_bytes as u64;
-    let mut writer = ask(&call.state, |store| store.files().writer()).await?;
-    while let Some(piece) = timely(patience, field.chunk()).await?.map_err(broken)? {
-        if writer.bytes() + piece.len() as u64 > most {
-            let message = format!("the file is longer than the {most} bytes allowed");
-            return Err(ApiError::new(ErrorKind::TooLarge, message));
-        }
-        writer = off_the_runtime(move || {
-            writer.write(&piece)?;
-            Ok(writer)
-        })
-        .await?;
-    }
-    Ok((name, writer))
+    Ok((name, field.write_to(writer, most).await?))
 }
 
 /// A name without folders and control characters, and not too long: it comes back in headers and lists.
-fn base_name(name: &str) -> String {
+pub(super) fn base_name(name: &str) -> String {
     let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
     name.chars().filter(|letter| !letter.is_control()).take(255).collect()
 }
@@ -244,11 +212,11 @@ mod tests {
     fn files_end_when_their_form_says() {
         let form = |anchor: &str, seconds: &str| {
             let (anchor, seconds) = (Some(anchor.to_owned()), Some(seconds.to_owned()));
-            expiry(&Form { anchor, seconds, ..Form::default() })
+            expiry(&Fields { anchor, seconds, ..Fields::default() })
         };
         assert!(form("created_at", "3600").unwrap().unwrap() > alti_store::now());
         assert!(form("created_at", "3599").is_err() && form("created_at", "").is_err());
         assert_eq!(form("now", "3600").unwrap_err().param.as_deref(), Some("expires_after.anchor"));
-        assert_eq!(expiry(&Form::default()).unwrap(), None);
+        assert_eq!(expiry(&Fields::default()).unwrap(), None);
     }
 }

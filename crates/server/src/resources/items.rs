@@ -1,6 +1,7 @@
 //! Items: what conversations are made of, and how they become the messages that templates read.
 
 use super::fields::check_depth;
+use super::responses::summary;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::ids;
 use crate::mcp::{ToolRounds, told};
@@ -10,16 +11,20 @@ use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 
 /// Kinds of items, with the beginning of their ids.
-const KINDS: [(&str, &str); 8] = [
+const KINDS: [(&str, &str); 9] = [
     ("message", "msg_"),
     ("function_call", "fc_"),
     ("function_call_output", "fco_"),
     ("reasoning", "rs_"),
+    ("compaction", "cmp_"),
     ("file_search_call", "fs_"),
     ("mcp_call", "mcp_"),
     ("mcp_list_tools", "mcpl_"),
     ("item_reference", ""),
 ];
+
+/// What a summary in the place of turns begins with.
+const SUMMARY: &str = "(Summary of our conversation so far.)";
 
 /// Most items that one request may bring.
 const MOST_ITEMS: usize = 10_000;
@@ -93,6 +98,15 @@ fn read_item(item: Value, path: &str) -> ApiResult<Value> {
             if !matches!(item.get("output"), Some(Value::String(_) | Value::Array(_))) {
                 let message = format!("`{path}.output` must be a string or a list of parts");
                 return Err(ApiError::field(format!("{path}.output"), message));
+            }
+        }
+        "compaction" => {
+            let content = item.get("encrypted_content").and_then(Value::as_str).unwrap_or_default();
+            if summary(content).is_none() {
+                let place = format!("{path}.encrypted_content");
+                let message =
+                    format!("`{place}` is nothing that `/v1/responses/compact` of this server made");
+                return Err(ApiError::field(place, message));
             }
         }
         _ => {}
@@ -186,6 +200,11 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
                         ..Message::default()
                     }),
                 }
+            }
+            // What was said before, in few words. It stands where the assistant's turns stood.
+            "compaction" => {
+                let said = summary(text("encrypted_content")).unwrap_or_default();
+                messages.push(Message::text("assistant", format!("{SUMMARY}\n\n{said}")));
             }
             // A call that was made here: what the model said and what it was told.
             "mcp_call" => {

@@ -1,15 +1,19 @@
-//! What is stored for those who use the server: responses, conversations, files, batches, vector stores, moderations.
+//! What is stored for those who use the server: responses, chat completions, conversations, files, uploads, batches,
+//! vector stores, moderations.
 //! One file a resource; each reads its wire types, asks the store off the async threads, and answers.
 
 pub mod batches;
+pub mod chat_completions;
 mod citations;
 pub mod conversations;
 mod embedding;
 mod fields;
 pub mod files;
+mod form;
 mod items;
 pub mod moderations;
 pub mod responses;
+pub mod uploads;
 pub mod usage;
 pub mod vector_stores;
 mod work;

@@ -111,11 +111,11 @@ async fn sweep(state: &AppState) {
     while !state.is_draining() {
         let swept = ask(state, |store| {
             let now = alti_store::now();
-            Ok((store.files().expire(now)?, store.vector_stores().expire(now)?))
+            Ok((store.files().expire(now)?, store.uploads().expire(now)?, store.vector_stores().expire(now)?))
         });
         match swept.await {
-            Ok((0, 0)) => {}
-            Ok((files, vector_stores)) => tracing::info!(files, vector_stores, "expired"),
+            Ok((0, 0, 0)) => {}
+            Ok((files, uploads, vector_stores)) => tracing::info!(files, uploads, vector_stores, "expired"),
             Err(error) => tracing::warn!(%error, "what has expired was not removed"),
         }
         tokio::time::sleep(TICK).await;

@@ -29,6 +29,11 @@ TOOL = {
 def check_models():
     assert model in [entry.id for entry in client.models.list()]
     assert client.models.retrieve(model).object == "model"
+    # A second name, made by another API, can be taken away.
+    copy = {"source": model, "destination": "a-second-name"}
+    client.with_options(base_url=base_url.removesuffix("/v1")).post("/api/copy", cast_to=object, body=copy)
+    assert client.models.delete("a-second-name").deleted
+    assert "a-second-name" not in [entry.id for entry in client.models.list()]
 
 
 def check_chat():

@@ -69,6 +69,13 @@ if formatted.status == "completed":
 count = client.responses.input_tokens.count(model=MODEL, input="Name a river of Peru.")
 check("tokens are counted without an answer", count.input_tokens > 4, count)
 
+compacted = client.responses.compact(model=MODEL, previous_response_id=first.id)
+kinds = [item.type for item in compacted.output]
+check("a conversation is made short", kinds[-1] == "compaction" and set(kinds[:-1]) == {"message"}, compacted)
+check("what that took is told", compacted.usage.output_tokens > 0, compacted.usage)
+going_on = [item.model_dump() for item in compacted.output] + [{"role": "user", "content": "And another one?"}]
+check("it goes on from there", client.responses.create(input=going_on, **short).output_text != "")
+
 client.responses.delete(first.id)
 try:
     client.responses.retrieve(first.id)

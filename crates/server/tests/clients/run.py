@@ -25,14 +25,17 @@ scripts = [
     (["check_openai.py", f"{address}/v1", model], sys.executable),
     *(
         ([f"{script}.py", f"{address}/v1", model], sys.executable)
-        for script in ("files", "conversations", "responses", "batches", "vector_stores", "moderations")
+        for script in (
+            "chat_completions",
+            "files",
+            "uploads",
+            "conversations",
+            "responses",
+            "batches",
+            "vector_stores",
+            "moderations",
+        )
     ),
-    (["responses.py", f"{address}/v1", model], sys.executable),
-    (["conversations.py", f"{address}/v1", model], sys.executable),
-    (["files.py", f"{address}/v1", model], sys.executable),
-    (["batches.py", f"{address}/v1", model], sys.executable),
-    (["vector_stores.py", f"{address}/v1", model], sys.executable),
-    (["moderations.py", f"{address}/v1", model], sys.executable),
     (["check_anthropic.py", address, model], sys.executable),
     (["check_ollama.py", address, model], sys.executable),
     (["check_langchain.py", f"{address}/v1", model], sys.executable),

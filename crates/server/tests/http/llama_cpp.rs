@@ -1,6 +1,7 @@
 //! The API of llama.cpp's server.
 
-use crate::support::{app, user};
+use crate::support::{App, app, user};
+use alti_server::ServerSettings;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -35,6 +36,65 @@ async fn a_text_is_gone_on_with() {
         json!({ "model": "tiny", "prompt": "x", "grammar": "root ::= \"ab\" | \"cd\"", "n_predict": 9 });
     let obeyed = app.post("/completion", grammar).await.ok();
     assert!(["ab", "cd"].contains(&obeyed["content"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn a_slots_text_is_saved_brought_back_and_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings =
+        ServerSettings { slot_folder: Some(folder.path().to_owned()), ..ServerSettings::default() };
+    let app = App::new(settings);
+    let text = "what a slot remembers ".repeat(7);
+    let complete = async |slot: i64| {
+        let request = json!({ "model": "tiny", "prompt": text, "n_predict": 4, "id_slot": slot });
+        app.post("/completion", request).await.ok()
+    };
+    let act = async |slot: &str, action: &str, filename: &str| {
+        let request = json!({ "model": "tiny", "filename": filename });
+        app.post(&format!("/slots/{slot}?action={action}"), request).await
+    };
+    let first = complete(3).await;
+    assert_eq!((&first["id_slot"], &first["timings"]["cache_n"]), (&json!(3), &json!(0)));
+    let saved = act("3", "save", "a.slot").await.ok();
+    // The prompt and the answer, but for its last token.
+    let tokens = first["tokens_evaluated"].as_u64().unwrap() + 3;
+    assert_eq!((&saved["id_slot"], &saved["n_saved"]), (&json!(3), &json!(tokens)));
+    assert_eq!(act("3", "erase", "").await.ok(), json!({ "id_slot": 3, "n_erased": tokens }));
+    assert_eq!(complete(3).await["timings"]["cache_n"], 0, "what was erased is computed again");
+    act("3", "erase", "").await.ok();
+    let restored = act("2", "restore", "a.slot").await.ok();
+    assert_eq!((&restored["n_restored"], &restored["n_read"]), (&json!(tokens), &saved["n_written"]));
+    let again = complete(-1).await;
+    assert_eq!((&again["content"], &again["id_slot"]), (&first["content"], &json!(-1)));
+    assert!(again["timings"]["cache_n"].as_u64().unwrap() > 100, "{again}");
+    let chat = json!({ "model": "tiny", "messages": user(&text), "max_tokens": 2, "id_slot": 5 });
+    app.post("/v1/chat/completions", chat).await.ok();
+    assert!(act("5", "save", "b.slot").await.ok()["n_saved"].as_u64().unwrap() > 100);
+
+    for (slot, action, filename, status) in [
+        ("3", "dance", "a", 400),
+        ("x", "erase", "", 400),
+        ("-1", "erase", "", 400),
+        ("100000", "erase", "", 400),
+        ("3", "save", "a.slot", 400),
+        ("3", "save", "../a", 400),
+        ("3", "save", ".a", 400),
+        ("3", "save", "", 400),
+        ("3", "restore", "none", 404),
+    ] {
+        let answer = act(slot, action, filename).await;
+        assert_eq!(answer.status, status, "{slot} {action} {filename}: {}", answer.text());
+        assert!(!answer.text().contains(folder.path().to_str().unwrap()), "{}", answer.text());
+    }
+    std::fs::write(folder.path().join("of-/b.slot"), "no slot").unwrap();
+    assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::BAD_REQUEST);
+    let far = json!({ "model": "tiny", "prompt": "x", "id_slot": 100_000 });
+    assert_eq!(app.post("/completion", far).await.status, StatusCode::BAD_REQUEST);
+    let closed = crate::support::app().post("/slots/0?action=save", json!({ "filename": "a" })).await;
+    assert_eq!(
+        closed.json()["error"]["message"].as_str().map(|it| it.contains("server.slot_folder")),
+        Some(true)
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! OpenAI's API.
 
 use crate::support::{App, CONTEXT, Script, app, user};
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use base64::Engine;
 use serde_json::{Value, json};
 
@@ -36,6 +37,18 @@ async fn models_are_listed_and_described() {
         (missing.status, &missing.json()["error"]["code"]),
         (StatusCode::NOT_FOUND, &json!("model_not_found"))
     );
+}
+
+#[tokio::test]
+async fn a_model_is_removed() {
+    let app = app();
+    let delete = |name: &str| Request::delete(format!("/v1/models/{name}")).body(Body::empty()).unwrap();
+    app.post("/api/copy", json!({ "source": "tiny", "destination": "second" })).await.ok();
+    assert_eq!(app.get("/v1/models/second").await.ok()["id"], "second");
+    let removed = app.send(delete("second")).await.ok();
+    assert_eq!(removed, json!({ "id": "second", "object": "model", "deleted": true }));
+    assert_eq!(app.send(delete("second")).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(app.send(delete("tiny")).await.status, StatusCode::BAD_REQUEST, "what its owner keeps stays");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{
-    EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Sink, Status, TokenOutput, Usage,
+    EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Sink, SlotAction, SlotName, Status,
+    TokenOutput, Usage,
 };
 use alti_engine::stop::FinishReason;
 use alti_formats::Checkpoint;
@@ -114,6 +115,10 @@ pub struct Scripted {
 }
 
 impl Inference for Scripted {
+    fn slot(&self, name: SlotName, _: SlotAction<'_>) -> Result<usize, EngineError> {
+        Err(EngineError::EmptySlot { slot: name.slot })
+    }
+
     fn submit(&self, job: Job, mut sink: Sink) -> Result<Cancel, Rejected> {
         let script = self.script.lock().unwrap().clone();
         self.jobs.lock().unwrap().push(job.clone());
@@ -285,6 +290,10 @@ impl ModelLoader for Shelf {
 struct Kept(Engine);
 
 impl Inference for Kept {
+    fn slot(&self, name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
+        Inference::slot(&self.0, name, action)
+    }
+
     fn submit(&self, job: Job, sink: Sink) -> Result<Cancel, Rejected> {
         Inference::submit(&self.0, job, sink)
     }

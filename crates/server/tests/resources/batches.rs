@@ -2,7 +2,7 @@ use super::scripted::Scripted;
 use super::{Fixture, ids};
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
-use alti_engine::serving::{EmbeddingJob, Job, Rejected, Sink, Status};
+use alti_engine::serving::{EmbeddingJob, Job, Rejected, Sink, SlotAction, SlotName, Status};
 use alti_server::models::{Cancel, Inference};
 use alti_store::{Group, UsageFilter};
 use serde_json::{Value, json};
@@ -151,6 +151,10 @@ async fn a_batch_goes_on_where_it_was_when_the_next_server_starts() {
 struct Obedient;
 
 impl Inference for Obedient {
+    fn slot(&self, name: SlotName, _: SlotAction<'_>) -> Result<usize, EngineError> {
+        Err(EngineError::EmptySlot { slot: name.slot })
+    }
+
     fn submit(&self, job: Job, sink: Sink) -> Result<Cancel, Rejected> {
         let prompt: Vec<u32> = "user: say two\nassistant:".bytes().map(u32::from).collect();
         Scripted.submit(Job { prompt, ..job }, sink)

@@ -2,6 +2,7 @@
 //! its answers do not matter, and over a scripted one where they do.
 
 mod batches;
+mod chat_completions;
 mod conversations;
 mod files;
 mod keys;
@@ -9,6 +10,7 @@ mod mcp;
 mod moderations;
 mod responses;
 mod scripted;
+mod uploads;
 mod vector_stores;
 
 use alti_engine::serving::{Engine, EngineSettings};
@@ -250,12 +252,16 @@ impl Fixture {
     }
 
     async fn upload_form(&self, fields: &[&str]) -> (u16, Value) {
+        self.send_form("/v1/files", fields).await
+    }
+
+    async fn send_form(&self, path: &str, fields: &[&str]) -> (u16, Value) {
         let mut body = String::new();
         for field in fields {
             body.push_str(&format!("--XX\r\ncontent-disposition: form-data; {field}\r\n"));
         }
         body.push_str("--XX--\r\n");
-        let mut request = Fixture::request("POST", "/v1/files", body);
+        let mut request = Fixture::request("POST", path, body);
         let kind = "multipart/form-data; boundary=XX".parse().expect("a header");
         request.headers_mut().insert("content-type", kind);
         let response = self.send(request).await;

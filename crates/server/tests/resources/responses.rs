@@ -322,3 +322,32 @@ async fn what_a_killed_server_left_has_failed_when_the_next_one_starts() {
     let events = next.events("GET", &format!("{path}?stream=true"), Value::Null).await;
     assert_eq!(events.last().expect("an event")["type"], "response.failed");
 }
+
+#[tokio::test]
+async fn a_conversation_is_made_short_and_goes_on_from_there() {
+    let fixture = Fixture::scripted();
+    let path = "/v1/responses/compact";
+    let first = fixture.post("/v1/responses", json!({ "input": "say salt" })).await;
+    let short = fixture.post(path, json!({ "previous_response_id": first["id"] })).await;
+    assert_eq!(short["object"], "response.compaction");
+    // What the user said as it was, and a summary in the place of everything else.
+    let mut items = short["output"].as_array().expect("items").clone();
+    let kinds: Vec<&str> = items.iter().map(|item| item["type"].as_str().expect("a type")).collect();
+    assert_eq!(kinds, ["message", "compaction"]);
+    assert_eq!(items[0]["content"][0]["text"], "say salt");
+    let summary = short["usage"]["output_tokens"].as_u64().expect("tokens");
+    assert!(summary > 100, "{short}");
+    items.push(json!({ "role": "user", "content": "say on" }));
+    let next = fixture.post("/v1/responses", json!({ "input": items })).await;
+    assert_eq!(text(&next), "on");
+    assert!(next["usage"]["input_tokens"].as_u64().expect("tokens") > summary, "the summary is read");
+    let items = json!([{ "type": "compaction", "encrypted_content": "gAAAAABpM0Yj" }]);
+    for (request, param) in [
+        (json!({ "input": items }), "input[0].encrypted_content"),
+        (json!({}), "input"),
+        (json!({ "previous_response_id": "resp_x" }), "previous_response_id"),
+    ] {
+        let (_, error) = fixture.call("POST", path, request).await;
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
+}

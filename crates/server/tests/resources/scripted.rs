@@ -2,7 +2,9 @@
 
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
-use alti_engine::serving::{EmbeddingJob, Job, Output, Rejected, Sink, Status, TokenOutput, Usage};
+use alti_engine::serving::{
+    EmbeddingJob, Job, Output, Rejected, Sink, SlotAction, SlotName, Status, TokenOutput, Usage,
+};
 use alti_engine::stop::FinishReason;
 use alti_server::models::{Cancel, Inference};
 use std::path::Path;
@@ -15,6 +17,10 @@ use std::time::Duration;
 pub struct Scripted;
 
 impl Inference for Scripted {
+    fn slot(&self, name: SlotName, _: SlotAction<'_>) -> Result<usize, EngineError> {
+        Err(EngineError::EmptySlot { slot: name.slot })
+    }
+
     fn submit(&self, job: Job, mut sink: Sink) -> Result<Cancel, Rejected> {
         let cancelled = Arc::new(AtomicBool::new(false));
         let cancel = cancelled.clone();

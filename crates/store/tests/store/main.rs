@@ -2,12 +2,14 @@
 
 mod backup;
 mod batches;
+mod chat_completions;
 mod conversations;
 mod files;
 mod keys;
 mod killed;
 mod opening;
 mod responses;
+mod uploads;
 mod usage;
 mod vector_stores;
 

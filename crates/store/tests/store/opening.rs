@@ -146,3 +146,22 @@ fn one_process_serves_a_database_and_others_look_into_it() {
     drop(lock);
     second.lock_for_serving().expect("it is free again");
 }
+
+#[test]
+fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("alti.db");
+    sql(&path, include_str!("../../src/schema/0001_first.sql"));
+    sql(&path, "PRAGMA application_id = 0x414c5449; PRAGMA user_version = 1");
+    sql(
+        &path,
+        "INSERT INTO conversations (id, tenant, created_at, metadata) VALUES ('conv_1', 't', 1, '{}')",
+    );
+    let store = open(path);
+    assert_eq!(store.conversations().get("t", "conv_1").expect("it is there").id, "conv_1");
+    assert_eq!(
+        store.chat_completions().list("t", &Default::default(), &Page::default()).expect("a list").items,
+        []
+    );
+    store.check().expect("it is whole");
+}

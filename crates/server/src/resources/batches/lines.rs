@@ -3,7 +3,7 @@
 use crate::auth::{Key, Principal, off_the_runtime};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::resources::ask;
-use crate::route::{Call, Errand, Receipts, Route};
+use crate::route::{Call, Errand, Receipts, Route, Verb};
 use crate::running::Held;
 use crate::state::AppState;
 use crate::{accounts, ids};
@@ -46,7 +46,8 @@ impl Lines {
     /// When its key does not open anything any more.
     pub(super) async fn new(state: &AppState, batch: &Batch) -> ApiResult<Lines> {
         let table = crate::routes::table();
-        let route = table.iter().copied().find(|route| route.path == batch.endpoint);
+        let route =
+            table.iter().copied().find(|route| route.verb == Verb::Post && route.path == batch.endpoint);
         let route = route.ok_or_else(|| ApiError::internal("the route of a batch is gone"))?;
         let key = key_of(state, &batch.key, route).await?;
         Ok(Lines { state: state.clone(), route, principal: Principal::acting_for(key) })

@@ -4,6 +4,7 @@
 //! asks for it reads there. Who hangs up in the foreground ends it; in the background it goes on.
 
 mod body;
+mod compact;
 mod live;
 mod plan;
 mod request;
@@ -12,8 +13,10 @@ mod search;
 mod write;
 mod writer;
 
+pub use compact::CompactRequest;
 pub use request::CreateResponseRequest;
 pub use routes::ROUTES;
 
+pub(super) use compact::summary;
 pub(super) use live::Live;
 pub(super) use routes::recover;

@@ -1,6 +1,7 @@
 //! The routes.
 
 use super::body::body;
+use super::compact::{CompactRequest, compact};
 use super::live::{Listener, Live};
 use super::plan::{Plan, plan};
 use super::request::CreateResponseRequest;
@@ -37,6 +38,14 @@ pub const ROUTES: &[Route] = &[
         |call| Box::pin(count(call)),
     )
     .takes(CreateResponseRequest::OBJECT),
+    Route::post(
+        "/v1/responses/compact",
+        OPENAI,
+        Scope::Inference,
+        "Makes a long conversation short: what the user said, and a summary of the rest.",
+        |call| Box::pin(compact(call)),
+    )
+    .takes(CompactRequest::OBJECT),
     Route::get(
         "/v1/responses/{response}",
         OPENAI,

@@ -97,7 +97,7 @@ fn leave_out_oldest(chat: &mut ChatRequest) -> bool {
 }
 
 /// Errors speak of the chat API's field.
-fn renamed(error: ApiError) -> ApiError {
+pub(super) fn renamed(error: ApiError) -> ApiError {
     let param =
         error.param.map(|param| if param.starts_with("messages") { "input".to_owned() } else { param });
     ApiError { param, ..error }
