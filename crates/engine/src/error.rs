@@ -47,10 +47,19 @@ pub enum EngineError {
     },
     /// A slot whose text is not there (any more).
     #[error(
-        "slot {slot} holds nothing: no answer was asked for in this slot, or what was computed had to make room"
+        "slot {slot} holds nothing: no answer was asked for in this slot with the prefix cache on, it was of a few \
+         tokens only, or what was computed had to make room"
     )]
     EmptySlot {
         /// Its number.
+        slot: u32,
+    },
+    /// A saved text for which there is no room now.
+    #[error(
+        "there is no room for the text of slot {slot}: the answers in the works use all of the cache; try again"
+    )]
+    NoRoomForSlot {
+        /// The slot's number.
         slot: u32,
     },
     /// The engine's thread is gone.

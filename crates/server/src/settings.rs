@@ -74,6 +74,8 @@ pub struct ServerSettings {
     pub adapter_folders: Vec<PathBuf>,
     /// Where texts of slots are saved (`POST /slots/{slot}?action=save`); none saves none.
     pub slot_folder: Option<PathBuf>,
+    /// Bytes that the saved slots of a tenant may take together; the last one may go beyond.
+    pub slot_bytes: u64,
     /// The collector that traces are exported to, by OTLP over HTTP (`http://127.0.0.1:4318`); none exports nothing.
     pub otlp_endpoint: Option<String>,
     /// What traces call this server.
@@ -118,6 +120,7 @@ impl Default for ServerSettings {
             open_metrics: false,
             adapter_folders: Vec::new(),
             slot_folder: None,
+            slot_bytes: 16 << 30,
             otlp_endpoint: None,
             otlp_service_name: "alti".to_owned(),
             otlp_sample: 1.0,

@@ -11,10 +11,16 @@ use crate::{Store, now};
 use md5::{Digest, Md5};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 /// How long the parts may take to come: an hour, as with OpenAI.
 const PATIENCE_SECONDS: i64 = 60 * 60;
+
+/// How long an upload that has ended is told of.
+const REMEMBERED_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+/// Most parts of an upload.
+const MOST_PARTS: i64 = 10_000;
 
 /// What is going to be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +121,12 @@ impl FileWriter {
         let staged = blob.finish()?;
         store.write(|transaction| {
             pending(transaction, tenant, upload)?;
-            let sql = "SELECT coalesce(sum(bytes), 0) FROM upload_parts WHERE upload = ?";
-            let before: i64 = transaction.prepare_cached(sql)?.query_row([upload], |row| row.get(0))?;
+            let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM upload_parts WHERE upload = ?";
+            let (parts, before): (i64, i64) =
+                transaction.prepare_cached(sql)?.query_row([upload], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if parts >= MOST_PARTS {
+                return Err(StoreError::invalid("upload", format!("it has {MOST_PARTS} parts already")));
+            }
             let sum = u64::try_from(before).unwrap_or(0).saturating_add(staged.bytes);
             if sum > most {
                 let reason = format!("its parts would have {sum} bytes, and {most} are allowed");
@@ -239,10 +249,12 @@ impl Uploads<'_> {
         for part in parts {
             let mut content = blobs.open(&part.digest)?;
             loop {
-                let count = content.read(&mut buffer).context("read", &blobs.path(&part.digest))?;
-                if count == 0 {
-                    break;
-                }
+                let count = match content.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => count,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error).context("read", &blobs.path(&part.digest)),
+                };
                 whole.write(&buffer[..count])?;
                 if let Some(hasher) = &mut hasher {
                     hasher.update(&buffer[..count]);
@@ -273,29 +285,27 @@ impl Uploads<'_> {
         Ok(Upload { status: UploadStatus::Cancelled, ..upload })
     }
 
-    /// Ends the uploads of all tenants whose time is over. Returns how many.
+    /// Ends the uploads of all tenants whose time is over, and forgets those that ended long ago. Returns how many were
+    /// ended.
     ///
     /// # Errors
     /// When nothing can be written.
     pub fn expire(&self, at: i64) -> Result<usize> {
-        let sql = "SELECT id FROM uploads WHERE status = 'pending' AND expires_at <= ?";
-        let over = self.store.read(|transaction| {
-            let mut statement = transaction.prepare_cached(sql)?;
+        let over = "SELECT id FROM uploads WHERE status = 'pending' AND expires_at <= ?";
+        let long_ago = "DELETE FROM uploads WHERE status <> 'pending' AND expires_at <= ?";
+        let (ended, digests) = self.store.write(|transaction| {
+            let mut statement = transaction.prepare_cached(over)?;
             let rows = statement.query_map([at], |row| row.get(0))?;
-            Ok(rows.collect::<rusqlite::Result<Vec<String>>>()?)
-        })?;
-        if over.is_empty() {
-            return Ok(0);
-        }
-        let digests = self.store.write(|transaction| {
+            let over = rows.collect::<rusqlite::Result<Vec<String>>>()?;
             let mut digests = Vec::new();
             for id in &over {
                 digests.extend(end(transaction, id, UploadStatus::Expired)?);
             }
-            Ok(digests)
+            transaction.prepare_cached(long_ago)?.execute([at.saturating_sub(REMEMBERED_SECONDS)])?;
+            Ok((over.len(), digests))
         })?;
         let _ = self.store.remove_unnamed(&digests);
-        Ok(over.len())
+        Ok(ended)
     }
 }
 

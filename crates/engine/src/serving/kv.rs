@@ -43,7 +43,7 @@ impl<B: Backend> KvMemory<B> {
             dtype: layout.dtype,
             pages: Pages::new(pages),
             tree: PrefixCache::default(),
-            slots: Slots::default(),
+            slots: Slots::new(pages * PAGE_TOKENS),
             shares,
             page_bytes: Vec::new(),
             granted: 0,

@@ -129,6 +129,11 @@ impl PrefixCache {
         true
     }
 
+    /// Notes that a node was used.
+    pub(super) fn use_again(&mut self, node: NodeId) {
+        self.touch(node.0);
+    }
+
     /// Gives up a page that nobody uses, that nothing follows, and that holds no more than `tokens` tokens; whether it was
     /// one.
     pub(super) fn forget_leaf(&mut self, pages: &mut Pages, node: NodeId, tokens: usize) -> bool {

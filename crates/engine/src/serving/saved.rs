@@ -151,7 +151,11 @@ impl<B: Backend> KvMemory<B> {
         let mut above = self.tree.root(domain);
         let (mut tokens, mut held) = (Vec::new(), Vec::new());
         for (page, bytes) in header.pages.iter().zip(bytes.chunks_exact(header.page_bytes)) {
-            let Some((node, _)) = self.take_in(backend, above, &page.tokens, bytes, true)? else { break };
+            let taken = self.take_in(backend, above, &page.tokens, bytes, true);
+            let Ok(Some((node, _))) = taken else {
+                held.into_iter().for_each(|page| self.pages.release(page));
+                return taken.map(|_| tokens);
+            };
             // What has come must not make room for what follows it.
             self.pages.hold(self.tree.page(node));
             held.push(self.tree.page(node));
@@ -173,6 +177,7 @@ impl<B: Backend> KvMemory<B> {
         may_evict: bool,
     ) -> Result<Option<(NodeId, bool)>, EngineError> {
         if let Some(known) = self.tree.known(above, tokens) {
+            self.tree.use_again(known);
             return Ok(Some((known, false)));
         }
         let page = if may_evict { self.free_page() } else { self.pages.take() };

@@ -35,22 +35,56 @@ pub enum SlotAction<'a> {
     Erase,
 }
 
-/// The texts that slots name.
-pub(super) type Slots = HashMap<SlotName, Vec<u32>>;
+/// The texts that slots name: together no more tokens than the cache has room for, those noted last.
+#[derive(Debug)]
+pub(super) struct Slots {
+    texts: HashMap<SlotName, Text>,
+    most_tokens: usize,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Text {
+    tokens: Vec<u32>,
+    noted: u64,
+}
+
+impl Slots {
+    /// None yet, and never more than so many tokens.
+    pub(super) fn new(most_tokens: usize) -> Slots {
+        Slots { texts: HashMap::new(), most_tokens, clock: 0 }
+    }
+
+    fn note(&mut self, name: SlotName, tokens: Vec<u32>) {
+        self.clock += 1;
+        self.texts.insert(name, Text { tokens, noted: self.clock });
+        while self.texts.values().map(|text| text.tokens.len()).sum::<usize>() > self.most_tokens {
+            let oldest = self.texts.iter().min_by_key(|(_, text)| text.noted).map(|(name, _)| name.clone());
+            let Some(oldest) = oldest else { return };
+            self.texts.remove(&oldest);
+        }
+    }
+
+    fn tokens(&self, name: &SlotName) -> Vec<u32> {
+        self.texts.get(name).map(|text| text.tokens.clone()).unwrap_or_default()
+    }
+}
 
 impl<B: Backend> KvMemory<B> {
     /// Takes note of what a sequence has computed, if it has a slot.
     pub(super) fn note_slot(&mut self, sequence: &Sequence) {
         let job = &sequence.request.job;
-        if let (Some(slot), Some(_), 0) = (job.slot, sequence.place, sequence.choice) {
+        // One that was cancelled before it began leaves its slot as it was.
+        let has_something = sequence.place.is_some() && sequence.computed > 0;
+        if let (Some(slot), true, 0) = (job.slot, has_something, sequence.choice) {
             let name = SlotName { domain: job.domain.clone(), slot };
-            self.slots.insert(name, sequence.tokens[..sequence.computed].to_vec());
+            self.slots.note(name, sequence.tokens[..sequence.computed].to_vec());
         }
     }
 
     /// Forgets the slots of the domains which `concerns` names.
     pub(super) fn forget_slots(&mut self, concerns: impl Fn(&CacheDomain) -> bool) {
-        self.slots.retain(|name, _| !concerns(&name.domain));
+        self.slots.texts.retain(|name, _| !concerns(&name.domain));
     }
 
     /// A slot's text and its pages, as far as they have not made room for others.
@@ -60,8 +94,8 @@ impl<B: Backend> KvMemory<B> {
         name: &SlotName,
         model: &str,
     ) -> Result<SavedText, EngineError> {
-        let tokens = self.slots.get(name).cloned().unwrap_or_default();
-        let path = self.path(&name.domain, &tokens);
+        let tokens = self.slots.tokens(name);
+        let path = self.nodes(&name.domain, &tokens);
         if path.is_empty() {
             return Err(EngineError::EmptySlot { slot: name.slot });
         }
@@ -73,8 +107,8 @@ impl<B: Backend> KvMemory<B> {
         Ok(self.saved_text(backend, &name.domain, &pages, model))
     }
 
-    /// Makes the text that came from the file `path` the slot's, as far as pages are free. Answers how many tokens it
-    /// has.
+    /// Makes the text that came from the file `path` the slot's, as far as there are pages that no answer uses. Answers
+    /// how many tokens it has.
     pub(super) fn write_slot(
         &mut self,
         backend: &mut B,
@@ -85,19 +119,25 @@ impl<B: Backend> KvMemory<B> {
     ) -> Result<usize, EngineError> {
         let tokens = self.take_text(backend, &name.domain, text, path, model)?;
         let count = tokens.len();
-        self.slots.insert(name, tokens);
+        if count == 0 {
+            return Err(EngineError::NoRoomForSlot { slot: name.slot });
+        }
+        self.slots.note(name, tokens);
         Ok(count)
     }
 
     /// Forgets a slot's text and the pages that hold nothing else. Answers how many tokens it had.
     pub(super) fn erase_slot(&mut self, name: &SlotName) -> usize {
-        let Some(tokens) = self.slots.remove(name) else { return 0 };
-        let path = self.path(&name.domain, &tokens);
+        let Some(Text { tokens, .. }) = self.slots.texts.remove(name) else { return 0 };
+        let own = self.nodes(&name.domain, &tokens);
+        let others = self.slots.texts.iter().filter(|(other, _)| other.domain == name.domain);
+        let others: Vec<Vec<u32>> = others.map(|(_, text)| text.tokens.clone()).collect();
+        let named: Vec<NodeId> = others.iter().flat_map(|text| self.nodes(&name.domain, text)).collect();
         let pages: Vec<(NodeId, usize)> =
-            path.into_iter().zip(tokens.chunks(PAGE_TOKENS).map(<[u32]>::len)).collect();
-        // What others share, or go on from, stays, and so does what is in front of it.
+            own.into_iter().zip(tokens.chunks(PAGE_TOKENS).map(<[u32]>::len)).collect();
+        // What another slot names, others use or go on from stays, and so does what is in front of it.
         for (node, tokens) in pages.into_iter().rev() {
-            if !self.tree.forget_leaf(&mut self.pages, node, tokens) {
+            if named.contains(&node) || !self.tree.forget_leaf(&mut self.pages, node, tokens) {
                 break;
             }
         }
@@ -105,14 +145,14 @@ impl<B: Backend> KvMemory<B> {
     }
 
     /// The pages of a text that are in the tree, from its beginning on.
-    fn path(&mut self, domain: &CacheDomain, tokens: &[u32]) -> Vec<NodeId> {
+    fn nodes(&mut self, domain: &CacheDomain, tokens: &[u32]) -> Vec<NodeId> {
         let mut node = self.tree.root(domain);
-        let mut path = Vec::new();
+        let mut nodes = Vec::new();
         for tokens in tokens.chunks(PAGE_TOKENS) {
             let Some(next) = self.tree.known(node, tokens) else { break };
-            path.push(next);
+            nodes.push(next);
             node = next;
         }
-        path
+        nodes
     }
 }

@@ -77,6 +77,10 @@ fn what_a_slot_alone_held_is_given_up_with_it() {
     assert_eq!((status.used_pages, status.cached_pages), (0, 3));
     assert!(cached(&ours, text(6)) > 170);
     assert_eq!(ours.slot(slot(0), SlotAction::Erase).unwrap(), 0);
+    // What another slot names stays until that is erased.
+    together(&ours, &[job(text(6), 2)]);
+    ours.slot(slot(2), SlotAction::Erase).unwrap();
+    assert!(cached(&ours, text(6)) > 170);
     assert_eq!(ours.slot(slot(1), SlotAction::Erase).unwrap(), 189);
     assert_eq!(cached(&ours, text(6)), 0);
 }
@@ -97,6 +101,18 @@ fn a_text_that_comes_back_makes_room_for_itself() {
     ));
     assert_eq!(ours.slot(slot(0), SlotAction::Restore(&path, "model")).unwrap(), 209);
     assert!(cached(&ours, prompt(50, 200)) > 190);
+    // Nothing is held when nobody works: all pages can be used again.
+    assert_eq!(ours.status().used_pages, 0);
+    for seed in 0..10 {
+        together(&ours, &[Job { slot: None, ..job(prompt(seed, 200), 0) }]);
+    }
+    assert_eq!(cached(&ours, prompt(50, 200)), 0);
+    let small = engine(EngineSettings { context: 64, kv_tokens: 128, ..roomy() });
+    assert_eq!(
+        small.slot(slot(0), SlotAction::Restore(&path, "model")).unwrap(),
+        128,
+        "as much as there is room"
+    );
     let off = engine(EngineSettings { prefix_cache: false, ..roomy() });
     together(&off, &[job(prompt(1, 100), 0)]);
     for action in [SlotAction::Save(&path, "model"), SlotAction::Restore(&path, "model")] {

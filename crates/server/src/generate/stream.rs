@@ -44,7 +44,7 @@ struct Streaming<R> {
 
 impl<R: Renderer> Streaming<R> {
     /// Does what has to be done before the end.
-    async fn ended(&mut self) -> ApiResult<()> {
+    async fn settle(&mut self) -> ApiResult<()> {
         if self.ending.is_none() {
             self.ending = self.renderer.before_end();
         }
@@ -63,7 +63,7 @@ impl<R: Renderer> Streaming<R> {
         let generation = match self.parts.front().await {
             Ok(Some(generation)) => generation,
             Ok(None) => {
-                match self.ended().await {
+                match self.settle().await {
                     Ok(()) => self.renderer.end(into),
                     Err(error) => self.renderer.fail(&error, into),
                 }

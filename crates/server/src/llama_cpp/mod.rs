@@ -77,7 +77,7 @@ pub const ROUTES: &[Route] = &[
         "/slots/{slot}",
         LLAMA,
         Scope::Inference,
-        "Saves, restores or erases (`?action=`) what was computed last with this `id_slot`.",
+        "Saves, restores or erases (`?action=`) what was computed last with this `id_slot`, or deletes a file.",
         |call| Box::pin(slots::act(call)),
     )
     .takes(slots::SlotRequest::OBJECT),

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 crate::wire! {
     /// A request for a chat's next turn. Sampler settings may be given as further fields, under the names that
@@ -400,6 +401,10 @@ struct Chunks {
     sum: Usage,
     /// Who keeps the answer, and what there is of it.
     kept: Option<(Keeper, Answer)>,
+    /// Answers that are not finished.
+    open: u32,
+    /// The keeping of a whole answer: it goes on if the client leaves before the stream's end.
+    keeping: Option<JoinHandle<ApiResult<()>>>,
 }
 
 impl Chunks {
@@ -421,6 +426,15 @@ impl Chunks {
             include_usage,
             sum: Usage::default(),
             kept,
+            open: choices,
+            keeping: None,
+        }
+    }
+
+    /// Has a whole answer kept.
+    fn keep(&mut self) {
+        if let Some((keeper, answer)) = self.kept.take() {
+            self.keeping = Some(tokio::spawn(keeper.keep(self.head.completion(answer))));
         }
     }
 
@@ -474,6 +488,10 @@ impl Renderer for Chunks {
             Event::Finished { choice, ended, usage, .. } => {
                 crate::generate::add_usage(&mut self.sum, &usage);
                 self.chunk(choice, &json!({}), &Value::Null, &json!(ended.openai()), into);
+                self.open = self.open.saturating_sub(1);
+                if self.open == 0 {
+                    self.keep();
+                }
             }
         }
     }
@@ -483,8 +501,8 @@ impl Renderer for Chunks {
     }
 
     fn before_end(&mut self) -> Option<BoxFuture<'static, ApiResult<()>>> {
-        let (keeper, answer) = self.kept.take()?;
-        Some(Box::pin(keeper.keep(self.head.completion(answer))))
+        let keeping = self.keeping.take()?;
+        Some(Box::pin(async move { keeping.await.map_err(ApiError::internal)? }))
     }
 
     fn end(&mut self, into: &mut String) {

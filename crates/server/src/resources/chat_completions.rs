@@ -2,7 +2,7 @@
 //! [`Keeper`]; the routes here list, show, label and delete them.
 
 use super::{ask, deleted, fields, listed, listed_by, page, tenant};
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::openai::chat::{ChatCompletion, ChatCompletionRequest};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope};
@@ -13,6 +13,9 @@ use axum::http::Response;
 use serde_json::{Map, Value, json};
 
 const OPENAI: Family = Family::OpenAi;
+
+/// Most bytes of a request whose answer is kept: a page of them is shown at once.
+const LARGEST_KEPT: usize = 1 << 20;
 
 crate::wire! {
     /// What is to be changed of a chat completion that is kept.
@@ -82,11 +85,11 @@ impl Keeper {
     /// # Errors
     /// Metadata that are none, turns that cannot be stored, a server without a database.
     pub(crate) fn of(call: &Call, request: &ChatCompletionRequest) -> ApiResult<Option<Keeper>> {
-        let metadata = fields::metadata(request.metadata.clone())?;
         if request.store != Some(true) {
             return Ok(None);
         }
         call.state.store()?;
+        let metadata = fields::metadata(request.metadata.clone())?;
         let asked = json!({
             "request_id": call.id,
             "temperature": request.temperature,
@@ -107,6 +110,13 @@ impl Keeper {
             ("response_format", &asked["response_format"]),
         ] {
             fields::check_depth(value, name)?;
+        }
+        let bytes = json!([messages, asked]).to_string().len();
+        if bytes > LARGEST_KEPT {
+            let message = format!(
+                "the request takes {bytes} bytes, and answers to at most {LARGEST_KEPT} are kept: leave `store` out"
+            );
+            return Err(ApiError::new(ErrorKind::TooLarge, message).param("store"));
         }
         Ok(Some(Keeper {
             state: call.state.clone(),
@@ -142,6 +152,8 @@ fn turn(completion: &str, index: usize, mut message: Value) -> Value {
     };
     message["id"] = json!(format!("{completion}-{index}"));
     message["content"] = text;
+    // What OpenAI's clients want to be there.
+    message["refusal"] = Value::Null;
     message["content_parts"] = if content.is_array() { content } else { Value::Null };
     message
 }
@@ -209,7 +221,13 @@ mod tests {
         let plain = turn("chatcmpl-1", 0, json!({ "role": "user", "content": "hello" }));
         assert_eq!(
             plain,
-            json!({ "role": "user", "content": "hello", "content_parts": null, "id": "chatcmpl-1-0" })
+            json!({
+                "role": "user",
+                "content": "hello",
+                "content_parts": null,
+                "refusal": null,
+                "id": "chatcmpl-1-0",
+            })
         );
         let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
         let turn = turn("chatcmpl-1", 1, json!({ "role": "user", "content": parts }));

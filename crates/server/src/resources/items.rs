@@ -233,7 +233,29 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
             _ => {}
         }
     }
+    if items.iter().any(|item| item["type"] == "compaction") {
+        join_users(&mut messages);
+    }
     messages
+}
+
+/// Makes one turn of the user's turns that follow one another, as they do where a summary took the place of the answers:
+/// templates of some models want turns to alternate.
+fn join_users(messages: &mut Vec<Message>) {
+    let mut joined: Vec<Message> = Vec::with_capacity(messages.len());
+    for message in messages.drain(..) {
+        match (joined.last_mut(), &message) {
+            (
+                Some(Message { role, content: Some(Content::Parts(before)), .. }),
+                Message { role: next, content: Some(Content::Parts(parts)), .. },
+            ) if role == "user" && next == "user" => {
+                before.push(json!({ "type": "input_text", "text": "\n\n" }));
+                before.extend(parts.iter().cloned());
+            }
+            _ => joined.push(message),
+        }
+    }
+    *messages = joined;
 }
 
 /// The text of the last message of the user's: what is looked for in files.

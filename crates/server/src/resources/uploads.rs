@@ -11,6 +11,7 @@ use alti_store::{NewUpload, Upload, UploadPart};
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 const OPENAI: Family = Family::OpenAi;
 
@@ -170,6 +171,9 @@ async fn complete(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<CompleteUploadRequest>(|_| false).await?;
     let (tenant, id) = named(&call);
     let CompleteUploadRequest { part_ids, md5 } = request;
+    // Who asks again while a file is made finds it made, instead of making another.
+    static JOINING: Semaphore = Semaphore::const_new(1);
+    let _alone = JOINING.acquire().await;
     let done = ask(&call.state, move |store| {
         store.uploads().complete(&tenant, &id, &part_ids, md5.as_deref().filter(|md5| !md5.is_empty()))
     });

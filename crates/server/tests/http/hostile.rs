@@ -12,6 +12,11 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
+/// Settings with which slots can be saved, too.
+fn with_slots(folder: &std::path::Path) -> ServerSettings {
+    ServerSettings { slot_folder: Some(folder.join("slots")), ..ServerSettings::default() }
+}
+
 /// The route's path with something in place of its names.
 fn path(route: &Route, value: &str) -> String {
     let segments =
@@ -51,7 +56,7 @@ fn tells_by_status(route: &Route) -> bool {
 #[tokio::test]
 async fn bodies_that_are_no_requests() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::with_store(ServerSettings::default(), folder.path());
+    let app = App::with_store(with_slots(folder.path()), folder.path());
     let deep = |open: &str, close: &str| [open.repeat(20_000), close.repeat(20_000)].concat().into_bytes();
     let bodies: Vec<Vec<u8>> = vec![
         Vec::new(),
@@ -81,7 +86,7 @@ async fn bodies_that_are_no_requests() {
 #[tokio::test]
 async fn paths_that_are_no_names() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::with_store(ServerSettings::default(), folder.path());
+    let app = App::with_store(with_slots(folder.path()), folder.path());
     for route in routes::table().iter().filter(|route| !tells_by_status(route)) {
         for value in ["x", "..%2f..%2fetc", "%00", "%ff", "a%20b", "%F0%9F%A6%99", &"n".repeat(4000)] {
             check(&app, route, &path(route, value), b"{}".to_vec()).await;

@@ -80,14 +80,31 @@ async fn a_slots_text_is_saved_brought_back_and_given_up() {
         ("3", "save", "../a", 400),
         ("3", "save", ".a", 400),
         ("3", "save", "", 400),
+        ("3", "delete", "none", 404),
         ("3", "restore", "none", 404),
     ] {
         let answer = act(slot, action, filename).await;
         assert_eq!(answer.status, status, "{slot} {action} {filename}: {}", answer.text());
         assert!(!answer.text().contains(folder.path().to_str().unwrap()), "{}", answer.text());
     }
-    std::fs::write(folder.path().join("of-/b.slot"), "no slot").unwrap();
+    let own = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(own.join("b.slot"), "no slot").unwrap();
     assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(act("0", "delete", "b.slot").await.ok()["n_deleted"], 7);
+    assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::NOT_FOUND);
+    // What cannot be written is not the client's fault, and its place is not told.
+    std::fs::create_dir(own.join("folder")).unwrap();
+    let fault = act("2", "save", "folder").await;
+    assert_eq!(fault.status, StatusCode::INSUFFICIENT_STORAGE, "{}", fault.text());
+    assert!(!fault.text().contains(folder.path().to_str().unwrap()), "{}", fault.text());
+    let settings = ServerSettings {
+        slot_folder: Some(folder.path().to_owned()),
+        slot_bytes: 100,
+        ..ServerSettings::default()
+    };
+    let full =
+        App::new(settings).post("/slots/2?action=save", json!({ "model": "tiny", "filename": "c" })).await;
+    assert_eq!(full.json()["error"]["message"].as_str().map(|it| it.contains("action=delete")), Some(true));
     let far = json!({ "model": "tiny", "prompt": "x", "id_slot": 100_000 });
     assert_eq!(app.post("/completion", far).await.status, StatusCode::BAD_REQUEST);
     let closed = crate::support::app().post("/slots/0?action=save", json!({ "filename": "a" })).await;

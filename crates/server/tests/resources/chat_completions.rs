@@ -89,9 +89,8 @@ async fn answers_are_listed_oldest_first_and_by_what_they_are() {
 #[tokio::test]
 async fn what_cannot_be_kept_is_refused_before_it_is_answered() {
     let fixture = Fixture::scripted();
-    for (metadata, store) in [(json!({ "a": 1 }), true), (json!([]), false), (json!("x"), true)] {
-        let mut request = asking("say x", metadata);
-        request["store"] = json!(store);
+    for metadata in [json!({ "a": 1 }), json!([]), json!("x")] {
+        let request = asking("say x", metadata);
         let (status, error) = fixture.call("POST", PATH, request).await;
         assert_eq!((status, error["error"]["param"].as_str()), (400, Some("metadata")));
     }
@@ -100,6 +99,13 @@ async fn what_cannot_be_kept_is_refused_before_it_is_answered() {
     request["messages"][1]["content"] = json!([{ "type": "text", "text": "say x", "more": deep }]);
     let (status, error) = fixture.call("POST", PATH, request).await;
     assert_eq!((status, error["error"]["param"].as_str()), (400, Some("messages")));
+    let mut request = asking("say x", json!({}));
+    request["user"] = json!("u".repeat(2 << 20));
+    assert_eq!(fixture.call("POST", PATH, request).await.0, 413);
+    // What is not kept may be labelled as apps please.
+    let mut request = asking("say x", json!({ "a": 1 }));
+    request["store"] = json!(false);
+    fixture.post(PATH, request).await;
     assert_eq!(ids(&fixture.get(PATH).await).len(), 0);
     assert_eq!(fixture.call("POST", PATH, asking("break", json!({}))).await.0, 503);
     assert_eq!(ids(&fixture.get(PATH).await).len(), 0, "an answer that failed is none");

@@ -30,7 +30,20 @@ async fn one_tenant_finds_nothing_of_anothers() {
     let (_, theirs) = key(&fixture, "c", "other", Quotas::default());
     let (_, made) = call(&fixture, &ours, "POST", "/v1/conversations", json!({})).await;
     let (_, response) = call(&fixture, &ours, "POST", "/v1/responses", json!({ "input": "say x" })).await;
+    let kept = json!({ "messages": [{ "role": "user", "content": "say x" }], "store": true });
+    let (_, kept) = call(&fixture, &ours, "POST", "/v1/chat/completions", kept).await;
+    let announced = json!({ "filename": "x", "purpose": "batch", "bytes": 0, "mime_type": "text/plain" });
+    let (_, upload) = call(&fixture, &ours, "POST", "/v1/uploads", announced).await;
+    let upload = format!("/v1/uploads/{}/complete", upload["id"].as_str().expect("an id"));
+    let parts = json!({ "part_ids": [] });
+    assert_eq!(call(&fixture, &theirs, "POST", &upload, parts.clone()).await.0, 404);
+    assert_eq!(call(&fixture, &also_ours, "POST", &upload, parts).await.0, 200);
+    for (secret, count) in [(&ours, 1), (&also_ours, 1), (&theirs, 0)] {
+        let (_, list) = call(&fixture, secret, "GET", "/v1/chat/completions", Value::Null).await;
+        assert_eq!(list["data"].as_array().map(Vec::len), Some(count));
+    }
     for path in [
+        format!("/v1/chat/completions/{}", kept["id"].as_str().expect("an id")),
         format!("/v1/conversations/{}", made["id"].as_str().expect("an id")),
         format!("/v1/responses/{}", response["id"].as_str().expect("an id")),
     ] {

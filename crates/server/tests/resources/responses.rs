@@ -341,6 +341,21 @@ async fn a_conversation_is_made_short_and_goes_on_from_there() {
     let next = fixture.post("/v1/responses", json!({ "input": items })).await;
     assert_eq!(text(&next), "on");
     assert!(next["usage"]["input_tokens"].as_u64().expect("tokens") > summary, "the summary is read");
+    // What the system said stays, too, and templates see the user's turns as one.
+    let turns = json!([
+        { "role": "developer", "content": "be brief" },
+        { "role": "user", "content": "one" },
+        { "role": "assistant", "content": "1" },
+        { "role": "user", "content": "two" },
+    ]);
+    let short = fixture.post(path, json!({ "input": turns })).await;
+    let mut items = short["output"].as_array().expect("items").clone();
+    let roles: Vec<&Value> = items.iter().map(|item| &item["role"]).collect();
+    assert_eq!(roles, [&json!("developer"), &json!("user"), &json!("user"), &Value::Null]);
+    // The summary is of what is left when the model's instruction is in the user's own turn.
+    items.truncate(3);
+    let again = fixture.post(path, json!({ "input": items })).await;
+    assert_eq!(again["output"].as_array().map(Vec::len), Some(4));
     let items = json!([{ "type": "compaction", "encrypted_content": "gAAAAABpM0Yj" }]);
     for (request, param) in [
         (json!({ "input": items }), "input[0].encrypted_content"),

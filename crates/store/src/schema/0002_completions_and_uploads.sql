@@ -9,6 +9,8 @@ CREATE TABLE chat_completions (
     body TEXT NOT NULL
 ) STRICT;
 
+CREATE INDEX chat_completions_by_tenant ON chat_completions (tenant, seq);
+
 CREATE TABLE chat_completion_messages (
     seq INTEGER PRIMARY KEY,
     completion TEXT NOT NULL REFERENCES chat_completions (id) ON DELETE CASCADE,

@@ -92,6 +92,8 @@ fn an_upload_that_is_given_up_or_too_late_leaves_nothing() {
     assert_eq!(uploads.get("t", &late).expect("found").status, UploadStatus::Expired);
     assert_eq!(fixture.contents(), Vec::<std::path::PathBuf>::new());
     assert!(add(&fixture, &late, "late").is_err());
+    assert_eq!(uploads.expire(now() + 3600 + 7 * 24 * 3600).expect("swept"), 0);
+    assert!(uploads.get("t", &late).is_err(), "it is told of for a week");
 }
 
 #[test]

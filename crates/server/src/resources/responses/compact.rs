@@ -1,5 +1,5 @@
-//! `POST /v1/responses/compact`: a long conversation in few tokens. What the user said stays as it is; everything else is
-//! told again by the model, in a `compaction` item that stands in for it from then on.
+//! `POST /v1/responses/compact`: a long conversation in few tokens. What the user and the system said stays as it is;
+//! everything else is told again by the model, in a `compaction` item that stands in for it from then on.
 //!
 //! OpenAI's item is encrypted, so that only OpenAI can read it. Ours is the summary in base64: it is the client's own
 //! conversation, and whoever holds it may say to the model what they want anyway.
@@ -9,11 +9,11 @@ use super::plan::plan;
 use super::request::CreateResponseRequest;
 use super::write::renamed;
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{collect, start_chat};
+use crate::generate::{Answer, Ended, collect, start_chat};
 use crate::ids;
 use crate::respond;
 use crate::route::Call;
-use alti_text::Message;
+use alti_text::{Content, Message};
 use axum::body::Body;
 use axum::http::Response;
 use base64::Engine;
@@ -72,16 +72,13 @@ pub(super) async fn compact(mut call: Call) -> ApiResult<Response<Body>> {
     .map_err(ApiError::internal)?;
     let plan = plan(&call, &model, request, Map::new()).await?;
     let mut chat = plan.chat(&[])?;
-    chat.messages.push(Message::text("user", INSTRUCTION));
+    instruct(&mut chat.messages);
     let generation = start_chat(&call, model, chat).await.map_err(renamed)?;
     let answer = collect(generation).await?;
-    let summary = answer.choices.first().map_or("", |choice| choice.text.trim());
-    if summary.is_empty() {
-        return Err(ApiError::internal("the model gave no summary: try another one, or go on without"));
-    }
+    let summary = whole_summary(&answer)?;
     let said = plan.history.iter().chain(&plan.input);
-    let mut output: Vec<Value> =
-        said.filter(|item| item["type"] == "message" && item["role"] == "user").cloned().collect();
+    let stays = |item: &&Value| item["type"] == "message" && item["role"] != "assistant";
+    let mut output: Vec<Value> = said.filter(stays).cloned().collect();
     output.push(json!({
         "id": ids::new("cmp_"),
         "type": "compaction",
@@ -94,6 +91,36 @@ pub(super) async fn compact(mut call: Call) -> ApiResult<Response<Body>> {
         "output": output,
         "usage": usage(&answer.usage),
     })))
+}
+
+/// Asks for the summary: in the user's last turn, if that has no answer yet, because templates want turns to alternate.
+fn instruct(messages: &mut Vec<Message>) {
+    match messages.last_mut().filter(|last| last.role == "user") {
+        Some(Message { content: Some(Content::Text(text)), .. }) => {
+            text.push_str("\n\n");
+            text.push_str(INSTRUCTION);
+        }
+        _ => messages.push(Message::text("user", INSTRUCTION)),
+    }
+}
+
+/// The summary that the model gave.
+///
+/// # Errors
+/// When it gave none, or could not end it for want of room or time. One that is as long as it may be is cut there.
+fn whole_summary(answer: &Answer) -> ApiResult<&str> {
+    let refuse = |message: &str| Err(ApiError::invalid(message).code("no_summary"));
+    let Some(choice) = answer.choices.first() else { return refuse("the model gave no summary") };
+    match choice.ended {
+        Ended::Cancelled => refuse("the summary was not done in the time there is for an answer"),
+        Ended::Length if answer.usage.generated_tokens < LONGEST_SUMMARY as usize => refuse(
+            "the conversation leaves no room for a summary in the model's context, or no time: leave out its oldest turns",
+        ),
+        _ if choice.text.trim().is_empty() => {
+            refuse("the model gave no summary: try another model, or go on without")
+        }
+        _ => Ok(choice.text.trim()),
+    }
 }
 
 /// The summary in a `compaction` item's content; nothing if it was not made here.
