@@ -26,6 +26,9 @@ const MARK: &str = "alti-compaction-1:";
 /// Most tokens of a summary.
 const LONGEST_SUMMARY: u32 = 1024;
 
+/// How much what was said is held back, as Ollama does by default.
+const REPEAT_PENALTY: f64 = 1.1;
+
 /// What the model is asked for behind the conversation.
 const INSTRUCTION: &str = "Summarize our conversation so far, so that it can be continued from your summary alone. \
     Keep what I want, what was decided, what tools returned, names, numbers and open questions. Write the summary only.";
@@ -70,7 +73,9 @@ pub(super) async fn compact(mut call: Call) -> ApiResult<Response<Body>> {
         "max_output_tokens": LONGEST_SUMMARY,
     }))
     .map_err(ApiError::internal)?;
-    let plan = plan(&call, &model, request, Map::new()).await?;
+    // The likeliest words alone go round in circles with small models.
+    let sampling = Map::from_iter([("repeat_penalty".to_owned(), json!(REPEAT_PENALTY))]);
+    let plan = plan(&call, &model, request, sampling).await?;
     let mut chat = plan.chat(&[])?;
     instruct(&mut chat.messages);
     let generation = start_chat(&call, model, chat).await.map_err(renamed)?;
