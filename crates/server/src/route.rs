@@ -421,10 +421,31 @@ impl Call {
         &mut self,
         known: fn(&str) -> bool,
     ) -> ApiResult<(T, Map<String, Value>)> {
+        let body = self.bytes().await?;
+        self.read(&body, known)
+    }
+
+    /// The same, of clients that may send no body at all where they have nothing to say.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn json_if_any<T: DeserializeOwned>(
+        &mut self,
+        known: fn(&str) -> bool,
+    ) -> ApiResult<(T, Map<String, Value>)> {
+        let body = self.bytes().await?;
+        let is_none = body.iter().all(u8::is_ascii_whitespace);
+        self.read(if is_none { b"{}" } else { &body }, known)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        body: &[u8],
+        known: fn(&str) -> bool,
+    ) -> ApiResult<(T, Map<String, Value>)> {
         let object =
             self.route.request.ok_or_else(|| ApiError::internal("a route without a request reads one"))?;
-        let body = self.bytes().await?;
-        let read = read_json(&body, object)?;
+        let read = read_json(body, object)?;
         read.tell_unknown(object, self.state.unknown_fields(), known);
         Ok((read.value, read.others))
     }

@@ -95,12 +95,7 @@ struct SlotFile {
 /// `POST /slots/{slot}`.
 pub(super) async fn act(mut call: Call) -> ApiResult<Response<Body>> {
     let word = call.query_value("action").unwrap_or_default();
-    // An erasure needs no body.
-    let body = call.bytes().await?;
-    let body = if body.iter().all(u8::is_ascii_whitespace) { bytes::Bytes::from_static(b"{}") } else { body };
-    let read = crate::wire::read_json::<SlotRequest>(&body, SlotRequest::OBJECT)?;
-    read.tell_unknown(SlotRequest::OBJECT, call.state.unknown_fields(), |_| false);
-    let SlotRequest { filename, model } = read.value;
+    let (SlotRequest { filename, model }, _) = call.json_if_any(|_| false).await?;
     let id_slot = call.path("slot").parse::<i64>().ok().filter(|slot| *slot >= 0);
     let id_slot = id_slot
         .ok_or_else(|| ApiError::field("id_slot", "the path names no slot: it is `/slots/` and a number"))?;

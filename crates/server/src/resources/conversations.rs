@@ -118,13 +118,7 @@ fn read(given: Vec<Value>) -> ApiResult<Vec<Value>> {
 }
 
 async fn create(mut call: Call) -> ApiResult<Response<Body>> {
-    // OpenAI's clients may send no body at all.
-    let body = call.bytes().await?;
-    let body = if body.iter().all(u8::is_ascii_whitespace) { bytes::Bytes::from_static(b"{}") } else { body };
-    let object = CreateConversationRequest::OBJECT;
-    let read_body = crate::wire::read_json::<CreateConversationRequest>(&body, object)?;
-    read_body.tell_unknown(object, call.state.unknown_fields(), |_| false);
-    let request = read_body.value;
+    let (request, _) = call.json_if_any::<CreateConversationRequest>(|_| false).await?;
     let metadata = fields::metadata(request.metadata)?.unwrap_or_else(|| json!({}));
     let (tenant, items) = (tenant(&call), read(request.items.unwrap_or_default())?);
     let made = ask(&call.state, move |store| store.conversations().create(&tenant, metadata, &items)).await?;
