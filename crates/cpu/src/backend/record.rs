@@ -218,7 +218,7 @@ impl Cpu {
         if let Some(Recorded { op: Op::Matmul(before), .. }) = before {
             before.next = Some(weight.clone());
         }
-        let claims = Matmul::claims(x.rows, self.pool.threads());
+        let claims = Matmul::claims(x.rows, weight.panels(), self.pool.threads());
         let product = Matmul { weight: weight.clone(), x, then, out, prepared, next: None, claims };
         self.append(Op::Matmul(product));
         self.last_product = Some(self.steps.len() - 1);

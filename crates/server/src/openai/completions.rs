@@ -65,6 +65,8 @@ crate::wire! {
             stream_options: Map<String, Value>,
             /// Whether the prefix cache is used.
             cache_prompt: bool,
+            /// The number under which the text is remembered, for llama.cpp's `/slots/{slot}`; -1 is none.
+            id_slot: i64,
             /// Whether the model's end-of-answer tokens are ignored.
             ignore_eos: bool,
         }
@@ -206,6 +208,7 @@ impl CompletionRequest {
             logprobs: self.logprobs.map(|count| count as usize),
             prompt_logprobs: self.echo == Some(true) && self.logprobs.is_some(),
             cache_prompt: self.cache_prompt.unwrap_or(true),
+            slot: crate::llama_cpp::slots::named(model, self.id_slot)?,
             ignore_end: self.ignore_eos.unwrap_or(false),
             grammar: format.grammar(),
             ..Options::new(sampling(&model.base_sampling(Family::OpenAi)?, fields.chain(own))?)

@@ -70,6 +70,9 @@ async fn a_slots_text_is_saved_brought_back_and_given_up() {
     let chat = json!({ "model": "tiny", "messages": user(&text), "max_tokens": 2, "id_slot": 5 });
     app.post("/v1/chat/completions", chat).await.ok();
     assert!(act("5", "save", "b.slot").await.ok()["n_saved"].as_u64().unwrap() > 100);
+    let continued = json!({ "model": "tiny", "prompt": text, "max_tokens": 2, "id_slot": 6 });
+    app.post("/v1/completions", continued).await.ok();
+    assert!(act("6", "erase", "").await.ok()["n_erased"].as_u64().unwrap() > 100);
 
     for (slot, action, filename, status) in [
         ("3", "dance", "a", 400),

@@ -129,12 +129,19 @@ pub(crate) struct Matmul {
     pub(crate) prepared: Option<Prepared>,
     /// The matrix of the next product in the list, whose weights are asked for ahead.
     pub(crate) next: Option<Arc<PackedMatrix>>,
-    /// Where there are many rows, threads take panels as they get to them.
+    /// Where there is much to do, threads take panels as they get to them.
     pub(crate) claims: Option<Claims>,
 }
 
 /// From so many rows on, a panel takes long enough that threads may take them one by one.
 const FEWEST_CLAIMED: usize = 32;
+
+/// A thread's share of so many panels, as that of the output matrix, is taken in [`RUNS`] even with one row: cores that
+/// share their caches and clocks with others end equal shares at times that differ by a tenth.
+const LARGE_SHARE: usize = 256;
+
+/// Runs in which a large share is taken.
+const RUNS: usize = 32;
 
 /// Panels that a thread takes at once where it has tile registers, which go through several together.
 #[cfg(target_arch = "x86_64")]
@@ -151,9 +158,10 @@ impl Matmul {
         list.extend(self.prepared.map(|prepared| Access::write(prepared.memory, blocks)));
     }
 
-    /// What panels are taken from, for so many rows.
-    pub(crate) fn claims(rows: usize, threads: usize) -> Option<Claims> {
-        (rows >= FEWEST_CLAIMED && threads > 1).then(|| Claims::new(threads))
+    /// What so many panels are taken from, for so many rows.
+    pub(crate) fn claims(rows: usize, panels: usize, threads: usize) -> Option<Claims> {
+        let much = rows >= FEWEST_CLAIMED || panels >= LARGE_SHARE * threads;
+        (much && threads > 1).then(|| Claims::new(threads))
     }
 
     /// What the thread's next product reads first (of a gated one, of the gate), behind the [`PREFETCH_BYTES`] that a
@@ -168,7 +176,10 @@ impl Matmul {
         let all = self.weight.panels();
         match &self.claims {
             None => self.run_panels(worker, worker.share(all)),
-            Some(claims) => claims.take(worker, all, run_of_panels(worker), |it| self.run_panels(worker, it)),
+            Some(claims) => {
+                let run = run_of_panels(worker, self.x.rows, all);
+                claims.take(worker, all, run, |it| self.run_panels(worker, it));
+            }
         }
     }
 
@@ -186,13 +197,15 @@ impl Matmul {
     }
 }
 
-/// Panels that a thread takes at once.
-fn run_of_panels(worker: &Worker) -> usize {
+/// Panels of `all` that a thread takes at once, for so many rows.
+fn run_of_panels(worker: &Worker, rows: usize, all: usize) -> usize {
+    if rows < FEWEST_CLAIMED {
+        return all / worker.count / RUNS;
+    }
     #[cfg(target_arch = "x86_64")]
     if worker.isa.tiles().is_some() {
         return CLAIMED_FOR_TILES;
     }
-    let _ = worker;
     1
 }
 
