@@ -3,9 +3,11 @@
 //! `cargo run --release -p alti-cpu --example matmul_speed [OUTPUTSxINPUTS] [FORMAT ...]` prints, for each format, the
 //! share of the memory bandwidth that one row of activations reaches (decode) and the rate of
 //! multiply-adds with many (prefill), on all cores. Each figure is the best of many runs; the limits
-//! are measured in between.
+//! are measured in between. The first lines say what the machine's units reach by themselves, and with what a block of
+//! codes needs besides its products.
 
 use alti_cpu::kernels::{Epilogue, Matmul, OutputMatrix, PreparedRows, matmul};
+use alti_cpu::limits::{BLOCK_UNITS, UNITS, Unit};
 use alti_cpu::pool::PoolOptions;
 use alti_cpu::{Isa, PackedMatrix, Pool};
 use alti_tensor::{DType, WeightData};
@@ -25,6 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::thread::available_parallelism()?.get();
     let mut pool = Pool::new(PoolOptions { threads, pin: true })?;
     println!("{} on {threads} threads", isa.name());
+    print_units("multiplying alone", UNITS, threads)?;
+    print_units("with a block's scales", BLOCK_UNITS, threads)?;
     let mut names: Vec<String> = std::env::args().skip(1).collect();
     let mut shape = SHAPE;
     if names.first().is_some_and(|first| first.starts_with(|first: char| first.is_ascii_digit())) {
@@ -35,6 +39,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for row in DType::TABLE {
         if names.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(row.name)) {
             measure(&mut pool, isa, row.dtype, shape)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints what units reach.
+fn print_units(what: &str, units: &[Unit], threads: usize) -> Result<(), alti_cpu::CpuError> {
+    for unit in units {
+        if let Some(operations) = unit.peak(threads)? {
+            let rate = operations / 2e9;
+            println!("{what}: {rate:4.0} G madd/s {}, {}", unit.operand.name(), unit.instruction);
         }
     }
     Ok(())

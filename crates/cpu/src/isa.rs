@@ -139,6 +139,20 @@ impl Isa {
         self.run(Asked)
     }
 
+    /// [`Simd::READ_AHEAD`] of its vectors.
+    pub(crate) fn read_ahead(self) -> usize {
+        struct Asked;
+        impl Kernel for Asked {
+            type Output = usize;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::READ_AHEAD
+            }
+        }
+        self.run(Asked)
+    }
+
     /// The tile registers of this instruction set, if it has them.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {

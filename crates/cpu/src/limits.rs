@@ -164,7 +164,7 @@ impl Unit {
     /// # Errors
     /// When the system has no threads.
     pub fn peak(&self, threads: usize) -> Result<Option<f64>, CpuError> {
-        // About the same work for every unit: some milliseconds.
+        // About the same work for every unit: a tenth of a second.
         self.rate(threads, 1 << 34)
     }
 
@@ -301,6 +301,36 @@ pub const UNITS: &[Unit] = &[
     },
 ];
 
+/// The units of integers, with all that a block of 32 codes needs in vectors besides its products: whole numbers made
+/// floats, its scale times that of its activations, and the addition to the sum. Codes and activations are in registers:
+/// products of block formats can come near these rates, and [`UNITS`]' they cannot.
+pub const BLOCK_UNITS: &[Unit] = &[
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vpmaddubsw ymm",
+        operand: Operand::Int4,
+        operations: 6 * 2 * 8 * 32,
+        available: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        rounds: x86::avx_blocks_int4,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vpmaddubsw ymm, widened each time",
+        operand: Operand::Int8,
+        operations: 6 * 2 * 8 * 32,
+        available: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        rounds: x86::avx_blocks_int8,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Unit {
+        instruction: "vpdpbusd zmm",
+        operand: Operand::Int8,
+        operations: 6 * 2 * 16 * 32,
+        available: || is_x86_feature_detected!("avx512vnni"),
+        rounds: x86::avx512_blocks_int8,
+    },
+];
+
 /// As for x86: loops of nothing but one instruction.
 #[cfg(target_arch = "aarch64")]
 mod aarch64 {
@@ -379,6 +409,16 @@ mod x86 {
         };
     }
 
+    /// All registers are zero: `vzeroall` leaves 16 to 31 as they were.
+    macro_rules! zero_32 {
+        () => {
+            zero_32!(@ "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27")
+        };
+        (@ $($number:literal)*) => {
+            concat!("vzeroall\n", $("vpxord zmm", $number, ", zmm", $number, ", zmm", $number, "\n"),*)
+        };
+    }
+
     /// Pairs of products of 8 bits, added up in 16: the instruction multiplies, another one adds.
     macro_rules! pairs_on_12 {
         () => {
@@ -392,10 +432,55 @@ mod x86 {
         };
     }
 
+    /// A block of 32 codes for each of the sums 4 to 9: the first of eight steps, the others, what makes whole numbers of
+    /// them; then the formula of block formats. Register 0 has codes, 1 activations, 3 the dot products, 10 and 11 scales,
+    /// 12 the codes without their signs, 14 what the offset of codes adds, 15 ones of 16 bits: all zero here, which is no faster.
+    macro_rules! on_6_blocks {
+        ($register:literal, $first:literal, $step:literal, $last:literal) => {
+            on_6_blocks!(@ $register, $first, $step, $last, "4" "5" "6" "7" "8" "9")
+        };
+        (@ $register:literal, $first:literal, $step:literal, $last:literal, $($sum:literal)*) => {
+            concat!($(
+                $first, $step, $step, $step, $step, $step, $step, $step, $last,
+                "vcvtdq2ps ", $register, "3, ", $register, "3\n",
+                "vmulps ", $register, "2, ", $register, "10, ", $register, "11\n",
+                "vfmadd231ps ", $register, $sum, ", ", $register, "3, ", $register, "2\n"
+            ),*)
+        };
+    }
+
+    /// The same where one instruction multiplies and adds whole numbers, dot products in 16 to 21: it takes long until a sum
+    /// can be added to again, so that all sums go step by step together.
+    macro_rules! dots_on_6 {
+        () => {
+            dots_on_6!(@ "16" "4", "17" "5", "18" "6", "19" "7", "20" "8", "21" "9")
+        };
+        (@ $($dot:literal $sum:literal),*) => {
+            concat!(
+                $("vmovdqa64 zmm", $dot, ", zmm14\n",)*
+                dots_on_6!(8 $($dot)*),
+                $(
+                    "vcvtdq2ps zmm3, zmm", $dot, "\n",
+                    "vmulps zmm2, zmm10, zmm11\n",
+                    "vfmadd231ps zmm", $sum, ", zmm3, zmm2\n",
+                )*
+            )
+        };
+        (8 $($dot:literal)*) => {
+            concat!(dots_on_6!(4 $($dot)*), dots_on_6!(4 $($dot)*))
+        };
+        (4 $($dot:literal)*) => {
+            concat!(dots_on_6!(2 $($dot)*), dots_on_6!(2 $($dot)*))
+        };
+        (2 $($dot:literal)*) => {
+            concat!($("vpdpbusd zmm", $dot, ", zmm0, zmm1\n",)* $("vpdpbusd zmm", $dot, ", zmm0, zmm1\n",)*)
+        };
+    }
+
     /// A function that runs rounds of instructions on registers, with zeros as operands: no number
     /// is slower to add to than a denormal one.
     macro_rules! rounds {
-        ($name:ident, $instructions:expr, $zero:literal) => {
+        ($name:ident, $instructions:expr, $zero:expr) => {
             /// # Safety
             /// The machine must have the instruction.
             pub(super) unsafe fn $name(rounds: u64) {
@@ -421,9 +506,31 @@ mod x86 {
     rounds!(avx_pairs, pairs_on_12!(), "vzeroall");
     rounds!(avx_int8, on_12!("{{vex}} vpdpbusd", "ymm"), "vzeroall");
     rounds!(avx_f32, on_12!("vfmadd231ps", "ymm"), "vzeroall");
-    rounds!(avx512_int8, on_24!("vpdpbusd", "zmm"), "vzeroall");
-    rounds!(avx512_bf16, on_24!("vdpbf16ps", "zmm"), "vzeroall");
-    rounds!(avx512_f32, on_24!("vfmadd231ps", "zmm"), "vzeroall");
+    rounds!(avx512_int8, on_24!("vpdpbusd", "zmm"), zero_32!());
+    rounds!(avx512_bf16, on_24!("vdpbf16ps", "zmm"), zero_32!());
+    rounds!(avx512_f32, on_24!("vfmadd231ps", "zmm"), zero_32!());
+    rounds!(
+        avx_blocks_int4,
+        on_6_blocks!(
+            "ymm",
+            "vpmaddubsw ymm3, ymm0, ymm1\n",
+            "vpmaddubsw ymm2, ymm0, ymm1\nvpaddw ymm3, ymm3, ymm2\n",
+            "vpmaddwd ymm3, ymm3, ymm15\nvpaddd ymm3, ymm3, ymm14\n"
+        ),
+        "vzeroall"
+    );
+    rounds!(
+        avx_blocks_int8,
+        on_6_blocks!(
+            "ymm",
+            "vpsignb ymm2, ymm1, ymm0\nvpmaddubsw ymm2, ymm12, ymm2\nvpmaddwd ymm3, ymm2, ymm15\n",
+            "vpsignb ymm2, ymm1, ymm0\nvpmaddubsw ymm2, ymm12, ymm2\nvpmaddwd ymm2, ymm2, ymm15\n\
+             vpaddd ymm3, ymm3, ymm2\n",
+            ""
+        ),
+        "vzeroall"
+    );
+    rounds!(avx512_blocks_int8, dots_on_6!(), zero_32!());
 
     /// Bits of leaf 7's EDX for what tiles multiply.
     pub(super) const TILES_BF16: u32 = 1 << 22;
@@ -524,7 +631,7 @@ mod tests {
     #[test]
     fn what_the_machine_has_can_be_measured() {
         assert!(read_bandwidth(1 << 16, 2).unwrap() > 0.0);
-        for unit in UNITS {
+        for unit in UNITS.iter().chain(BLOCK_UNITS) {
             // Few operations: an emulator takes its time for each.
             if let Some(peak) = unit.rate(1, 1 << 20).unwrap() {
                 assert!(peak > 0.0, "{}", unit.instruction);

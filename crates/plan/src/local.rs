@@ -29,7 +29,7 @@ pub struct Machine {
     pub memory: f64,
     /// Bytes a second that all threads could read together.
     pub bandwidth: f64,
-    /// Operations a second that all threads together could do on 8-bit weights.
+    /// Operations a second that all threads together could do on weights of few bits.
     pub peak: f64,
     /// What a stand-in of the model reached.
     pub speeds: Vec<Speed>,

@@ -3,7 +3,7 @@
 //! A tensor owns its buffer while a handle to it lives. Model code records operations in program
 //! order, so a buffer given back when its last handle is dropped may be written by the operations
 //! recorded after that, and by none before. Buffers are kept for the next step: once a step has
-//! been run, the same step allocates nothing.
+//! been run, the same step asks the system for no memory for its values.
 
 use crate::kernels::OutputMatrix;
 use crate::memory::AlignedBytes;

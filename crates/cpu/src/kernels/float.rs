@@ -121,6 +121,9 @@ pub(super) struct Float<F>(std::marker::PhantomData<F>);
 /// Activations between two prefetches.
 const RUN: usize = 8;
 
+/// The same of a single row, which is as fast as memory: lines are asked for a few at a time, as they are used.
+const RUN_ALONE: usize = 2;
+
 impl<F: Step> Tile for Float<F> {
     type Activation = F::Activation;
     const RUN: usize = RUN;
@@ -133,7 +136,7 @@ impl<F: Step> Tile for Float<F> {
         first_half: usize,
         steps: usize,
         x: [*const F::Activation; C],
-        mut prefetch: Prefetch,
+        prefetch: Prefetch,
     ) -> [[S::F32; C]; R] {
         let mut sums = [[simd.splat(0.0); C]; R];
         // What `check` has ruled out is not even compiled.
@@ -142,9 +145,11 @@ impl<F: Step> Tile for Float<F> {
         } {
             unreachable!("activations have another form on this instruction set");
         }
-        for run in (0..steps).step_by(RUN) {
+        let length = const { if C == 1 { RUN_ALONE } else { RUN } };
+        let mut prefetch = prefetch.in_parts(RUN / length);
+        for run in (0..steps).step_by(length) {
             prefetch.advance(simd);
-            for k in run..steps.min(run + RUN) {
+            for k in run..steps.min(run + length) {
                 for r in 0..R {
                     let row = k * PANEL_ROWS + (first_half + r) * LANES;
                     // SAFETY: the caller's promise: the panel and each of `x` have `steps` steps.

@@ -14,7 +14,7 @@ use super::math::silu;
 use super::quantised::{Format, Quantised, formats};
 #[cfg(target_arch = "x86_64")]
 use super::tiled::{self, TiledBrain, TiledBytes, tiles_fit};
-use super::unpacked::{FromUnpacked, Unpacking, unpacked_bytes, with_workspace};
+use super::unpacked::{FromUnpacked, Unpacking, with_workspace};
 use crate::isa::{Isa, Kernel};
 use crate::pack::layout::BLOCK;
 use crate::pack::{PANEL_ROWS, PackedMatrix};
@@ -195,11 +195,9 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
 }
 
 /// From so many rows on, a panel is unpacked before they pass by, if putting its codes together costs more than loading
-/// them (`matmul_speed` shows where), or if [`Isa::unpacks_plain_codes`].
+/// them (`matmul_speed` shows where), or if [`Isa::unpacks_plain_codes`]. Tiles read it from end to end: it need not fit into
+/// a cache near the core.
 const FEWEST_UNPACKED: usize = 32;
-
-/// Bytes of an unpacked panel, which every tile reads again: no more than second caches hold.
-const LARGEST_UNPACKED: usize = 256 << 10;
 
 /// A block format: in tile registers where the machine has them and there are enough rows.
 fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mut OutputMatrix<'_>) {
@@ -210,8 +208,7 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
         });
     }
     let costly = const { F::LAYOUT.is_costly() } || const { F::LAYOUT.bits < 8 } && isa.unpacks_plain_codes();
-    let fits = || unpacked_bytes::<F>(task.weight) <= LARGEST_UNPACKED;
-    if costly && task.rows.len() >= FEWEST_UNPACKED && fits() {
+    if costly && task.rows.len() >= FEWEST_UNPACKED {
         return with_workspace::<F>(task.weight, 1, |workspace| {
             // SAFETY: the workspace is for one panel of each matrix, and for this job.
             let panels = unsafe { Unpacking::<F>::into(workspace) };
@@ -289,20 +286,17 @@ pub(super) struct Prefetch {
     lines: usize,
 }
 
-/// How far ahead of its use a panel that is read only once is asked for.
-pub(crate) const PREFETCH_BYTES: usize = 8 << 10;
-
 impl Prefetch {
     /// Asks for nothing.
     pub(super) const NONE: Prefetch =
         Prefetch { at: std::ptr::null(), end: std::ptr::null(), then: std::ptr::null(), lines: 0 };
 
-    /// All lines of a panel that is read once, some distance ahead, and the beginning of the one
+    /// All lines of a panel that is read once, [`Simd::READ_AHEAD`] bytes ahead, and the beginning of the one
     /// that is read after it.
-    pub(super) fn ahead(panel: &[u8], following: *const u8, steps: usize) -> Self {
+    pub(super) fn ahead<S: Simd>(panel: &[u8], following: *const u8, steps: usize) -> Self {
         let end = panel.as_ptr_range().end;
-        let (at, then) = match PREFETCH_BYTES < panel.len() {
-            true => (panel.as_ptr().wrapping_add(PREFETCH_BYTES), following),
+        let (at, then) = match S::READ_AHEAD < panel.len() {
+            true => (panel.as_ptr().wrapping_add(S::READ_AHEAD), following),
             false => (following, end),
         };
         Self { at, end, then, lines: panel.len().div_ceil(64).div_ceil(steps) }
@@ -310,15 +304,26 @@ impl Prefetch {
 
     /// For tile `index` of `tiles` that share a panel with the same number of `steps`: alone, it
     /// runs ahead of itself; several ask for the panel of the same size that follows together.
-    pub(super) fn new(panel: &[u8], following: *const u8, steps: usize, index: usize, tiles: usize) -> Self {
+    pub(super) fn new<S: Simd>(
+        panel: &[u8],
+        following: *const u8,
+        steps: usize,
+        index: usize,
+        tiles: usize,
+    ) -> Self {
         if tiles == 1 {
-            return Self::ahead(panel, following, steps);
+            return Self::ahead::<S>(panel, following, steps);
         }
         let lines = panel.len().div_ceil(64);
         let share = lines.div_ceil(tiles).div_ceil(steps) * steps;
         let first = share * index;
         let at = following.wrapping_add(64 * first);
         Self { at, lines: if first < lines { share / steps } else { 0 }, ..Self::NONE }
+    }
+
+    /// The same lines where a step is taken in so many parts.
+    pub(super) fn in_parts(self, parts: usize) -> Self {
+        Self { lines: self.lines.div_ceil(parts), ..self }
     }
 
     /// Asks for the lines of one step.
@@ -400,7 +405,7 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
                         1 => self.task.following(&matrices[..used], index, panel),
                         _ => self.task.following(&matrices[index..=index], 0, panel),
                     };
-                    let prefetch = Prefetch::new(bytes, following, steps.div_ceil(T::RUN), tile, tiles);
+                    let prefetch = Prefetch::new::<S>(bytes, following, steps.div_ceil(T::RUN), tile, tiles);
                     let columns = Columns { x, steps, stride };
                     run_tile::<S, T>(simd, contents[index], columns, prefetch, products);
                 }

@@ -20,7 +20,6 @@ mod unpacked;
 
 pub use activations::{ActivationBlock, ActivationKind, Activations, PreparedRows};
 pub(crate) use activations::{prepare_row, prepared_bytes, quantise};
-pub(crate) use matmul::PREFETCH_BYTES;
 pub use matmul::{Epilogue, Matmul, OutputMatrix, matmul};
 
 use crate::isa::{Isa, Kernel};

@@ -12,7 +12,7 @@
 #![expect(clippy::needless_range_loop, reason = "indices are rows of a tile")]
 
 use super::activations::{ActivationBlock, prepared_len, prepared_stride};
-use super::matmul::{Columns, Matmul, OutputMatrix, PREFETCH_BYTES, Prefetch, finish, run_tile, widest};
+use super::matmul::{Columns, Matmul, OutputMatrix, Prefetch, finish, run_tile, widest};
 use super::quantised::{Format, Quantised};
 use super::unpacked::{Unpacked, unpack};
 use crate::isa::Kernel;
@@ -84,7 +84,7 @@ impl<F: Format> Kernel for TiledBytes<'_, '_, '_, F> {
                     let to = place(panel - first, index);
                     let following = task.following(&matrices[..used], index, panel);
                     let panel = matrix.panel_contents(panel);
-                    let prefetch = Prefetch::ahead(panel, following, 2 * unpacked.groups);
+                    let prefetch = Prefetch::ahead::<S>(panel, following, 2 * unpacked.groups);
                     let offset = const { F::LAYOUT.offset as u8 };
                     // SAFETY: the workspace holds `PANELS` unpacked panels of both matrices' shape.
                     unsafe { unpack::<S, F>(simd, panel, prefetch, offset, unpacked, to) };
@@ -336,7 +336,7 @@ impl Kernel for TiledBrain<'_, '_, '_> {
                             let panel = matrices[index].panel_contents(panel);
                             let prefetch = match alone {
                                 true => {
-                                    Ahead { bytes: PREFETCH_BYTES, end: panel.as_ptr_range().end, following }
+                                    Ahead { bytes: S::READ_AHEAD, end: panel.as_ptr_range().end, following }
                                 }
                                 false => Ahead { bytes: RUN_BYTES, end: std::ptr::null(), following },
                             };

@@ -38,13 +38,16 @@ pub(super) struct Unpacked {
     pub(super) groups: usize,
     /// Bytes of a group's codes.
     pub(super) code_bytes: usize,
+    /// Vectors of floats of a group: scales, and minima where the format has them.
+    floats: usize,
 }
 
 impl Unpacked {
     /// Of rows of so many blocks.
     pub(super) fn new<F: Format>(blocks: usize) -> Self {
         let per_block = const { F::LAYOUT.groups_per_block() };
-        Self { groups: blocks * per_block, code_bytes: BLOCK / per_block * LANES }
+        let floats = const { if F::LAYOUT.minima { 2 } else { 1 } };
+        Self { groups: blocks * per_block, code_bytes: BLOCK / per_block * LANES, floats }
     }
 
     /// Of the rows of a matrix.
@@ -54,7 +57,7 @@ impl Unpacked {
 
     /// Bytes of a half: codes, scales, minima.
     pub(super) fn half_bytes(self) -> usize {
-        self.groups * (self.code_bytes + 2 * size_of::<[f32; LANES]>())
+        self.groups * (self.code_bytes + self.floats * size_of::<[f32; LANES]>())
     }
 
     /// Bytes of a panel.

@@ -38,8 +38,10 @@ pub const PANEL_ROWS: usize = 32;
 /// the same time.
 const BYTES_WORTH_A_THREAD: usize = 2 << 20;
 
-/// A matrix `[rows, columns]` in panels.
+/// A matrix `[rows, columns]` in panels. It has cache lines of its own: what counts its owners, once a step and more often,
+/// would otherwise be in the line that every thread reads.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct PackedMatrix {
     dtype: DType,
     rows: usize,

@@ -174,6 +174,7 @@ impl Simd for Avx2 {
     const DOT_STEPS: [usize; 9] = [8, 8, 8, 8, 8, 4, 2, 1, 1]; // the last two are never used
     const WIDE_IS_UNSIGNED: bool = false;
     const KEEPS_BRAIN_FLOATS: bool = true;
+    const READ_AHEAD: usize = 2 << 10;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

@@ -87,6 +87,9 @@ pub(crate) trait Simd: Copy {
     const ATTENTION_VECTORS: usize;
     /// Most sums, lanes times vectors, of an attention tile.
     const ATTENTION_SUMS: usize;
+    /// How many bytes before its use a panel that is read only once is asked for: as far as the machines were fastest
+    /// with (`matmul_speed` shows a single row beside a plain read).
+    const READ_AHEAD: usize = 8 << 10;
     /// Steps that dots of codes of so many bits, up to 6, hold before they must be made [`Simd::whole`]: a power of two.
     const DOT_STEPS: [usize; 9] = [8; 9];
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at

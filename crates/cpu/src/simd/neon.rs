@@ -454,6 +454,11 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     fn prefetch(self, at: *const u8) {
         prefetch(at);
     }
+
+    #[inline(always)]
+    fn prefetch_second(self, at: *const u8) {
+        prefetch_second(at);
+    }
 }
 
 /// Asks for the cache line at `at`, which may lie anywhere.

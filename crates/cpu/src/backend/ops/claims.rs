@@ -1,6 +1,6 @@
 //! Units of work that threads take as they get to them.
 //!
-//! Where there is much to do (prompts, large batches), equal shares end at different times: cores differ, share caches
+//! Where there is much to do (prompts, large batches, the output matrix), equal shares end at different times: cores differ, share caches
 //! and clocks, or belong to somebody else for a moment. So each thread goes through its own share, and then through what
 //! is left of the others'. Results do not depend on who computes them.
 

@@ -4,7 +4,7 @@ use super::Worker;
 use super::claims::Claims;
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
-use crate::kernels::{self, ActivationKind, Activations, Epilogue, OutputMatrix, PREFETCH_BYTES};
+use crate::kernels::{self, ActivationKind, Activations, Epilogue, OutputMatrix};
 use crate::pack::PackedMatrix;
 use std::ops::Range;
 use std::sync::Arc;
@@ -136,12 +136,12 @@ pub(crate) struct Matmul {
 /// From so many rows on, a panel takes long enough that threads may take them one by one.
 const FEWEST_CLAIMED: usize = 32;
 
-/// A thread's share of so many panels, as that of the output matrix, is taken in [`RUNS`] even with one row: cores that
-/// share their caches and clocks with others end equal shares at times that differ by a tenth.
-const LARGE_SHARE: usize = 256;
-
 /// Runs in which a large share is taken.
 const RUNS: usize = 32;
+
+/// A thread's share of so many panels, as that of the output matrix, is taken in [`RUNS`] even with one row: cores that
+/// share their caches and clocks with others do not end equal shares at the same time.
+const LARGE_SHARE: usize = 2 * RUNS;
 
 /// Panels that a thread takes at once where it has tile registers, which go through several together.
 #[cfg(target_arch = "x86_64")]
@@ -164,12 +164,12 @@ impl Matmul {
         (much && threads > 1).then(|| Claims::new(threads))
     }
 
-    /// What the thread's next product reads first (of a gated one, of the gate), behind the [`PREFETCH_BYTES`] that a
-    /// single row asks for; as far as it is worth asking for early.
+    /// What the thread's next product reads first (of a gated one, of the gate), behind what a single row asks for
+    /// ([`Isa::read_ahead`](crate::Isa)); as far as it is worth asking for early.
     pub(crate) fn upcoming(&self, worker: &Worker) -> &[u8] {
         let Some(next) = &self.next else { return &[] };
         let contents = next.contents_of(worker.share(next.panels()));
-        contents.get(PREFETCH_BYTES..contents.len().min(UPCOMING_BYTES)).unwrap_or_default()
+        contents.get(worker.isa.read_ahead()..contents.len().min(UPCOMING_BYTES)).unwrap_or_default()
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
@@ -200,7 +200,7 @@ impl Matmul {
 /// Panels of `all` that a thread takes at once, for so many rows.
 fn run_of_panels(worker: &Worker, rows: usize, all: usize) -> usize {
     if rows < FEWEST_CLAIMED {
-        return all / worker.count / RUNS;
+        return (all / worker.count / RUNS).max(1);
     }
     #[cfg(target_arch = "x86_64")]
     if worker.isa.tiles().is_some() {
@@ -229,8 +229,9 @@ pub(crate) unsafe fn product(
     }
     // SAFETY: the caller's promise.
     let activations = unsafe { x.activations(worker) };
-    // The panel behind these, or, behind the thread's last one, the first of its next product.
-    let next = match panels.end < worker.share(weight.panels()).end {
+    // The panel behind these, or, behind the last one of a share, the first of the thread's next product.
+    let owner = worker.owner(weight.panels(), panels.start);
+    let next = match panels.end < owner.share(weight.panels()).end {
         true => Some((weight, panels.end..panels.end + 1)),
         false => next.map(|next| (next, worker.share(next.panels()))),
     };
@@ -243,4 +244,28 @@ pub(crate) unsafe fn product(
 /// The f32 that it takes to hold a prepared row.
 pub(crate) fn prepared_width(kind: ActivationKind, columns: usize) -> usize {
     kernels::prepared_bytes(kind, columns) / size_of::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn much_work_is_taken_and_little_is_dealt_out() {
+        let claimed = |rows, panels, threads| Matmul::claims(rows, panels, threads).is_some();
+        assert!(claimed(1, 1536, 2), "the output matrix of the default model");
+        assert!(claimed(1, 4008, 32), "that of Llama 3 with many threads");
+        assert!(claimed(FEWEST_CLAIMED, 2, 2), "a prompt");
+        assert!(!claimed(1, 48, 2), "a layer's product is over before it is worth it");
+        assert!(!claimed(512, 4008, 1), "there is nobody else");
+    }
+
+    #[test]
+    fn a_run_is_at_least_a_panel() {
+        let worker = |count| Worker { index: 0, count, isa: Isa::SCALAR };
+        assert_eq!(run_of_panels(&worker(2), 1, 1536), 24);
+        assert_eq!(run_of_panels(&worker(64), 1, 48), 1);
+        assert_eq!(run_of_panels(&worker(2), FEWEST_CLAIMED, 1536), 1);
+    }
 }

@@ -9,9 +9,9 @@ pub(crate) mod low_rank;
 pub(crate) mod rows;
 pub(crate) mod store;
 
-use super::fences::Access;
+use super::fences::{Access, Sharing};
 use crate::Isa;
-use crate::pack::PackedMatrix;
+use crate::pack::{PANEL_ROWS, PackedMatrix};
 use std::ops::Range;
 
 /// One thread in the parallel region of a step.
@@ -29,6 +29,59 @@ impl Worker {
     /// This thread's run of `units` equal units of work.
     pub(crate) fn share(&self, units: usize) -> Range<usize> {
         units * self.index / self.count..units * (self.index + 1) / self.count
+    }
+
+    /// Whose share of `units` this unit is in.
+    pub(crate) fn owner(&self, units: usize, unit: usize) -> Worker {
+        Worker { index: ((unit + 1) * self.count - 1) / units, ..*self }
+    }
+}
+
+/// How what goes head by head is cut and dealt out.
+///
+/// Few rows are dealt out as products deal their results out, in panels of columns, so that a thread goes on with what it
+/// has written and waits for nobody; where heads are no whole panels, or there are many rows, in heads of rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pieces {
+    rows: usize,
+    /// Pieces of a row.
+    across: usize,
+    /// Columns of a piece.
+    pub(crate) width: usize,
+}
+
+/// Up to so many rows, pieces are dealt out as products deal out their panels.
+const MOST_IN_PANELS: usize = 16;
+
+impl Pieces {
+    /// Of rows of heads.
+    pub(crate) fn new(rows: usize, columns: usize, head_dim: usize) -> Pieces {
+        let in_panels = rows <= MOST_IN_PANELS && head_dim.is_multiple_of(PANEL_ROWS);
+        let width = if in_panels { PANEL_ROWS } else { head_dim };
+        Pieces { rows, across: columns / width, width }
+    }
+
+    fn in_panels(&self) -> bool {
+        self.rows <= MOST_IN_PANELS && self.width == PANEL_ROWS
+    }
+
+    /// How threads share a matrix that is cut so.
+    pub(crate) fn sharing(&self) -> Sharing {
+        match self.in_panels() {
+            true => Sharing::Panels(self.across),
+            false => Sharing::Units(self.rows * self.across),
+        }
+    }
+
+    /// This thread's pieces: rows, and first columns.
+    pub(crate) fn of(self, worker: &Worker) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (panels, units) = match self.in_panels() {
+            true => (worker.share(self.across), 0..0),
+            false => (0..0, worker.share(self.rows * self.across)),
+        };
+        let by_panel =
+            (0..self.rows).flat_map(move |row| panels.clone().map(move |piece| (row, piece * self.width)));
+        by_panel.chain(units.map(move |unit| (unit / self.across, unit % self.across * self.width)))
     }
 }
 
@@ -131,6 +184,47 @@ impl Op {
             Op::ExpertMatmul(op) => op.run(worker),
             Op::Combine(op) => op.run(worker),
             Op::CrossEntropy(op) => op.run(worker),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_of_rows_of_heads_is_one_threads() {
+        for (rows, columns, head_dim) in
+            [(1, 576, 64), (3, 192, 64), (16, 96, 32), (17, 192, 64), (2, 90, 30)]
+        {
+            for count in [1, 2, 5] {
+                let pieces = Pieces::new(rows, columns, head_dim);
+                let workers = (0..count).map(|index| Worker { index, count, isa: Isa::SCALAR });
+                let mut all: Vec<_> = workers.flat_map(|worker| pieces.of(&worker)).collect();
+                all.sort_unstable();
+                let expected: Vec<_> = (0..rows)
+                    .flat_map(|row| (0..columns).step_by(pieces.width).map(move |column| (row, column)))
+                    .collect();
+                assert_eq!(all, expected);
+                assert_eq!(head_dim % pieces.width, 0, "no piece is of two heads");
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_are_shared_as_their_product_shares_them() {
+        assert_eq!(Pieces::new(1, 576, 64).sharing(), Sharing::Panels(18));
+        assert_eq!(Pieces::new(512, 576, 64).sharing(), Sharing::Units(512 * 9));
+        assert_eq!(Pieces::new(1, 90, 30).sharing(), Sharing::Units(3));
+    }
+
+    #[test]
+    fn every_unit_is_in_its_owners_share() {
+        for (count, units) in [(1, 3), (2, 9), (3, 7), (4, 3), (5, 64)] {
+            let worker = Worker { index: 0, count, isa: Isa::SCALAR };
+            for unit in 0..units {
+                assert!(worker.owner(units, unit).share(units).contains(&unit), "{unit} of {units}, {count}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Operations that make a row of the same row: norms, rotations, sums, gathering.
 
-use super::Worker;
+use super::{Pieces, Worker};
 use crate::backend::arena::Matrix;
 use crate::backend::fences::{Access, Sharing};
 use crate::isa::Kernel;
@@ -35,7 +35,8 @@ impl RowOp {
     fn units(&self) -> (usize, usize) {
         match self {
             RowOp::HeadNorm { x, head_dim, .. } => (x.rows, x.columns / head_dim),
-            RowOp::Rope { x, rotation } => (x.rows, x.columns / rotation.columns),
+            // It is dealt out in pieces.
+            RowOp::Rope { x, .. } => (x.rows, 1),
             RowOp::RmsNorm { x, .. }
             | RowOp::Scale { x, .. }
             | RowOp::Add { x, .. }
@@ -66,8 +67,12 @@ impl RowOp {
                 list.extend([Access::read(x, units), Access::write(out, units)]);
             }
             RowOp::HeadNorm { x, .. } => list.push(Access::write(x, units)),
-            RowOp::Rope { x, rotation: other } | RowOp::Scale { x, factors: other } => {
-                list.extend([Access::write(x, units), Access::read(other, Sharing::Any)]);
+            RowOp::Rope { x, rotation } => {
+                let sharing = Pieces::new(x.rows, x.columns, rotation.columns).sharing();
+                list.extend([Access::write(x, sharing), Access::read(rotation, Sharing::Any)]);
+            }
+            RowOp::Scale { x, factors } => {
+                list.extend([Access::write(x, units), Access::read(factors, Sharing::Any)]);
             }
             RowOp::Add { x, y } => list.extend([Access::write(x, units), Access::read(y, units)]),
             RowOp::AddAt { x, y, .. } => {
@@ -80,9 +85,26 @@ impl RowOp {
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
+        if let RowOp::Rope { x, rotation } = *self {
+            return rope(worker, x, rotation);
+        }
         let (rows, parts) = self.units();
         for unit in worker.share(rows * parts) {
             worker.isa.run(OneUnit { op: self, row: unit / parts, part: unit % parts });
+        }
+    }
+}
+
+/// Rotates a thread's pieces of the heads of `x`.
+fn rope(worker: &Worker, x: Matrix, rotation: Matrix) {
+    let pieces = Pieces::new(x.rows, x.columns, rotation.columns);
+    for (row, first) in pieces.of(worker) {
+        let from = first % rotation.columns;
+        // SAFETY: the rotations were written behind a barrier; this piece of the row is this thread's alone, which has
+        // written it, too, or it was written behind a barrier.
+        unsafe {
+            let angles = rotation.columns(row, from..from + pieces.width);
+            rows::rotate(x.columns_mut(row, first..first + pieces.width), angles);
         }
     }
 }
@@ -113,10 +135,7 @@ impl Kernel for OneUnit<'_> {
                         *epsilon,
                     );
                 }
-                RowOp::Rope { x, rotation } => {
-                    let columns = part * rotation.columns..(part + 1) * rotation.columns;
-                    rows::rotate(x.columns_mut(row, columns), rotation.row(row));
-                }
+                RowOp::Rope { .. } => unreachable!("it is dealt out in pieces"),
                 RowOp::Scale { x, factors } => rows::scale(x.row_mut(row), factors.row(row)[0]),
                 RowOp::Add { x, y } => rows::add(x.row_mut(row), y.row(row)),
                 RowOp::AddAt { x, y, rows: at } => rows::add(x.row_mut(at[row]), y.row(row)),

@@ -1,6 +1,6 @@
 //! Storing keys and values in their pages.
 
-use super::Worker;
+use super::{Pieces, Worker};
 use crate::backend::arena::Matrix;
 use crate::backend::cache::{CacheView, HeadLayout, SCALE_GROUP};
 use crate::backend::fences::{Access, Sharing};
@@ -22,87 +22,100 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn accesses(&self, list: &mut Vec<Access>) {
-        let heads = Sharing::Units(self.rows.len() * (self.key.columns / self.cache.head.head_dim));
-        list.extend([Access::read(self.key, heads), Access::read(self.value, heads)]);
+        let pieces = self.pieces().sharing();
+        list.extend([Access::read(self.key, pieces), Access::read(self.value, pieces)]);
         list.push(Access::write(self.cache.place(), Sharing::Any));
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
-        let kv_heads = self.key.columns / self.cache.head.head_dim;
-        let units = worker.share(self.rows.len() * kv_heads);
-        worker.isa.run(StoreHeads { store: self, units });
+        worker.isa.run(StorePieces { store: self, worker });
     }
 
-    /// Where a unit's head has its block, and which token of the page it is.
-    fn place(&self, unit: usize) -> (*mut u8, usize) {
-        let kv_heads = self.key.columns / self.cache.head.head_dim;
-        let row = self.rows.rows()[unit / kv_heads];
-        let block = self.cache.block(&self.rows.spans()[row.span], row.position, unit % kv_heads);
-        (block, row.position % PAGE_TOKENS)
+    /// As rotated keys are dealt out.
+    fn pieces(&self) -> Pieces {
+        Pieces::new(self.rows.len(), self.key.columns, self.cache.head.head_dim)
+    }
+
+    /// Where a piece of a row goes.
+    fn place(&self, (row, first): (usize, usize), width: usize) -> Place {
+        let row = self.rows.rows()[row];
+        let (kv_head, from) = (first / self.cache.head.head_dim, first % self.cache.head.head_dim);
+        let block = self.cache.block(&self.rows.spans()[row.span], row.position, kv_head);
+        Place { block, token: row.position % PAGE_TOKENS, values: from..from + width }
     }
 }
 
-/// A thread's share of the heads of all rows.
-struct StoreHeads<'a> {
+/// Where a piece of a head is stored.
+struct Place {
+    /// The head's block of the page.
+    block: *mut u8,
+    /// Which token of the page.
+    token: usize,
+    /// Which values of the head: whole groups of scales.
+    values: Range<usize>,
+}
+
+/// A thread's pieces of all rows.
+struct StorePieces<'a> {
     store: &'a Store,
-    units: Range<usize>,
+    worker: &'a Worker,
 }
 
-impl Kernel for StoreHeads<'_> {
+impl Kernel for StorePieces<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { store, units } = self;
-        let head_dim = store.cache.head.head_dim;
-        let kv_heads = store.key.columns / head_dim;
-        for unit in units.clone() {
+        let Self { store, worker } = self;
+        let pieces = store.pieces();
+        let mut all = pieces.of(worker).peekable();
+        while let Some((row, first)) = all.next() {
             // A key is a column: as many lines as it has pairs of values, none of them in a cache.
-            if unit + 1 < units.end {
-                let (block, token) = store.place(unit + 1);
-                ask_for(simd, &store.cache.head, block, token);
+            if let Some(next) = all.peek() {
+                ask_for(simd, &store.cache.head, &store.place(*next, pieces.width));
             }
-            let (block, token) = store.place(unit);
-            let (row, kv_head) = (unit / kv_heads, unit % kv_heads);
-            let columns = kv_head * head_dim..(kv_head + 1) * head_dim;
-            // SAFETY: these heads of this row were written by this thread, which deals them out in the
-            // same way, or behind a barrier.
+            let place = store.place((row, first), pieces.width);
+            let columns = first..first + pieces.width;
+            // SAFETY: this piece of this row was written by this thread, which deals it out in the same way, or behind
+            // a barrier.
             let (key, value) =
                 unsafe { (store.key.columns(row, columns.clone()), store.value.columns(row, columns)) };
-            // SAFETY: each (token, head) has one unit, and no two write the same bytes.
+            // SAFETY: each token's piece is one thread's, and no two write the same bytes.
             unsafe {
                 match store.cache.head.dtype {
-                    KvDType::F32 => store_floats(&store.cache.head, block, token, key, value),
-                    KvDType::BF16 => store_brains(simd, &store.cache.head, block, token, key, value),
-                    KvDType::Q8_0 => store_codes(&store.cache.head, block, token, key, value),
+                    KvDType::F32 => store_floats(&store.cache.head, &place, key, value),
+                    KvDType::BF16 => store_brains(simd, &store.cache.head, &place, key, value),
+                    KvDType::Q8_0 => store_codes(&store.cache.head, &place, key, value),
                 }
             }
         }
     }
 }
 
-/// Asks for what a token of a head occupies.
+/// Asks for what a piece of a token occupies.
 #[inline(always)]
-fn ask_for<S: Simd>(simd: S, head: &HeadLayout, block: *const u8, token: usize) {
+fn ask_for<S: Simd>(simd: S, head: &HeadLayout, place: &Place) {
     let element = head.element();
-    for d in (0..head.head_dim).step_by(2) {
-        simd.prefetch(block.wrapping_add(head.key_at(token, d) * element));
+    for d in place.values.clone().step_by(2) {
+        simd.prefetch(place.block.wrapping_add(head.key_at(place.token, d) * element));
     }
-    let values = head.values + head.value_at(token, 0) * element;
-    for at in (0..head.value_bytes(1)).step_by(CACHE_LINE) {
-        simd.prefetch(block.wrapping_add(values + at));
+    let values = head.values + head.value_at(place.token, place.values.start) * element;
+    // The values of two tokens lie together in bf16.
+    let bytes = head.value_bytes(1) / head.width * place.values.len();
+    for at in (0..bytes).step_by(CACHE_LINE) {
+        simd.prefetch(place.block.wrapping_add(values + at));
     }
 }
 
 /// # Safety
-/// `block` is a page of one head stored so, `token` one of its tokens, and no other thread uses that token.
-unsafe fn store_floats(head: &HeadLayout, block: *mut u8, token: usize, key: &[f32], value: &[f32]) {
-    let values = block.wrapping_add(head.values);
-    for (d, (&key, &value)) in key.iter().zip(value).enumerate() {
+/// `place` is in a page of one head stored so, and no other thread uses that token's piece.
+unsafe fn store_floats(head: &HeadLayout, place: &Place, key: &[f32], value: &[f32]) {
+    let values = place.block.wrapping_add(head.values);
+    for ((&key, &value), d) in key.iter().zip(value).zip(place.values.clone()) {
         // SAFETY: both are within the block, by its layout.
         unsafe {
-            block.cast::<f32>().add(head.key_at(token, d)).write(key);
-            values.cast::<f32>().add(head.value_at(token, d)).write(value);
+            place.block.cast::<f32>().add(head.key_at(place.token, d)).write(key);
+            values.cast::<f32>().add(head.value_at(place.token, d)).write(value);
         }
     }
 }
@@ -110,16 +123,9 @@ unsafe fn store_floats(head: &HeadLayout, block: *mut u8, token: usize, key: &[f
 /// # Safety
 /// As for [`store_floats`].
 #[inline(always)]
-unsafe fn store_brains<S: Simd>(
-    simd: S,
-    head: &HeadLayout,
-    block: *mut u8,
-    token: usize,
-    key: &[f32],
-    value: &[f32],
-) {
-    let values = block.wrapping_add(head.values).cast::<u16>();
-    let keys = block.cast::<u16>();
+unsafe fn store_brains<S: Simd>(simd: S, head: &HeadLayout, place: &Place, key: &[f32], value: &[f32]) {
+    let values = place.block.wrapping_add(head.values).cast::<u16>();
+    let keys = place.block.cast::<u16>();
     for (index, (key, value)) in key.chunks(LANES).zip(value.chunks(LANES)).enumerate() {
         let mut rounded = [[0u16; LANES]; 2];
         for (values, rounded) in [key, value].into_iter().zip(&mut rounded) {
@@ -130,12 +136,12 @@ unsafe fn store_brains<S: Simd>(
         }
         let [rounded_key, rounded_value] = rounded;
         for (d, (&key, &value)) in
-            (index * LANES..).zip(rounded_key.iter().zip(&rounded_value)).take(key.len())
+            (place.values.start + index * LANES..).zip(rounded_key.iter().zip(&rounded_value)).take(key.len())
         {
             // SAFETY: both are within the block, by its layout.
             unsafe {
-                keys.add(head.key_at(token, d)).write(key);
-                values.add(head.value_at(token, d)).write(value);
+                keys.add(head.key_at(place.token, d)).write(key);
+                values.add(head.value_at(place.token, d)).write(value);
             }
         }
     }
@@ -143,19 +149,21 @@ unsafe fn store_brains<S: Simd>(
 
 /// # Safety
 /// As for [`store_floats`].
-unsafe fn store_codes(head: &HeadLayout, block: *mut u8, token: usize, key: &[f32], value: &[f32]) {
+unsafe fn store_codes(head: &HeadLayout, place: &Place, key: &[f32], value: &[f32]) {
+    let Place { block, token, .. } = *place;
     let values = block.wrapping_add(head.values);
     let (key_scales, value_scales) =
         (block.wrapping_add(head.key_scales), block.wrapping_add(head.value_scales));
-    for group in 0..head.groups {
-        let from = group * SCALE_GROUP;
-        let (key_scale, keys) = quantize(&key[from..]);
-        let (value_scale, codes) = quantize(&value[from..]);
+    for (index, (key, value)) in key.chunks(SCALE_GROUP).zip(value.chunks(SCALE_GROUP)).enumerate() {
+        let from = place.values.start + index * SCALE_GROUP;
+        let group = from / SCALE_GROUP;
+        let (key_scale, keys) = quantize(key);
+        let (value_scale, codes) = quantize(value);
         // SAFETY: all places are within the block, by its layout.
         unsafe {
             key_scales.cast::<f16>().add(group * PAGE_TOKENS + token).write(key_scale);
             value_scales.cast::<f16>().add(token * head.groups + group).write(value_scale);
-            for d in 0..SCALE_GROUP.min(head.head_dim - from) {
+            for d in 0..key.len() {
                 block.add(head.key_at(token, from + d)).write(keys[d]);
                 values.add(head.value_at(token, from + d)).write(codes[d]);
             }
