@@ -6,9 +6,23 @@ use crate::page::{Listed, Page, Table};
 use crate::{Store, now};
 use rusqlite::{OptionalExtension, Row, ToSql, Transaction, params};
 use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 
 /// How many responses may hang on one another by `previous`: walking them must end.
 const LONGEST_CHAIN: usize = 10_000;
+
+/// How many items of a kind are looked at when items are looked for by id alone, newest first: no index knows outputs.
+const MOST_SEARCHED: i64 = 100_000;
+
+/// A tenant's items with their ids, newest first: outputs and inputs of responses, and items of conversations.
+const ITEMS: [&str; 3] = [
+    "SELECT output.value ->> 'id', output.value FROM responses, json_each(responses.body, '$.output') AS output \
+     WHERE tenant = ?1 ORDER BY seq DESC LIMIT ?2",
+    "SELECT items.id, item FROM response_items AS items JOIN responses ON responses.id = response \
+     WHERE tenant = ?1 ORDER BY items.seq DESC LIMIT ?2",
+    "SELECT items.id, item FROM conversation_items AS items JOIN conversations ON conversations.id = conversation \
+     WHERE tenant = ?1 ORDER BY items.seq DESC LIMIT ?2",
+];
 
 /// A response to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,6 +227,30 @@ impl Responses<'_> {
                 }
             }
             Ok(items)
+        })
+    }
+
+    /// Those of some items that a tenant has, wherever: of outputs and inputs of its responses, and of its conversations.
+    /// Where an id is there more than once, the newest is meant.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn find_items(&self, tenant: &str, ids: &HashSet<String>) -> Result<HashMap<String, Value>> {
+        self.store.read(|transaction| {
+            let mut found = HashMap::new();
+            for sql in ITEMS {
+                let mut statement = transaction.prepare_cached(sql)?;
+                let mut rows = statement.query(params![tenant, MOST_SEARCHED])?;
+                while found.len() < ids.len()
+                    && let Some(row) = rows.next()?
+                {
+                    let id: Option<String> = row.get(0)?;
+                    if let Some(id) = id.filter(|id| ids.contains(id) && !found.contains_key(id)) {
+                        found.insert(id, row.get(1)?);
+                    }
+                }
+            }
+            Ok(found)
         })
     }
 

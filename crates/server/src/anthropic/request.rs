@@ -1,7 +1,7 @@
 //! Anthropic's requests, and how they become what all APIs have in common.
 
 use crate::error::{ApiError, ApiResult, excerpt};
-use crate::generate::{ChatRequest, Options, ToolChoice, check_messages, sampling};
+use crate::generate::{ChatRequest, Format, Options, ToolChoice, check_messages, response_format, sampling};
 use crate::models::Lease;
 use crate::openai::shared::{MessageContent, within};
 use crate::route::Family;
@@ -34,6 +34,10 @@ crate::wire! {
             tools: Vec<Value>,
             /// `{"type": "auto" | "any" | "tool" | "none"}`, with a `name` for `tool`.
             tool_choice: Map<String, Value>,
+            /// `{"format": {"type": "json_schema", "schema": {...}}}`: what the answer has to obey.
+            output_config: Map<String, Value>,
+            /// The older form of `output_config.format`.
+            output_format: Value,
             /// Whether the answer is streamed.
             stream: bool,
         }
@@ -75,6 +79,10 @@ crate::wire! {
             thinking: Value,
             /// What is cached: everything.
             cache_control: Value,
+            /// What the answer has to obey.
+            output_config: Value,
+            /// The older form of `output_config.format`.
+            output_format: Value,
         }
     }
     /// A turn.
@@ -108,6 +116,7 @@ impl MessagesRequest {
         ];
         let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
         let options = Options::new(sampling(&model.base_sampling(Family::Anthropic)?, others.chain(own))?);
+        let format = format(self.output_config.as_ref(), self.output_format.as_ref())?;
         let count = CountTokensRequest {
             model: self.model,
             messages: self.messages,
@@ -116,8 +125,10 @@ impl MessagesRequest {
             tool_choice: self.tool_choice,
             thinking: None,
             cache_control: None,
+            output_config: None,
+            output_format: None,
         };
-        count.into_common(options)
+        Ok(ChatRequest { format, ..count.into_common(options)? })
     }
 }
 
@@ -229,6 +240,23 @@ fn tool(index: usize, tool: &Value) -> ApiResult<Value> {
     }
     function.insert("parameters".into(), schema);
     Ok(json!({ "type": "function", "function": function }))
+}
+
+/// What the answer has to obey.
+///
+/// # Errors
+/// When it is no JSON schema.
+fn format(config: Option<&Map<String, Value>>, older: Option<&Value>) -> ApiResult<Format> {
+    let today = config.and_then(|config| config.get("format")).filter(|format| !format.is_null());
+    let today = today.map(|format| ("output_config.format", format));
+    let Some((place, format)) = today.or(older.map(|format| ("output_format", format))) else {
+        return Ok(Format::Text);
+    };
+    if format["type"] != "json_schema" || !format["schema"].is_object() {
+        let message = format!("{place}: it must be of type `json_schema`, with a `schema` that is an object");
+        return Err(ApiError::field(place, message));
+    }
+    response_format(format)
 }
 
 fn tool_choice(choice: &Map<String, Value>) -> ApiResult<ToolChoice> {

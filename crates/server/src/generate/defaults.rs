@@ -16,13 +16,16 @@ pub struct FamilyDefaults {
 
 /// No sampler but the two that the API has, and those without effect.
 const UNCHANGED: &[(&str, &str)] = &[("temperature", "1"), ("top_p", "1"), ("top_k", "0"), ("min_p", "0")];
+/// The same, and penalties for all of the text so far.
+const OPENAI: &[(&str, &str)] =
+    &[("temperature", "1"), ("top_p", "1"), ("top_k", "0"), ("min_p", "0"), ("repeat_last_n", "-1")];
 /// llama.cpp's.
 const LLAMA_CPP: &[(&str, &str)] =
     &[("temperature", "0.8"), ("top_k", "40"), ("top_p", "0.95"), ("min_p", "0.05")];
 
 /// The defaults of every API.
 pub const DEFAULTS: [FamilyDefaults; 5] = [
-    FamilyDefaults { family: Family::OpenAi, settings: UNCHANGED },
+    FamilyDefaults { family: Family::OpenAi, settings: OPENAI },
     FamilyDefaults { family: Family::Anthropic, settings: UNCHANGED },
     FamilyDefaults {
         family: Family::Ollama,
@@ -68,5 +71,7 @@ mod tests {
         assert_eq!(found(Family::OpenAi), (1.0, 0, 1.0, 0.0));
         assert_eq!(found(Family::Anthropic), (1.0, 0, 1.0, 0.0));
         assert_eq!(found(Family::Ollama), (0.8, 40, 0.9, 0.0));
+        let penalized = |family| defaults(family).unwrap().repeat_last_n;
+        assert_eq!((penalized(Family::OpenAi), penalized(Family::Ollama)), (-1, 64));
     }
 }

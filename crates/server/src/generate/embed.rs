@@ -7,7 +7,7 @@ use crate::models::Lease;
 use crate::route::Call;
 use crate::telemetry::Operation;
 use alti_engine::sampling::SamplerSettings;
-use alti_engine::serving::{EmbeddingJob, Output, Pooling, Usage};
+use alti_engine::serving::{EmbeddingJob, Output, Pooling, TokenOutput, Usage};
 use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,6 +93,12 @@ pub fn normalized(mut values: Vec<f32>, dimensions: Option<usize>) -> Vec<f32> {
     values
 }
 
+/// The mean log-probability of tokens; 0 of none.
+pub fn likelihood(tokens: &[TokenOutput]) -> f64 {
+    let sum: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
+    sum / tokens.len().max(1) as f64
+}
+
 /// The mean log-probability of the last `scored` tokens of each prompt, and what that took.
 ///
 /// # Errors
@@ -110,9 +116,7 @@ pub async fn likelihoods(
     for scored in scored {
         let Some(answer) = parts.answer().await? else { break };
         super::collect::add_usage(&mut sum, &answer.usage);
-        let tokens = &answer.prompt[answer.prompt.len().saturating_sub(scored)..];
-        let score: f64 = tokens.iter().filter_map(|token| token.logprob).map(f64::from).sum();
-        scores.push(score / tokens.len().max(1) as f64);
+        scores.push(likelihood(&answer.prompt[answer.prompt.len().saturating_sub(scored)..]));
     }
     Ok((scores, sum))
 }

@@ -4,7 +4,7 @@ use crate::error::{ApiError, ApiResult};
 use alti_engine::grammar::GrammarSource;
 use alti_engine::sampling::{SETTINGS, SamplerSettings};
 use alti_engine::serving::Priority;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// How a text is to be written.
 #[derive(Clone, Debug)]
@@ -90,10 +90,34 @@ pub fn sampling<'a>(
     Ok(sampling)
 }
 
+/// The sampler settings as they are told, by name: 0.7 is 0.7, not the digits of its 32 bits.
+pub fn told(sampling: &SamplerSettings) -> Map<String, Value> {
+    let mut told = serde_json::to_value(sampling).unwrap_or_default();
+    shorten(&mut told);
+    told.as_object_mut().map(std::mem::take).unwrap_or_default()
+}
+
+/// Numbers that were single precision, as the shortest that read the same.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let single = number.as_f64().unwrap_or_default() as f32;
+            *value = json!(shortest(single));
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten),
+        Value::Object(fields) => fields.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+/// The shortest decimal fraction that is this number in single precision.
+pub fn shortest(single: f32) -> f64 {
+    single.to_string().parse().unwrap_or_else(|_| f64::from(single))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn settings_replace_the_models_own() {
@@ -103,6 +127,16 @@ mod tests {
         let found = sampling(&base, fields).unwrap();
         let expected = SamplerSettings { temperature: 0.0, stop: vec!["END".into()], ..base.clone() };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn settings_are_told_as_they_were_given() {
+        let fields = [("temperature", json!(0.7)), ("top_k", json!(3)), ("logit_bias", json!({ "5": -0.1 }))];
+        let settings = sampling(&SamplerSettings::default(), fields).unwrap();
+        let told = told(&settings);
+        assert_eq!((&told["temperature"], &told["top_k"]), (&json!(0.7), &json!(3)));
+        assert!(told["logit_bias"].to_string().contains("-0.1"), "{}", told["logit_bias"]);
+        assert_eq!(sampling(&SamplerSettings::default(), [("min_p", json!(0.05))]).unwrap().min_p, 0.05);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `POST /completion` and `POST /infill`.
 
+use super::samplers::with_samplers;
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
     Answer, Ended, Event, Options, Parts, Renderer, encode_plain, encode_text, fill_in_prompt, is_setting,
-    sampling, stream, with_text,
+    sampling, stream, told, with_text,
 };
 use crate::models::Lease;
 use crate::openai::shared::finite;
@@ -168,7 +169,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let mut constraints = Map::new();
     constraints.insert("grammar".into(), json!(request.grammar));
     constraints.insert("json_schema".into(), json!(request.json_schema));
-    let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let others = others.iter().map(|(name, value)| with_samplers((name, value.clone())));
     let options = Options {
         logprobs: request.n_probs.filter(|&count| count > 0).map(|count| count.min(100) as usize),
         cache_prompt: request.cache_prompt.unwrap_or(true),
@@ -188,7 +189,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
 pub(super) async fn infill(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, others): (InfillRequest, _) = call.json(is_setting).await?;
     let model = Arc::new(call.state.models().acquire(request.model.as_deref(), None).await?);
-    let others = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let others = others.iter().map(|(name, value)| with_samplers((name, value.clone())));
     let options = Options::new(sampling(&model.base_sampling(Family::LlamaCpp)?, others)?);
     let extra = request.input_extra.iter().flatten().filter_map(|file| file["text"].as_str());
     let prefix: String = extra.chain([request.input_prefix.as_str()]).collect::<Vec<_>>().join("\n");
@@ -210,10 +211,7 @@ async fn answer(
     if prompts.len() > most {
         return Err(ApiError::field("prompt", format!("`prompt` has more than the {most} texts allowed")));
     }
-    let mut settings = match serde_json::to_value(&options.sampling) {
-        Ok(Value::Object(settings)) => settings,
-        _ => Map::new(),
-    };
+    let mut settings = told(&options.sampling);
     settings.insert("n_predict".into(), json!(options.sampling.max_tokens));
     let with_probabilities = options.logprobs.is_some();
     let slot = options.slot.map_or(-1, i64::from);

@@ -8,7 +8,6 @@ use crate::route::Call;
 use crate::wire::TextOrTokens;
 use axum::body::Body;
 use axum::http::Response;
-use serde_json::{Value, json};
 
 crate::wire! {
     /// A request for texts' vectors.
@@ -24,6 +23,15 @@ crate::wire! {
             pooling: String,
             /// 2 (or nothing) gives vectors of length 1; a negative number gives them as they are.
             embd_normalize: i32,
+        }
+    }
+    /// A text's vectors.
+    pub struct LlamaEmbedding {
+        required {
+            /// Which text's, from 0.
+            index: usize,
+            /// Its one vector.
+            embedding: Vec<Vec<f32>>,
         }
     }
 }
@@ -49,7 +57,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (vectors, _) = embed(&call, &model, texts, pooling).await?;
     let told = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = if normalizes { normalized(values, None) } else { values };
-        json!({ "index": index, "embedding": [values] })
+        LlamaEmbedding { index, embedding: vec![values] }
     });
-    Ok(respond::json(&told.collect::<Vec<Value>>()))
+    Ok(respond::json(&told.collect::<Vec<LlamaEmbedding>>()))
 }

@@ -3,6 +3,7 @@
 mod completion;
 mod embedding;
 mod rerank;
+mod samplers;
 pub(crate) mod slots;
 mod state;
 mod text;

@@ -1,6 +1,7 @@
 //! `GET /props`.
 
 use crate::error::ApiResult;
+use crate::generate::told;
 use crate::respond;
 use crate::route::{Call, Family};
 use axum::body::Body;
@@ -17,7 +18,7 @@ pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
     Ok(respond::json(&json!({
         "default_generation_settings": {
             "n_ctx": model.inference.context(),
-            "params": model.base_sampling(Family::LlamaCpp)?,
+            "params": told(&model.base_sampling(Family::LlamaCpp)?),
         },
         "total_slots": model.inference.max_running(),
         "model_alias": model.requested,

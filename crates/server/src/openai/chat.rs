@@ -1,10 +1,11 @@
 //! `POST /v1/chat/completions`.
 
 use super::shared::{ChatMessage, ChoiceLogprobs, CompletionUsage, logprobs, usage, within};
+use super::tools::{allowed, tool_choice, turns};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, ChatRequest, Choice, Event, Format, Options, Renderer, ToolCall, ToolChoice, check_messages,
-    collect, is_setting, response_format, sampling, start_chat, stream,
+    Answer, ChatRequest, Choice, Ended, Event, Format, Options, Renderer, ToolCall, check_messages, collect,
+    is_setting, response_format, sampling, start_chat, stream,
 };
 use crate::ids;
 use crate::models::Lease;
@@ -62,10 +63,14 @@ crate::wire! {
             response_format: Map<String, Value>,
             /// Tools the model may call.
             tools: Vec<Value>,
-            /// `none`, `auto`, `required`, or the tool to call.
+            /// `none`, `auto`, `required`, the tool to call, or `allowed_tools`, one of which is.
             tool_choice: Value,
             /// Whether several tools may be called at once.
             parallel_tool_calls: bool,
+            /// The older form of `tools`; the answer then has the older form, too.
+            functions: Vec<Value>,
+            /// The older form of `tool_choice`: `none`, `auto`, or `{"name": ...}`.
+            function_call: Value,
             /// Whether the answer is streamed.
             stream: bool,
             /// `{"include_usage": true}`: what it took is told at the end of the stream.
@@ -106,10 +111,6 @@ crate::wire! {
             verbosity: String,
             /// Web search.
             web_search_options: Value,
-            /// The old form of `tool_choice`.
-            function_call: Value,
-            /// The old form of `tools`.
-            functions: Value,
         }
     }
     /// A chat's next turn.
@@ -131,7 +132,7 @@ crate::wire! {
             system_fingerprint: String,
         }
         optional {
-            /// Always `default`.
+            /// `flex` where that was asked for, and `default` otherwise.
             service_tier: String,
         }
     }
@@ -144,7 +145,7 @@ crate::wire! {
             message: ChatAnswer,
             /// Probabilities of its tokens.
             logprobs: Nullable<ChoiceLogprobs>,
-            /// `stop`, `length` or `tool_calls`.
+            /// `stop`, `length`, `tool_calls`, or `function_call` where `functions` were given.
             finish_reason: String,
         }
     }
@@ -161,6 +162,8 @@ crate::wire! {
         optional {
             /// The tools it calls.
             tool_calls: Vec<ChatToolCall>,
+            /// The function it calls, where the request had `functions`.
+            function_call: ChatFunctionCall,
             /// Always empty.
             annotations: Vec<Value>,
         }
@@ -187,44 +190,12 @@ crate::wire! {
     }
 }
 
+/// The tier behind all others.
+const FLEX: &str = "flex";
+
 /// The server's version, as OpenAI's clients see it.
 pub(super) fn fingerprint() -> String {
     concat!("alti-", env!("CARGO_PKG_VERSION")).to_owned()
-}
-
-/// Reads `tool_choice`.
-///
-/// # Errors
-/// When it is none of its forms.
-pub(crate) fn tool_choice(choice: Option<&Value>) -> ApiResult<ToolChoice> {
-    let wrong = || {
-        ApiError::field(
-            "tool_choice",
-            "`tool_choice` must be none, auto, required, or an object that names a function",
-        )
-    };
-    match choice {
-        None => Ok(ToolChoice::Auto),
-        Some(Value::String(word)) => match word.as_str() {
-            "none" => Ok(ToolChoice::None),
-            "auto" => Ok(ToolChoice::Auto),
-            "required" | "any" => Ok(ToolChoice::Required),
-            _ => Err(wrong()),
-        },
-        Some(choice) => {
-            match (choice["type"].as_str(), choice["function"]["name"].as_str(), choice["name"].as_str()) {
-                (Some("function") | None, Some(name), _) | (Some("function"), None, Some(name)) => {
-                    Ok(ToolChoice::Named(name.to_owned()))
-                }
-                // Several allowed tools, one of which must or may be called.
-                (Some("allowed_tools"), ..) => match choice["allowed_tools"]["mode"].as_str() {
-                    Some("required") => Ok(ToolChoice::Required),
-                    _ => Ok(ToolChoice::Auto),
-                },
-                _ => Err(wrong()),
-            }
-        }
-    }
 }
 
 fn known(name: &str) -> bool {
@@ -254,6 +225,11 @@ impl ChatCompletionRequest {
         Ok(())
     }
 
+    /// The tier that the request is served in.
+    fn service_tier(&self) -> &'static str {
+        if self.service_tier.as_deref() == Some(FLEX) { FLEX } else { "default" }
+    }
+
     fn options(&self, model: &Lease, others: Map<String, Value>) -> ApiResult<Options> {
         let own = [
             ("max_tokens", json!(self.max_completion_tokens.or(self.max_tokens))),
@@ -270,10 +246,7 @@ impl ChatCompletionRequest {
         Ok(Options {
             choices: self.n.unwrap_or(1),
             logprobs: (self.logprobs == Some(true)).then_some(self.top_logprobs.unwrap_or(0) as usize),
-            priority: match self.service_tier.as_deref() {
-                Some("flex") => Priority::Batch,
-                _ => Priority::Interactive,
-            },
+            priority: if self.service_tier() == FLEX { Priority::Batch } else { Priority::Interactive },
             cache_prompt: self.cache_prompt.unwrap_or(true),
             ignore_end: self.ignore_eos.unwrap_or(false),
             slot: crate::llama_cpp::slots::named(model, self.id_slot)?,
@@ -292,33 +265,36 @@ impl ChatCompletionRequest {
     ///
     /// # Errors
     /// A field out of range.
-    pub fn into_common(self, model: &Lease, others: Map<String, Value>) -> ApiResult<ChatRequest> {
+    pub fn into_common(mut self, model: &Lease, others: Map<String, Value>) -> ApiResult<ChatRequest> {
         self.check()?;
+        self.modernize()?;
         let format = self.format(&others)?;
         let options = self.options(model, others)?;
         let tool_choice = tool_choice(self.tool_choice.as_ref())?;
-        let messages = self.messages.into_iter().map(ChatMessage::into_message).collect();
         Ok(ChatRequest {
-            tools: self.tools.unwrap_or_default(),
+            tools: allowed(self.tools.unwrap_or_default(), self.tool_choice.as_ref())?,
             tool_choice,
             parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
             format,
             variables: self.chat_template_kwargs.unwrap_or_default(),
-            ..ChatRequest::new(check_messages(messages, "messages")?, options)
+            ..ChatRequest::new(check_messages(turns(self.messages)?, "messages")?, options)
         })
     }
 }
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
-    let (request, others): (ChatCompletionRequest, _) = call.json(known).await?;
+    let (mut request, others): (ChatCompletionRequest, _) = call.json(known).await?;
     request.check()?;
+    let in_older_form = request.modernize()?;
     let keeper = Keeper::of(&call, &request)?;
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let streams = request.stream == Some(true);
     let include_usage =
         request.stream_options.as_ref().is_some_and(|it| it.get("include_usage") == Some(&json!(true)));
+    let service_tier = request.service_tier();
     let common = request.into_common(&model, others)?;
+    let keeper = keeper.map(|keeper| keeper.drawing(&common.options.sampling));
     let with_logprobs = common.options.logprobs.is_some();
     let generation = start_chat(&call, model, common).await?;
     let head = Head {
@@ -326,6 +302,8 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         created: ids::unix_seconds(),
         model: generation.model.clone(),
         with_logprobs,
+        in_older_form,
+        service_tier,
     };
     if streams {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
@@ -346,14 +324,15 @@ struct Head {
     created: u64,
     model: Arc<Lease>,
     with_logprobs: bool,
+    /// Whether calls are told as `function_call`.
+    in_older_form: bool,
+    service_tier: &'static str,
 }
 
 impl Head {
     fn completion(&self, answer: Answer) -> ChatCompletion {
         let usage = usage(&answer.usage);
-        let choices = answer.choices.into_iter().zip(0..);
-        let choices =
-            choices.map(|(choice, index)| chat_choice(index, &self.model, choice, self.with_logprobs));
+        let choices = answer.choices.into_iter().zip(0..).map(|(choice, index)| self.choice(index, choice));
         ChatCompletion {
             id: self.id.clone(),
             object: "chat.completion".into(),
@@ -362,25 +341,53 @@ impl Head {
             choices: choices.collect(),
             usage,
             system_fingerprint: fingerprint(),
-            service_tier: Some("default".into()),
+            service_tier: Some(self.service_tier.into()),
         }
     }
-}
 
-fn chat_choice(index: u32, model: &Lease, choice: Choice, with_logprobs: bool) -> ChatChoice {
-    let calls: Vec<ChatToolCall> = choice.calls.into_iter().map(tool_call).collect();
-    let content = (calls.is_empty() || !choice.text.is_empty()).then_some(choice.text);
-    ChatChoice {
-        index,
-        message: ChatAnswer {
-            role: "assistant".into(),
-            content: content.into(),
-            refusal: None.into(),
-            tool_calls: (!calls.is_empty()).then_some(calls),
-            annotations: Some(Vec::new()),
-        },
-        logprobs: with_logprobs.then(|| logprobs(&model.tokenizer, &choice.tokens)).into(),
-        finish_reason: choice.ended.openai().into(),
+    fn choice(&self, index: u32, choice: Choice) -> ChatChoice {
+        let mut calls: Vec<ChatToolCall> = choice.calls.into_iter().map(tool_call).collect();
+        let content = (calls.is_empty() || !choice.text.is_empty()).then_some(choice.text);
+        let function_call = match self.in_older_form {
+            true => calls.drain(..).next().map(|call| call.function),
+            false => None,
+        };
+        ChatChoice {
+            index,
+            message: ChatAnswer {
+                role: "assistant".into(),
+                content: content.into(),
+                refusal: None.into(),
+                tool_calls: (!calls.is_empty()).then_some(calls),
+                function_call,
+                annotations: Some(Vec::new()),
+            },
+            logprobs: self.with_logprobs.then(|| logprobs(&self.model.tokenizer, &choice.tokens)).into(),
+            finish_reason: self.finish_reason(&choice.ended).into(),
+        }
+    }
+
+    fn finish_reason(&self, ended: &Ended) -> &'static str {
+        match ended {
+            Ended::ToolCalls if self.in_older_form => "function_call",
+            ended => ended.openai(),
+        }
+    }
+
+    /// A piece of a call, as a stream tells it: what begins it has an id and a name. The older form has one call.
+    fn call_delta(&self, index: usize, begun: Option<(&str, &str)>, arguments: &str) -> Option<Value> {
+        let mut function = json!({ "arguments": arguments });
+        if let Some((_, name)) = begun {
+            function["name"] = json!(name);
+        }
+        if self.in_older_form {
+            return (index == 0).then(|| json!({ "function_call": function }));
+        }
+        let mut call = json!({ "index": index, "function": function });
+        if let Some((id, _)) = begun {
+            (call["id"], call["type"]) = (json!(id), json!("function"));
+        }
+        Some(json!({ "tool_calls": [call] }))
     }
 }
 
@@ -415,6 +422,7 @@ impl Chunks {
             "created": head.created,
             "model": head.model.requested,
             "system_fingerprint": fingerprint(),
+            "service_tier": head.service_tier,
         });
         let mut opening = opening.to_string();
         opening.pop();
@@ -477,17 +485,17 @@ impl Renderer for Chunks {
                 self.chunk(choice, &json!({ "content": text }), &probabilities, &Value::Null, into);
             }
             Event::CallBegin { choice, index, id, name } => {
-                let function = json!({ "name": name, "arguments": "" });
-                let call = json!({ "index": index, "id": id, "type": "function", "function": function });
-                self.delta(choice, &json!({ "tool_calls": [call] }), into);
+                let delta = self.head.call_delta(index, Some((&id, &name)), "");
+                delta.iter().for_each(|delta| self.delta(choice, delta, into));
             }
             Event::CallArguments { choice, index, arguments } => {
-                let call = json!({ "index": index, "function": { "arguments": arguments } });
-                self.delta(choice, &json!({ "tool_calls": [call] }), into);
+                let delta = self.head.call_delta(index, None, &arguments);
+                delta.iter().for_each(|delta| self.delta(choice, delta, into));
             }
             Event::Finished { choice, ended, usage, .. } => {
                 crate::generate::add_usage(&mut self.sum, &usage);
-                self.chunk(choice, &json!({}), &Value::Null, &json!(ended.openai()), into);
+                let reason = json!(self.head.finish_reason(&ended));
+                self.chunk(choice, &json!({}), &Value::Null, &reason, into);
                 self.open = self.open.saturating_sub(1);
                 if self.open == 0 {
                     self.keep();

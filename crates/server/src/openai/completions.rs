@@ -4,8 +4,8 @@ use super::chat::fingerprint;
 use super::shared::{CompletionUsage, finite, usage, within};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, Event, Options, Parts, Renderer, encode_text, fill_in_prompt, is_setting, sampling, stream,
-    with_text,
+    Answer, Choice, Event, Options, Parts, Renderer, encode_text, fill_in_prompt, is_setting, likelihood,
+    sampling, stream, with_text,
 };
 use crate::ids;
 use crate::models::Lease;
@@ -41,7 +41,7 @@ crate::wire! {
             top_p: f32,
             /// Answers to each prompt.
             n: u32,
-            /// Only `n` itself: choosing among more answers than are given is not done.
+            /// So many answers are written, and the `n` whose tokens are likeliest on average are given; at most 20.
             best_of: u32,
             /// Whether the prompt comes before the answer.
             echo: bool,
@@ -122,6 +122,9 @@ crate::wire! {
     }
 }
 
+/// Most answers that some are chosen of.
+const MOST_BEST_OF: u32 = 20;
+
 /// Puts tokens with their probabilities behind a text of `offset` characters.
 fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], mut offset: usize) -> CompletionLogprobs {
     let mut lists = CompletionLogprobs {
@@ -153,16 +156,32 @@ impl CompletionRequest {
         within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
         within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
         within("logprobs", self.logprobs.map(|count| count as f32), 0.0, 20.0)?;
-        if self.best_of.is_some_and(|best_of| best_of != self.n.unwrap_or(1)) {
-            let message =
-                "`best_of` must be the same as `n`: choosing among more answers than are given is not done";
-            return Err(ApiError::field("best_of", message));
-        }
+        self.check_best_of()?;
         if self.stream_options.is_some() && self.stream != Some(true) {
             return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true"));
         }
         if self.echo == Some(true) && self.suffix.is_some() {
             return Err(ApiError::field("suffix", "`echo` and `suffix` exclude each other"));
+        }
+        Ok(())
+    }
+
+    fn check_best_of(&self) -> ApiResult<()> {
+        let (Some(best_of), n) = (self.best_of, self.n.unwrap_or(1)) else { return Ok(()) };
+        let refuse = |message: String| Err(ApiError::field("best_of", message));
+        if n == 0 {
+            return Err(ApiError::field("n", "`n` is 0: it must be at least 1"));
+        }
+        // The same as `n` is no choice, whatever `n` may be.
+        if best_of != n && !(n..=MOST_BEST_OF).contains(&best_of) {
+            return refuse(format!(
+                "`best_of` is {best_of}: it must be between `n` ({n}) and {MOST_BEST_OF}"
+            ));
+        }
+        if best_of != n && self.stream == Some(true) {
+            return refuse(
+                "`best_of` and `stream` exclude each other: which is best is known at the end".into(),
+            );
         }
         Ok(())
     }
@@ -203,9 +222,11 @@ impl CompletionRequest {
             Some(format) => crate::generate::response_format(&Value::Object(format.clone()))?,
             None => crate::llama_cpp::grammar_fields(others)?,
         };
+        let n = self.n.unwrap_or(1);
+        let choices = self.best_of.unwrap_or(n);
         Ok(Options {
-            choices: self.n.unwrap_or(1),
-            logprobs: self.logprobs.map(|count| count as usize),
+            choices,
+            logprobs: self.logprobs.or((choices > n).then_some(0)).map(|count| count as usize),
             prompt_logprobs: self.echo == Some(true) && self.logprobs.is_some(),
             cache_prompt: self.cache_prompt.unwrap_or(true),
             slot: crate::llama_cpp::slots::named(model, self.id_slot)?,
@@ -237,8 +258,15 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         echoes.iter_mut().for_each(String::clear);
     }
     let id = ids::new("cmpl-");
-    let (choices, with_logprobs) = (options.choices, options.logprobs.is_some());
-    let parts = Parts::start(&call, model.clone(), prompts, options).await?;
+    let (choices, with_logprobs) = (options.choices, request.logprobs.is_some());
+    let parts = Parts::start(&call, model.clone(), prompts, options).await;
+    // As many answers as the server gives at most may be fewer than `best_of` asks for.
+    let parts = parts.map_err(|error| match error.param.as_deref() {
+        Some("n") if request.best_of.is_some() => {
+            ApiError { message: error.message.replacen("`n`", "`best_of`", 1), ..error.param("best_of") }
+        }
+        _ => error,
+    })?;
     if request.stream == Some(true) {
         let include_usage =
             request.stream_options.as_ref().is_some_and(|it| it.get("include_usage") == Some(&json!(true)));
@@ -246,7 +274,16 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         let renderer = Chunks::new(&id, model, echoes, choices, with_logprobs, include_usage);
         return Ok(stream(parts, renderer, Stream::Events, keep_alive));
     }
-    answer(id, &model, parts, echoes, with_logprobs).await
+    answer(id, &model, parts, echoes, request.n.unwrap_or(1), with_logprobs).await
+}
+
+/// The `count` choices whose tokens are likeliest on average, the likeliest first; those there are, if there are no more.
+fn best(mut choices: Vec<Choice>, count: u32) -> Vec<Choice> {
+    if choices.len() > count as usize {
+        choices.sort_by(|one, other| likelihood(&other.tokens).total_cmp(&likelihood(&one.tokens)));
+        choices.truncate(count as usize);
+    }
+    choices
 }
 
 async fn answer(
@@ -254,6 +291,7 @@ async fn answer(
     model: &Lease,
     mut parts: Parts,
     echoes: Vec<String>,
+    count: u32,
     with_logprobs: bool,
 ) -> ApiResult<Response<Body>> {
     let mut sum = Usage::default();
@@ -261,7 +299,7 @@ async fn answer(
     for echo in echoes {
         let Some(Answer { prompt, choices: answers, usage }) = parts.answer().await? else { break };
         crate::generate::add_usage(&mut sum, &usage);
-        for choice in answers {
+        for choice in best(answers, count) {
             let tokens: Vec<TokenOutput> = prompt.iter().cloned().chain(choice.tokens).collect();
             choices.push(CompletionChoice {
                 index: choices.len() as u32,

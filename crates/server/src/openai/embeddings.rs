@@ -5,12 +5,13 @@ use crate::generate::{embed, encode_text, normalized, with_text};
 use crate::models::Lease;
 use crate::respond;
 use crate::route::Call;
-use crate::wire::{TextOrIds, TextOrTokens};
+use crate::wire::{Described, TextOrIds, TextOrTokens};
 use alti_engine::serving::Pooling;
 use alti_text::Specials;
 use axum::body::Body;
 use axum::http::Response;
 use base64::Engine;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 crate::wire! {
@@ -56,7 +57,7 @@ crate::wire! {
             /// Which input's, from 0.
             index: usize,
             /// The values: a list of numbers, or base64.
-            embedding: Value,
+            embedding: Vector,
         }
     }
     /// What vectors took.
@@ -67,6 +68,22 @@ crate::wire! {
             /// The same.
             total_tokens: usize,
         }
+    }
+}
+
+/// A vector in one of its forms. Numbers stay in single precision: wider, each would be told with digits that mean nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Vector {
+    /// A list of numbers.
+    Floats(Vec<f32>),
+    /// Little-endian 32-bit floats, in base64.
+    Base64(String),
+}
+
+impl Described for Vector {
+    fn schema() -> Value {
+        json!({ "oneOf": [Vec::<f32>::schema(), String::schema()] })
     }
 }
 
@@ -146,10 +163,10 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let data = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = normalized(values, dimensions);
         let embedding = match base64 {
-            false => json!(values),
+            false => Vector::Floats(values),
             true => {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+                Vector::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
             }
         };
         Embedding { object: "embedding".into(), index, embedding }

@@ -5,6 +5,7 @@ mod completions;
 pub(crate) mod embeddings;
 mod models;
 pub(crate) mod shared;
+mod tools;
 
 use crate::route::{Family, Route, Scope, Stream};
 use chat::{ChatCompletion, ChatCompletionRequest};

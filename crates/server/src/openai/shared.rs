@@ -1,6 +1,7 @@
 //! What OpenAI's routes have in common: messages, usage, probabilities, ranges.
 
 use crate::error::{ApiError, ApiResult};
+use crate::generate::shortest;
 use crate::wire::{Described, Nullable};
 use alti_engine::serving::{TokenOutput, Usage};
 use alti_text::{Content, Message, Tokenizer};
@@ -51,14 +52,14 @@ crate::wire! {
             name: String,
             /// What the assistant thought, for templates that read it.
             reasoning_content: String,
+            /// The assistant's call in the older form; its result is the next turn of `function`.
+            function_call: Value,
         }
         ignored {
             /// Audio of an earlier answer.
             audio: Value,
             /// Why an earlier answer was refused.
             refusal: Value,
-            /// The old form of `tool_calls`.
-            function_call: Value,
         }
     }
     /// What a request took.
@@ -135,8 +136,7 @@ const NO_LOGPROB: f64 = -9999.0;
 /// A log-probability that JSON can carry: the shortest decimal fraction that is this number, so that it reads the same
 /// in a stream and in one piece.
 pub(crate) fn finite(logprob: f32) -> f64 {
-    let shortest = logprob.to_string().parse().unwrap_or(NO_LOGPROB);
-    if logprob.is_finite() { shortest } else { NO_LOGPROB }
+    if logprob.is_finite() { shortest(logprob) } else { NO_LOGPROB }
 }
 
 fn bytes(tokenizer: &Tokenizer, token: u32) -> Vec<u32> {

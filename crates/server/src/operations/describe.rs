@@ -84,7 +84,8 @@ pub fn documentation() -> String {
     let mut text = String::from(
         "# The APIs\n\nWritten by `cargo run -p alti-server --example api_docs > docs/api.md` from the server's route table: \
          do not edit.\n\n\
-         Fields that are not listed are ignored, and named in the log once. `null` is the same as leaving a field out. \
+         Fields that are not listed are ignored, and named in the log once. `null` is the same as leaving a field out, \
+         but where a field says what it does. \
          A field of the wrong type is answered with status 400 and the API's own error object, which names the field.\n",
     );
     text.push_str(

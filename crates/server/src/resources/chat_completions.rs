@@ -3,10 +3,12 @@
 
 use super::{ask, deleted, fields, listed, listed_by, page, tenant};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::generate::told;
 use crate::openai::chat::{ChatCompletion, ChatCompletionRequest};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope};
 use crate::state::AppState;
+use alti_engine::sampling::SamplerSettings;
 use alti_store::{ChatCompletion as Stored, ChatCompletionFilter};
 use axum::body::Body;
 use axum::http::Response;
@@ -20,8 +22,8 @@ const LARGEST_KEPT: usize = 1 << 20;
 crate::wire! {
     /// What is to be changed of a chat completion that is kept.
     pub struct UpdateChatCompletionRequest {
-        required {
-            /// Up to 16 pairs of strings, in the place of those there were.
+        optional {
+            /// Up to 16 pairs of strings, in the place of those there were; none takes these away.
             metadata: Value,
         }
     }
@@ -92,10 +94,6 @@ impl Keeper {
         let metadata = fields::metadata(request.metadata.clone())?;
         let asked = json!({
             "request_id": call.id,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "presence_penalty": request.presence_penalty,
-            "frequency_penalty": request.frequency_penalty,
             "seed": request.seed,
             "tools": request.tools,
             "tool_choice": request.tool_choice,
@@ -125,6 +123,14 @@ impl Keeper {
             messages,
             asked: asked.as_object().cloned().unwrap_or_default(),
         }))
+    }
+
+    /// The same, with how tokens are drawn: what was not asked for has the model's values.
+    pub(crate) fn drawing(mut self, sampling: &SamplerSettings) -> Keeper {
+        let names = ["temperature", "top_p", "presence_penalty", "frequency_penalty"];
+        let told = told(sampling).into_iter().filter(|(name, _)| names.contains(&name.as_str()));
+        self.asked.extend(told);
+        self
     }
 
     /// Keeps the answer.
@@ -191,7 +197,7 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateChatCompletionRequest>(|_| false).await?;
-    let metadata = fields::metadata(Some(request.metadata))?.unwrap_or_else(|| json!({}));
+    let metadata = fields::metadata(request.metadata)?.unwrap_or_else(|| json!({}));
     let (tenant, id) = named(&call);
     let changed =
         ask(&call.state, move |store| store.chat_completions().set_metadata(&tenant, &id, metadata)).await?;

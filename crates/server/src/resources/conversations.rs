@@ -23,8 +23,8 @@ crate::wire! {
     }
     /// What is to be changed of a conversation.
     pub struct UpdateConversationRequest {
-        required {
-            /// Up to 16 pairs of strings, in the place of those there were.
+        optional {
+            /// Up to 16 pairs of strings, in the place of those there were; none takes these away.
             metadata: Value,
         }
     }
@@ -138,7 +138,7 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateConversationRequest>(|_| false).await?;
-    let metadata = fields::metadata(Some(request.metadata))?.unwrap_or_else(|| json!({}));
+    let metadata = fields::metadata(request.metadata)?.unwrap_or_else(|| json!({}));
     let (tenant, id) = named(&call);
     let changed =
         ask(&call.state, move |store| store.conversations().set_metadata(&tenant, &id, metadata)).await?;

@@ -10,16 +10,37 @@ use alti_text::{Content, Message};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 
-/// Kinds of items, with the beginning of their ids.
-const KINDS: [(&str, &str); 9] = [
+/// Kinds of items, with the beginning of their ids. Those of tools that are only OpenAI's come with conversations that began
+/// there.
+const KINDS: [(&str, &str); 29] = [
     ("message", "msg_"),
     ("function_call", "fc_"),
     ("function_call_output", "fco_"),
+    ("custom_tool_call", "ctc_"),
+    ("custom_tool_call_output", "ctco_"),
     ("reasoning", "rs_"),
     ("compaction", "cmp_"),
     ("file_search_call", "fs_"),
     ("mcp_call", "mcp_"),
     ("mcp_list_tools", "mcpl_"),
+    ("mcp_approval_request", "mcpr_"),
+    ("mcp_approval_response", "mcpa_"),
+    ("web_search_call", "ws_"),
+    ("image_generation_call", "ig_"),
+    ("code_interpreter_call", "ci_"),
+    ("computer_call", "cu_"),
+    ("computer_call_output", "cuo_"),
+    ("local_shell_call", "lsh_"),
+    ("local_shell_call_output", "lsho_"),
+    ("shell_call", "sh_"),
+    ("shell_call_output", "sho_"),
+    ("apply_patch_call", "apc_"),
+    ("apply_patch_call_output", "apco_"),
+    ("tool_search_call", "tsc_"),
+    ("tool_search_output", "tso_"),
+    ("additional_tools", "at_"),
+    ("program", "pg_"),
+    ("program_output", "pgo_"),
     ("item_reference", ""),
 ];
 
@@ -93,7 +114,8 @@ fn read_item(item: Value, path: &str) -> ApiResult<Value> {
     match kind.as_str() {
         "message" => read_message(&mut item, path)?,
         "function_call" => ["call_id", "name", "arguments"].into_iter().try_for_each(text)?,
-        "function_call_output" => {
+        "custom_tool_call" => ["call_id", "name", "input"].into_iter().try_for_each(text)?,
+        "function_call_output" | "custom_tool_call_output" => {
             text("call_id")?;
             if !matches!(item.get("output"), Some(Value::String(_) | Value::Array(_))) {
                 let message = format!("`{path}.output` must be a string or a list of parts");
@@ -185,13 +207,9 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
                 content: Some(Content::Parts(item["content"].as_array().cloned().unwrap_or_default())),
                 ..Message::default()
             }),
-            "function_call" => {
+            "function_call" | "custom_tool_call" => {
                 names.insert(text("call_id"), text("name"));
-                let call = json!({
-                    "id": text("call_id"),
-                    "type": "function",
-                    "function": { "name": text("name"), "arguments": text("arguments") },
-                });
+                let call = function_call(item);
                 match messages.last_mut().filter(|last| last.role == "assistant") {
                     Some(last) => last.tool_calls.push(call),
                     None => messages.push(Message {
@@ -214,21 +232,10 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
                     arguments: text("arguments").to_owned(),
                 };
                 messages.push(ToolRounds::turn("", std::slice::from_ref(&call)));
-                let outcome = item["output"].as_str().or(item["error"].as_str()).unwrap_or_default();
-                messages.push(told(&call, outcome));
+                messages.push(told(&call, &outcome(item)));
             }
-            "function_call_output" => {
-                let mut extra = Map::new();
-                extra.insert("tool_call_id".into(), item["call_id"].clone());
-                if let Some(name) = names.get(text("call_id")) {
-                    extra.insert("name".into(), json!(name));
-                }
-                let content = match &item["output"] {
-                    Value::Array(parts) => Content::Parts(parts.clone()),
-                    output => Content::Text(output.as_str().unwrap_or_default().to_owned()),
-                };
-                let role = "tool".to_owned();
-                messages.push(Message { role, content: Some(content), extra, ..Message::default() });
+            "function_call_output" | "custom_tool_call_output" => {
+                messages.push(call_output(item, names.get(text("call_id")).copied()));
             }
             _ => {}
         }
@@ -237,6 +244,44 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
         join_users(&mut messages);
     }
     messages
+}
+
+/// A call as templates read it. What a custom tool is given is plain text: it is the one argument.
+fn function_call(item: &Value) -> Value {
+    let arguments = match item["type"] == "custom_tool_call" {
+        true => json!({ "input": item["input"] }).to_string().into(),
+        false => item["arguments"].clone(),
+    };
+    json!({
+        "id": item["call_id"],
+        "type": "function",
+        "function": { "name": item["name"], "arguments": arguments },
+    })
+}
+
+/// What a call of the function `name` returned.
+fn call_output(item: &Value, name: Option<&str>) -> Message {
+    let mut extra = Map::new();
+    extra.insert("tool_call_id".into(), item["call_id"].clone());
+    if let Some(name) = name {
+        extra.insert("name".into(), json!(name));
+    }
+    let content = match &item["output"] {
+        Value::Array(parts) => Content::Parts(parts.clone()),
+        output => Content::Text(output.as_str().unwrap_or_default().to_owned()),
+    };
+    Message { role: "tool".to_owned(), content: Some(content), extra, ..Message::default() }
+}
+
+/// What came of a call to an MCP server. Errors of responses that were stored before they were objects are texts.
+fn outcome(item: &Value) -> String {
+    let error = &item["error"];
+    let told = [&item["output"], error, &error["message"], &error["content"]];
+    if let Some(text) = told.into_iter().find_map(Value::as_str) {
+        return text.to_owned();
+    }
+    let parts = error["content"].as_array().into_iter().flatten();
+    parts.filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// Makes one turn of the user's turns that follow one another, as they do where a summary took the place of the answers:
@@ -311,6 +356,49 @@ mod tests {
         assert_eq!(roles, ["user", "assistant", "tool"]);
         assert_eq!(messages[1].tool_calls.len(), 2);
         assert_eq!(messages[2].extra["name"], "time");
+    }
+
+    #[test]
+    fn items_of_tools_that_are_not_here_are_taken() {
+        let mut items = vec![
+            json!({ "role": "user", "content": "patch it" }),
+            json!({ "type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "+ line" }),
+            json!({ "type": "custom_tool_call_output", "call_id": "c1", "output": "done" }),
+        ];
+        let silent = KINDS.iter().filter(|(kind, _)| {
+            let heard =
+                ["message", "function_call", "custom_tool_call", "compaction", "mcp_call", "item_reference"];
+            !heard.iter().any(|heard| *kind == *heard || **kind == format!("{heard}_output"))
+        });
+        items.extend(silent.map(|(kind, _)| json!({ "type": kind })));
+        assert!(items.len() > 20);
+        let messages = messages(&read_items(Value::Array(items), "input").unwrap());
+        let roles: Vec<&str> = messages.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["user", "assistant", "tool"], "the model sees what it can be told");
+        let call = &messages[1].tool_calls[0]["function"];
+        assert_eq!((&call["name"], &call["arguments"]), (&json!("patch"), &json!("{\"input\":\"+ line\"}")));
+        assert_eq!(
+            (&messages[2].extra["name"], &messages[2].extra["tool_call_id"]),
+            (&json!("patch"), &json!("c1"))
+        );
+    }
+
+    #[test]
+    fn what_came_of_a_call_to_a_server_is_told_in_every_form() {
+        let error =
+            json!({ "type": "mcp_tool_execution_error", "content": [{ "type": "text", "text": "no luck" }] });
+        for (item, expected) in [
+            (json!({ "output": "fine", "error": null }), "fine"),
+            (json!({ "error": error }), "no luck"),
+            (
+                json!({ "error": { "type": "mcp_protocol_error", "code": -32600, "message": "what?" } }),
+                "what?",
+            ),
+            (json!({ "error": "as it was stored before" }), "as it was stored before"),
+            (json!({}), ""),
+        ] {
+            assert_eq!(outcome(&item), expected, "{item}");
+        }
     }
 
     #[test]

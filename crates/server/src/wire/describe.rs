@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 /// A type that says what its JSON looks like.
 pub trait Described {
+    /// Whether `null` is a value of it, and not the same as a field that is not there.
+    const NULLABLE: bool = false;
     /// Its JSON schema.
     fn schema() -> Value;
     /// Adds the objects that the schema refers to.
@@ -34,6 +36,8 @@ pub struct Field {
     pub support: Support,
     /// Its JSON schema.
     pub schema: fn() -> Value,
+    /// Whether `null` says something.
+    pub nullable: bool,
     /// The objects that the schema refers to.
     pub objects: fn(&mut Vec<&'static Object>),
 }
@@ -68,6 +72,11 @@ impl Object {
     /// Whether it has a field of this name.
     pub fn has(&self, name: &str) -> bool {
         self.fields.iter().any(|field| field.name() == name)
+    }
+
+    /// Whether it has a field of this name for which `null` says something.
+    pub(super) fn has_nullable(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| field.nullable && field.name() == name)
     }
 
     /// Its JSON schema.
@@ -161,6 +170,7 @@ impl<T: Described> Described for BTreeMap<String, T> {
 }
 
 impl<T: Described> Described for Nullable<T> {
+    const NULLABLE: bool = true;
     fn schema() -> Value {
         json!({ "oneOf": [T::schema(), { "type": "null" }] })
     }

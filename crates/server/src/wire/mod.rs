@@ -1,7 +1,7 @@
 //! What requests and answers look like on the wire: one declaration gives the type, its JSON and its documentation.
 //!
 //! Types are permissive where apps differ: fields nobody knows are ignored (and told to the log once), and `null` is
-//! the same as an absent field. What is known but of the wrong type is answered with the API's own error.
+//! the same as an absent field, but where the field's type is [`Nullable`]. What is known but of the wrong type is answered with the API's own error.
 
 mod describe;
 mod read;
@@ -9,7 +9,7 @@ mod read;
 pub use describe::{Described, Field, Object, Support};
 pub use read::{UnknownFields, read_json};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Declares an object of the wire: a struct, and [`Object`], the description that the documentation is made of.
 /// `required` fields are always there, `optional` ones may be, `ignored` ones are read and have no effect.
@@ -53,6 +53,7 @@ macro_rules! wire {
                         about: concat!($($required_doc),+),
                         support: $crate::wire::Support::Required,
                         schema: <$required_type as $crate::wire::Described>::schema,
+                        nullable: <$required_type as $crate::wire::Described>::NULLABLE,
                         objects: <$required_type as $crate::wire::Described>::objects,
                     }, )* )?
                     $( $( $crate::wire::Field {
@@ -60,6 +61,7 @@ macro_rules! wire {
                         about: concat!($($optional_doc),+),
                         support: $crate::wire::Support::Optional,
                         schema: <$optional_type as $crate::wire::Described>::schema,
+                        nullable: <$optional_type as $crate::wire::Described>::NULLABLE,
                         objects: <$optional_type as $crate::wire::Described>::objects,
                     }, )* )?
                     $( $( $crate::wire::Field {
@@ -67,6 +69,7 @@ macro_rules! wire {
                         about: concat!($($ignored_doc),+),
                         support: $crate::wire::Support::Ignored,
                         schema: <$ignored_type as $crate::wire::Described>::schema,
+                        nullable: <$ignored_type as $crate::wire::Described>::NULLABLE,
                         objects: <$ignored_type as $crate::wire::Described>::objects,
                     }, )* )?
                 ],
@@ -99,6 +102,14 @@ impl<T> From<Option<T>> for Nullable<T> {
     fn from(value: Option<T>) -> Self {
         Nullable(value)
     }
+}
+
+/// Reads an optional field that is there, so that `null` is told from nothing: for optional fields of type [`Nullable`], under
+/// `#[serde(deserialize_with = "crate::wire::present")]`.
+pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// One value, or a list of them.

@@ -66,7 +66,7 @@ pub fn from_value<T: DeserializeOwned>(value: Value, object: &'static Object) ->
     let Value::Object(mut fields) = value else {
         return Err(ApiError::invalid("the request's body must be a JSON object"));
     };
-    fields.retain(|_, value| !value.is_null());
+    fields.retain(|name, value| !value.is_null() || object.has_nullable(name));
     let mut others = Map::new();
     for name in fields.keys().filter(|name| !object.has(name)).cloned().collect::<Vec<_>>() {
         if let Some(value) = fields.remove(&name) {
@@ -128,6 +128,9 @@ mod tests {
                 n: u32,
                 /// Inner.
                 inner: Vec<Inner>,
+                /// Labels.
+                #[serde(deserialize_with = "crate::wire::present")]
+                labels: crate::wire::Nullable<Value>,
             }
         }
         /// Inner.
@@ -173,5 +176,12 @@ mod tests {
     fn null_is_absent_and_unknown_fields_are_kept_aside() {
         let read = read_json::<Probe>(br#"{"model": "m", "n": null, "temp": 1}"#, Probe::OBJECT).unwrap();
         assert_eq!((read.value.n, read.others.len()), (None, 1));
+        assert!(read.value.labels.is_none());
+    }
+
+    #[test]
+    fn null_is_a_value_where_a_field_can_be_taken_away() {
+        let read = read_json::<Probe>(br#"{"model": "m", "labels": null}"#, Probe::OBJECT).unwrap();
+        assert_eq!(read.value.labels.map(|labels| labels.0), Some(None));
     }
 }

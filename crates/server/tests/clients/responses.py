@@ -66,6 +66,31 @@ if formatted.status == "completed":
 
     check("it obeys a schema", json.loads(formatted.output_text)["river"] in ("Amazon", "Ucayali"), formatted.output_text)
 
+weather = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather of a city.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Lima", "Cusco"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+calling = {"input": "What is the weather in Lima?", "tools": [weather], "tool_choice": "required", "parallel_tool_calls": False}
+called = client.responses.create(**calling, model=MODEL, max_output_tokens=80, temperature=0)
+check("a function is called, and nothing is said", [item.type for item in called.output] == ["function_call"], called.output)
+with client.responses.stream(**calling, model=MODEL, max_output_tokens=80, temperature=0) as stream:
+    pieces = "".join(event.delta for event in stream if event.type == "response.function_call_arguments.delta")
+    streamed = stream.get_final_response()
+check("the deltas are the arguments", pieces == streamed.output[0].arguments, (pieces, streamed.output))
+check("streamed is the same call", pieces == called.output[0].arguments, (pieces, called.output))
+results = [{"role": "user", "content": calling["input"]}, {"type": "item_reference", "id": called.output[0].id}]
+results.append({"type": "function_call_output", "call_id": called.output[0].call_id, "output": "fog"})
+answered = client.responses.create(input=results, **short)
+check("a call is referred to, and its output read", answered.output_text != "", answered)
+
 count = client.responses.input_tokens.count(model=MODEL, input="Name a river of Peru.")
 check("tokens are counted without an answer", count.input_tokens > 4, count)
 

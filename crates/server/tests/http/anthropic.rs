@@ -107,6 +107,21 @@ async fn tools_go_both_ways() {
 }
 
 #[tokio::test]
+async fn an_answer_obeys_the_schema_it_was_asked_for() {
+    let format = json!({ "type": "json_schema", "schema": { "enum": ["yes", "no"] } });
+    let app = app();
+    for asked in [json!({ "output_config": { "format": format } }), json!({ "output_format": format })] {
+        let mut request = request(asked);
+        request["model"] = json!("tiny");
+        let answer = app.post("/v1/messages", request).await.ok();
+        let text = answer["content"][0]["text"].as_str().unwrap();
+        assert!(["\"yes\"", "\"no\""].contains(&text), "{answer}");
+    }
+    let open = json!({ "output_config": { "effort": "low", "format": null } });
+    assert_eq!(app.post("/v1/messages", request(open)).await.ok()["content"][0]["text"], "Hello.");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_in_anthropics_words() {
     for extra in [
         json!({ "max_tokens": 0 }),
@@ -122,6 +137,8 @@ async fn what_is_wrong_is_told_in_anthropics_words() {
         json!({ "tool_choice": { "type": "tool" } }),
         json!({ "tool_choice": { "type": "any" } }),
         json!({ "stop_sequences": "x" }),
+        json!({ "output_config": { "format": { "type": "json_object" } } }),
+        json!({ "output_format": { "type": "json_schema" } }),
     ] {
         let answer = app().post("/v1/messages", request(extra.clone())).await;
         let error = answer.json();

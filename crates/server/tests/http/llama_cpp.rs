@@ -1,6 +1,7 @@
 //! The API of llama.cpp's server.
 
 use crate::support::{App, app, user};
+use alti_engine::sampling::SamplerName;
 use alti_server::ServerSettings;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -36,6 +37,22 @@ async fn a_text_is_gone_on_with() {
         json!({ "model": "tiny", "prompt": "x", "grammar": "root ::= \"ab\" | \"cd\"", "n_predict": 9 });
     let obeyed = app.post("/completion", grammar).await.ok();
     assert!(["ab", "cd"].contains(&obeyed["content"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn samplers_are_named_as_editors_name_them() {
+    let app = app();
+    let ask = async |samplers: Value| {
+        let request = json!({ "model": "scripted", "prompt": "x", "samplers": samplers });
+        app.post("/completion", request).await
+    };
+    for samplers in [json!(["top_k", "top_p", "infill"]), json!("top_k;top_p"), json!("kpi")] {
+        ask(samplers).await.ok();
+        assert_eq!(app.last_job().sampling.samplers, [SamplerName::TopK, SamplerName::TopP]);
+    }
+    let refused = ask(json!(["top_k", "guess"])).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.json()["error"]["message"].as_str().unwrap().contains("no sampler `guess`"));
 }
 
 #[tokio::test]
@@ -176,7 +193,12 @@ async fn vectors_state_and_what_the_model_cannot() {
     let app = app();
     let vectors = app.post("/embedding", json!({ "content": ["a", "b"], "model": "tiny" })).await.ok();
     assert_eq!((&vectors[1]["index"], vectors[0]["embedding"][0].as_array().unwrap().len()), (&json!(1), 96));
+    for value in vectors[0]["embedding"][0].as_array().unwrap() {
+        assert!(crate::support::is_single(value), "{value} has digits that mean nothing");
+    }
     let props = app.get("/props?model=tiny").await.ok();
+    let params = &props["default_generation_settings"]["params"];
+    assert_eq!((&params["top_p"], &params["min_p"]), (&json!(0.95), &json!(0.05)));
     assert_eq!((&props["eos_token"], &props["total_slots"]), (&json!("<|im_end|>"), &json!(16)));
     assert!(app.get("/slots").await.ok().is_array());
     let infill = app.post("/infill", json!({ "input_prefix": "a", "input_suffix": "b" })).await;

@@ -40,6 +40,25 @@ async fn models_are_listed_and_described() {
 }
 
 #[tokio::test]
+async fn models_are_listed_for_anthropics_client_too() {
+    let app = app();
+    let get = async |path: &str| {
+        let request = Request::get(path).header("anthropic-version", "2023-06-01");
+        app.send(request.body(Body::empty()).unwrap()).await.ok()
+    };
+    let list = get("/v1/models").await;
+    let models = list["data"].as_array().unwrap();
+    assert_eq!((&list["has_more"], &list["object"]), (&json!(false), &json!("list")));
+    assert_eq!((&list["first_id"], &list["last_id"]), (&models[0]["id"], &models[models.len() - 1]["id"]));
+    let expected = json!({
+        "id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "tests",
+        "type": "model", "display_name": "tiny", "created_at": "2023-11-14T22:13:20Z",
+    });
+    assert_eq!((&models[0], &get("/v1/models/tiny").await), (&expected, &expected));
+    assert_eq!(app.get("/v1/models").await.ok()["has_more"], Value::Null, "OpenAI's has no pages");
+}
+
+#[tokio::test]
 async fn a_model_is_removed() {
     let app = app();
     let delete = |name: &str| Request::delete(format!("/v1/models/{name}")).body(Body::empty()).unwrap();
@@ -63,6 +82,18 @@ async fn a_chat_is_answered_as_openai_does() {
     assert_eq!(usage["completion_tokens"], 8);
     let sum = usage["prompt_tokens"].as_u64().unwrap() + 8;
     assert_eq!(usage["total_tokens"], sum);
+}
+
+#[tokio::test]
+async fn the_tier_that_an_answer_was_given_in_is_told() {
+    let app = app();
+    for (asked, given) in [(Value::Null, "default"), (json!("priority"), "default"), (json!("flex"), "flex")]
+    {
+        let request = |stream: bool| chat(json!({ "service_tier": asked, "stream": stream }));
+        assert_eq!(app.post("/v1/chat/completions", request(false)).await.ok()["service_tier"], given);
+        let (events, _) = app.post("/v1/chat/completions", request(true)).await.events();
+        assert!(events.iter().all(|event| event["service_tier"] == given), "{events:?}");
+    }
 }
 
 #[tokio::test]
@@ -188,18 +219,18 @@ async fn a_request_of_many_prompts_leaves_room_for_others_and_keeps_their_order(
 async fn what_is_not_said_about_sampling_is_as_each_api_documents_it() {
     let app = app();
     for (path, request, expected) in [
-        ("/v1/chat/completions", json!({ "messages": user("Hi") }), (0, 1.0, 0.0, 1.0)),
-        ("/v1/completions", json!({ "prompt": "Hi" }), (0, 1.0, 0.0, 1.0)),
-        ("/v1/messages", json!({ "messages": user("Hi"), "max_tokens": 9 }), (0, 1.0, 0.0, 1.0)),
-        ("/api/chat", json!({ "messages": user("Hi"), "stream": false }), (40, 0.9, 0.0, 1.1)),
-        ("/completion", json!({ "prompt": "Hi" }), (40, 0.95, 0.05, 1.0)),
+        ("/v1/chat/completions", json!({ "messages": user("Hi") }), (0, 1.0, 0.0, 1.0, -1)),
+        ("/v1/completions", json!({ "prompt": "Hi" }), (0, 1.0, 0.0, 1.0, -1)),
+        ("/v1/messages", json!({ "messages": user("Hi"), "max_tokens": 9 }), (0, 1.0, 0.0, 1.0, 64)),
+        ("/api/chat", json!({ "messages": user("Hi"), "stream": false }), (40, 0.9, 0.0, 1.1, 64)),
+        ("/completion", json!({ "prompt": "Hi" }), (40, 0.95, 0.05, 1.0, 64)),
     ] {
         let mut request = request;
         request["model"] = json!("scripted");
         app.post(path, request).await.ok();
         let sampling = app.last_job().sampling;
-        let found = (sampling.top_k, sampling.top_p, sampling.min_p, sampling.repeat_penalty);
-        assert_eq!(found, expected, "{path}");
+        let (repeat, last) = (sampling.repeat_penalty, sampling.repeat_last_n);
+        assert_eq!((sampling.top_k, sampling.top_p, sampling.min_p, repeat, last), expected, "{path}");
         // What the model says itself goes first.
         assert_eq!(sampling.temperature, 0.0, "{path}");
     }
@@ -416,9 +447,45 @@ async fn texts_are_gone_on_with() {
 }
 
 #[tokio::test]
+async fn the_likeliest_of_several_texts_are_given() {
+    let app = app();
+    let ask = async |extra: Value| {
+        let mut request = json!({ "model": "tiny", "prompt": ["Once", "Then"], "max_tokens": 6, "temperature": 1, "seed": 5 });
+        for (name, value) in extra.as_object().unwrap() {
+            request[name] = value.clone();
+        }
+        app.post("/v1/completions", request).await.ok()
+    };
+    let all = ask(json!({ "n": 5, "logprobs": 0 })).await;
+    let best = ask(json!({ "n": 2, "best_of": 5 })).await;
+    assert_eq!(
+        best["usage"]["completion_tokens"], all["usage"]["completion_tokens"],
+        "all that were written"
+    );
+    let mean = |choice: &Value| {
+        let logprobs = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+        logprobs.iter().map(|it| it.as_f64().unwrap()).sum::<f64>() / logprobs.len() as f64
+    };
+    let (all, best) = (all["choices"].as_array().unwrap(), best["choices"].as_array().unwrap());
+    assert_eq!(best.len(), 4);
+    for (prompt, given) in best.chunks(2).enumerate() {
+        let mut written = all[prompt * 5..][..5].to_vec();
+        written.sort_by(|one, other| mean(other).total_cmp(&mean(one)));
+        for (place, choice) in given.iter().enumerate() {
+            assert_eq!(choice["text"], written[place]["text"]);
+            assert_eq!((&choice["index"], &choice["logprobs"]), (&json!(prompt * 2 + place), &Value::Null));
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_completions_cannot_do_is_refused() {
     for (request, param) in [
-        (json!({ "prompt": "x", "best_of": 3 }), "best_of"),
+        (json!({ "prompt": "x", "best_of": 21 }), "best_of"),
+        (json!({ "prompt": "x", "best_of": 2, "n": 3 }), "best_of"),
+        (json!({ "prompt": "x", "best_of": 3, "stream": true }), "best_of"),
+        (json!({ "prompt": "x", "best_of": 5, "model": "scripted" }), "best_of"),
+        (json!({ "prompt": "x", "best_of": 3, "n": 0 }), "n"),
         (json!({ "prompt": "x", "suffix": "y" }), "suffix"),
         (json!({ "prompt": [] }), "prompt"),
         (json!({ "prompt": { "a": 1 } }), "prompt"),
@@ -455,6 +522,9 @@ async fn vectors_are_of_length_one_in_every_form() {
     };
     let plain = embed(json!({})).await;
     let values = floats(&plain["data"][0]["embedding"]);
+    for value in plain["data"][0]["embedding"].as_array().unwrap() {
+        assert!(crate::support::is_single(value), "{value} has digits that mean nothing");
+    }
     let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
     assert!((length - 1.0).abs() < 1e-5);
     assert_eq!(plain["usage"], json!({ "prompt_tokens": 5, "total_tokens": 5 }));

@@ -457,3 +457,9 @@ impl Answer {
 pub fn user(text: &str) -> Value {
     json!([{ "role": "user", "content": text }])
 }
+
+/// Whether a number is told with no more digits than single precision has.
+pub fn is_single(value: &Value) -> bool {
+    let number = value.as_f64().expect("a number");
+    (number as f32).to_string().parse() == Ok(number)
+}

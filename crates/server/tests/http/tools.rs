@@ -95,6 +95,101 @@ async fn a_choice_of_tools_is_made_sure_of() {
 }
 
 #[tokio::test]
+async fn only_the_tools_that_are_allowed_can_be_called() {
+    let app = app();
+    let mut tools = add();
+    tools.as_array_mut().unwrap().push(json!({ "type": "function", "function": { "name": "subtract" } }));
+    let ask = async |names: &[&str]| {
+        let listed: Vec<Value> =
+            names.iter().map(|name| json!({ "type": "function", "function": { "name": name } })).collect();
+        let allowed = json!({ "mode": "required", "tools": listed });
+        let choice = json!({ "type": "allowed_tools", "allowed_tools": allowed });
+        let request = request(json!({ "tools": tools, "tool_choice": choice }));
+        app.post("/v1/chat/completions", request).await
+    };
+    ask(&["subtract"]).await.ok();
+    match app.last_job().grammar {
+        Some(GrammarSource::Lark(source)) => {
+            assert!(source.contains("subtract") && !source.contains("add"), "{source}");
+        }
+        other => panic!("{other:?}"),
+    }
+    ask(&["subtract", "add"]).await.ok();
+    for refused in [&["fly"][..], &[]] {
+        let answer = ask(refused).await;
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("tool_choice"))
+        );
+    }
+}
+
+/// A request in the form that functions had before tools.
+fn older(extra: Value) -> Value {
+    let mut request =
+        json!({ "model": "scripted", "messages": user("Add."), "functions": [add()[0]["function"]] });
+    for (name, value) in extra.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+#[tokio::test]
+async fn functions_are_called_in_the_form_they_were_given_in() {
+    let call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    let app = app().says(call);
+    let answer = app.post("/v1/chat/completions", older(json!({}))).await.ok();
+    let (choice, message) = (&answer["choices"][0], &answer["choices"][0]["message"]);
+    assert_eq!((&choice["finish_reason"], &message["content"]), (&json!("function_call"), &Value::Null));
+    assert_eq!((&message["function_call"]["name"], message.get("tool_calls")), (&json!("add"), None));
+    let arguments = message["function_call"]["arguments"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(arguments).unwrap(), json!({ "a": 1 }));
+    let (events, _) = app.post("/v1/chat/completions", older(json!({ "stream": true }))).await.events();
+    let deltas: Vec<&Value> =
+        events.iter().filter_map(|it| it["choices"][0]["delta"].get("function_call")).collect();
+    assert_eq!(deltas[0]["name"], "add");
+    let streamed: String = deltas.iter().filter_map(|delta| delta["arguments"].as_str()).collect();
+    assert_eq!(streamed, arguments);
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "function_call");
+    assert!(events.iter().all(|event| event["choices"][0]["delta"].get("tool_calls").is_none()));
+}
+
+#[tokio::test]
+async fn turns_with_functions_are_told_to_the_model_and_a_choice_is_made_sure_of() {
+    let app = app();
+    let messages = json!([
+        { "role": "user", "content": "Add." },
+        { "role": "assistant", "content": null, "function_call": { "name": "add", "arguments": "{\"a\": 2}" } },
+        { "role": "function", "name": "add", "content": "it is four" },
+    ]);
+    let request = older(json!({ "messages": messages, "function_call": { "name": "add" } }));
+    app.post("/v1/chat/completions", request).await.ok();
+    let job = app.last_job();
+    let prompt = crate::support::tokenizer().decode_spelling_specials(&job.prompt);
+    assert!(prompt.contains("{\"a\":2}") && prompt.contains("it is four"), "{prompt}");
+    assert!(matches!(job.grammar, Some(GrammarSource::Lark(source)) if source.contains("add")));
+    app.post("/v1/chat/completions", older(json!({ "function_call": "none" }))).await.ok();
+    assert_eq!(app.last_job().grammar, None);
+    for (wrong, param) in [
+        (json!({ "function_call": { "name": "fly" } }), "function_call"),
+        (json!({ "function_call": "perhaps" }), "function_call"),
+        (json!({ "functions": null, "function_call": "auto" }), "function_call"),
+        (json!({ "functions": [{}] }), "functions[0].name"),
+        (json!({ "tools": add() }), "functions"),
+        (
+            json!({ "messages": [{ "role": "assistant", "function_call": "add" }] }),
+            "messages[0].function_call",
+        ),
+    ] {
+        let answer = app.post("/v1/chat/completions", older(wrong)).await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["param"].as_str()),
+            (StatusCode::BAD_REQUEST, Some(param))
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_real_model_that_must_call_calls() {
     for (extra, several) in [(json!({}), false), (json!({ "n": 2, "parallel_tool_calls": false }), true)] {
         let mut request = request(extra);

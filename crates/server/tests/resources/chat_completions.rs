@@ -14,7 +14,7 @@ fn asking(question: &str, metadata: Value) -> Value {
         ],
         "store": true,
         "metadata": metadata,
-        "temperature": 0.5,
+        "temperature": 0.7,
     })
 }
 
@@ -28,7 +28,12 @@ async fn an_answer_is_kept_as_it_was_given() {
         assert_eq!(kept[field], given[field], "{field}");
     }
     assert_eq!(kept["choices"][0]["message"]["content"], "salt");
-    assert_eq!((&kept["metadata"], &kept["temperature"]), (&json!({ "topic": "sea" }), &json!(0.5)));
+    assert_eq!((&kept["metadata"], &kept["temperature"]), (&json!({ "topic": "sea" }), &json!(0.7)));
+    assert_eq!(
+        (&kept["top_p"], &kept["presence_penalty"]),
+        (&json!(1.0), &json!(0.0)),
+        "those not asked for"
+    );
     let turns = fixture.get(&format!("{PATH}/{id}/messages")).await;
     assert_eq!(ids(&turns), [format!("{id}-0"), format!("{id}-1")]);
     assert_eq!(turns["data"][0]["content"], "be brief");
@@ -39,6 +44,8 @@ async fn an_answer_is_kept_as_it_was_given() {
 
     let changed = fixture.post(&format!("{PATH}/{id}"), json!({ "metadata": { "topic": "rain" } })).await;
     assert_eq!((&changed["metadata"], &changed["choices"]), (&json!({ "topic": "rain" }), &given["choices"]));
+    let cleared = fixture.post(&format!("{PATH}/{id}"), json!({ "metadata": null })).await;
+    assert_eq!((&cleared["metadata"], &cleared["choices"]), (&json!({}), &given["choices"]));
     let gone = fixture.delete(&format!("{PATH}/{id}")).await;
     assert_eq!(gone, json!({ "id": id, "object": "chat.completion.deleted", "deleted": true }));
     for path in [format!("{PATH}/{id}"), format!("{PATH}/{id}/messages")] {

@@ -52,7 +52,12 @@ async fn one_tenant_finds_nothing_of_anothers() {
         assert_eq!(call(&fixture, &theirs, "DELETE", &path, Value::Null).await.0, 404, "{path}");
     }
     let continued = json!({ "input": "x", "previous_response_id": response["id"] });
-    assert_eq!(call(&fixture, &theirs, "POST", "/v1/responses", continued).await.0, 404);
+    let (status, error) = call(&fixture, &theirs, "POST", "/v1/responses", continued).await;
+    assert_eq!((status, error["error"]["code"].as_str()), (400, Some("previous_response_not_found")));
+    let reference = json!({ "input": [{ "type": "item_reference", "id": response["output"][0]["id"] }] });
+    let (status, _) = call(&fixture, &also_ours, "POST", "/v1/responses", reference.clone()).await;
+    assert_eq!(status, 200);
+    assert_eq!(call(&fixture, &theirs, "POST", "/v1/responses", reference).await.0, 404);
 }
 
 #[tokio::test]

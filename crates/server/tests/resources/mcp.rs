@@ -63,11 +63,24 @@ async fn a_call_is_made_and_the_model_goes_on() {
 async fn what_went_wrong_is_told_to_the_model() {
     let request =
         json!({ "input": call("fail"), "tools": tools(), "max_output_tokens": 500, "max_tool_calls": 1 });
-    let response = fixture().post("/v1/responses", request).await;
+    let fixture = fixture();
+    let response = fixture.post("/v1/responses", request).await;
     let calls = of_kind(&response, "mcp_call");
     assert_eq!(calls.len(), 1, "{response}");
-    assert_eq!((&calls[0]["error"], &calls[0]["status"]), (&json!("no luck"), &json!("failed")));
+    let error =
+        json!({ "type": "mcp_tool_execution_error", "content": [{ "type": "text", "text": "no luck" }] });
+    assert_eq!((&calls[0]["error"], &calls[0]["status"]), (&error, &json!("failed")));
     assert_eq!(response["status"], "completed");
+    // Whoever sends the call again has the model told again.
+    let (told, mut untold) = (calls[0].clone(), calls[0].clone());
+    untold["error"] = Value::Null;
+    let mut read = Vec::new();
+    for item in [told, untold] {
+        let request = json!({ "input": [item, { "role": "user", "content": "say next" }] });
+        let next = fixture.post("/v1/responses", request).await;
+        read.push(next["usage"]["input_tokens"].as_u64().expect("tokens"));
+    }
+    assert_eq!(read[0] - read[1], "no luck".len() as u64);
 }
 
 #[tokio::test]
@@ -105,4 +118,24 @@ async fn servers_that_are_not_set_up_and_approvals_are_refused() {
         let (status, answer) = fixture.call("POST", "/v1/responses", request).await;
         assert_eq!((status, &answer["error"]["param"]), (400, &json!("tools")), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn tools_of_servers_are_allowed_by_label_and_name() {
+    let fixture = fixture();
+    let mut request =
+        json!({ "input": call("greet"), "tools": tools(), "max_output_tokens": 500, "max_tool_calls": 1 });
+    let allowed = |tool: Value| json!({ "type": "allowed_tools", "mode": "auto", "tools": [tool] });
+    for (tool, calls) in [
+        (json!({ "type": "mcp", "server_label": "tiny" }), 1),
+        (json!({ "type": "mcp", "server_label": "tiny", "name": "greet" }), 1),
+        (json!({ "type": "mcp", "server_label": "tiny", "name": "fail" }), 0),
+    ] {
+        request["tool_choice"] = allowed(tool);
+        let response = fixture.post("/v1/responses", request.clone()).await;
+        assert_eq!(of_kind(&response, "mcp_call").len(), calls, "{response}");
+    }
+    request["tool_choice"] = allowed(json!({ "type": "mcp", "server_label": "other" }));
+    let (status, answer) = fixture.call("POST", "/v1/responses", request).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("tool_choice")), "{answer}");
 }

@@ -67,6 +67,8 @@ async fn a_response_has_every_field_of_the_specification() {
         (&json!("incomplete"), &json!("max_output_tokens"))
     );
     assert_eq!(response["usage"]["output_tokens"], 8);
+    let details = json!({ "cached_tokens": 0, "cache_write_tokens": 0 });
+    assert_eq!(response["usage"]["input_tokens_details"], details);
     let id = response["id"].as_str().expect("an id");
     assert_eq!(fixture.get(&format!("/v1/responses/{id}")).await, response);
     let items = fixture.get(&format!("/v1/responses/{id}/input_items")).await;
@@ -137,7 +139,35 @@ async fn a_response_continues_another() {
     let (status, error) = fixture
         .call("POST", "/v1/responses", json!({ "input": "x", "previous_response_id": first["id"] }))
         .await;
-    assert_eq!((status, error["error"]["param"].as_str()), (404, Some("previous_response_id")));
+    assert_eq!((status, &error["error"]["type"]), (400, &json!("invalid_request_error")));
+    assert_eq!(error["error"]["param"], "previous_response_id");
+    assert_eq!(error["error"]["code"], "previous_response_not_found");
+}
+
+#[tokio::test]
+async fn an_item_is_referred_to_without_what_it_was_said_in() {
+    let fixture = Fixture::scripted();
+    let first = fixture.post("/v1/responses", json!({ "input": "say one" })).await;
+    let path = format!("/v1/responses/{}/input_items", first["id"].as_str().expect("an id"));
+    let asked = fixture.get(&path).await;
+    let items = json!({ "items": [{ "role": "user", "content": "and then?" }] });
+    let conversation = fixture.post("/v1/conversations", items).await;
+    let path = format!("/v1/conversations/{}/items", conversation["id"].as_str().expect("an id"));
+    let noted = fixture.get(&path).await;
+    let reference = |id: &Value| json!({ "type": "item_reference", "id": id });
+    let input = json!([
+        reference(&asked["data"][0]["id"]),
+        reference(&first["output"][0]["id"]),
+        reference(&noted["data"][0]["id"]),
+        { "role": "user", "content": "say two" },
+    ]);
+    let second = fixture.post("/v1/responses", json!({ "input": input })).await;
+    assert_eq!(text(&second), "two");
+    let read = "user: say one\nassistant: one\nuser: and then?\nuser: say two\nassistant:".len();
+    assert_eq!(second["usage"]["input_tokens"], read);
+    let (status, error) =
+        fixture.call("POST", "/v1/responses", json!({ "input": [reference(&json!("msg_none"))] })).await;
+    assert_eq!((status, &error["error"]["param"]), (404, &json!("input")), "{error}");
 }
 
 #[tokio::test]
@@ -264,7 +294,7 @@ async fn requests_that_make_no_sense_are_refused_with_their_field() {
         (json!({ "input": [] }), "input"),
         (json!({ "input": "x", "model": "none" }), "model"),
         (json!({ "input": "x", "temperature": "hot" }), "temperature"),
-        (json!({ "input": "x", "tools": [{ "type": "web_search" }] }), "tools[0].type"),
+        (json!({ "input": "x", "tools": [{ "type": "web_seek" }] }), "tools[0].type"),
         (json!({ "input": "x", "tools": [{ "type": "function" }] }), "tools[0].name"),
         (json!({ "input": "x", "tool_choice": "required" }), "tool_choice"),
         (json!({ "input": "x", "tools": [{ "type": "file_search" }] }), "tools[0].vector_store_ids"),
@@ -337,6 +367,7 @@ async fn a_conversation_is_made_short_and_goes_on_from_there() {
     assert_eq!(items[0]["content"][0]["text"], "say salt");
     let summary = short["usage"]["output_tokens"].as_u64().expect("tokens");
     assert!(summary > 100, "{short}");
+    assert_eq!(short["usage"]["input_tokens_details"]["cache_write_tokens"], 0);
     items.push(json!({ "role": "user", "content": "say on" }));
     let next = fixture.post("/v1/responses", json!({ "input": items })).await;
     assert_eq!(text(&next), "on");
@@ -365,4 +396,232 @@ async fn a_conversation_is_made_short_and_goes_on_from_there() {
         let (_, error) = fixture.call("POST", path, request).await;
         assert_eq!(error["error"]["param"], param, "{error}");
     }
+}
+
+/// A function without anything but its name.
+fn tool(name: &str) -> Value {
+    json!({ "type": "function", "name": name })
+}
+
+/// What makes the scripted model say something and call `weather` for each city.
+fn calling(said: &str, cities: &[&str]) -> Value {
+    let call = |city: &&str| {
+        format!("<tool_call>{{\"name\": \"weather\", \"arguments\": {{\"city\": \"{city}\"}}}}</tool_call>")
+    };
+    let calls: Vec<String> = cities.iter().map(call).collect();
+    let input = format!("say {said}{}", calls.join("\n"));
+    json!({ "input": input, "tools": [tool("weather")], "max_output_tokens": 500 })
+}
+
+/// The cities that a response asks the weather of; everything in its calls must be whole.
+fn cities(response: &Value) -> Vec<String> {
+    let output = response["output"].as_array().expect("output");
+    let calls = output.iter().filter(|item| item["type"] == "function_call");
+    let city = |call: &Value| {
+        assert_eq!((&call["name"], &call["status"]), (&json!("weather"), &json!("completed")));
+        assert!(call["call_id"].as_str().is_some_and(|id| !id.is_empty()));
+        let arguments: Value =
+            serde_json::from_str(call["arguments"].as_str().expect("a text")).expect("whole arguments");
+        arguments["city"].as_str().expect("a city").to_owned()
+    };
+    calls.map(city).collect()
+}
+
+/// The kinds of a response's items.
+fn item_kinds(response: &Value) -> Vec<&str> {
+    let output = response["output"].as_array().expect("output");
+    output.iter().map(|item| item["type"].as_str().expect("a type")).collect()
+}
+
+#[tokio::test]
+async fn a_call_is_one_item_with_its_whole_arguments() {
+    let fixture = Fixture::scripted();
+    let response = fixture.post("/v1/responses", calling("", &["Lima"])).await;
+    assert_eq!(item_kinds(&response), ["function_call"], "{response}");
+    assert_eq!((cities(&response), &response["status"]), (vec!["Lima".to_owned()], &json!("completed")));
+    // The client calls, and the model goes on.
+    let output = json!([
+        { "type": "function_call_output", "call_id": response["output"][0]["call_id"], "output": "fog" },
+        { "role": "user", "content": "say foggy" },
+    ]);
+    let next = json!({ "input": output, "previous_response_id": response["id"], "tools": [tool("weather")] });
+    assert_eq!(text(&fixture.post("/v1/responses", next).await), "foggy");
+}
+
+#[tokio::test]
+async fn text_comes_before_the_calls_and_nothing_between_them() {
+    let fixture = Fixture::scripted();
+    let response = fixture.post("/v1/responses", calling("I look it up.\n", &["Lima", "Cusco"])).await;
+    assert_eq!(item_kinds(&response), ["message", "function_call", "function_call"], "{response}");
+    assert_eq!((text(&response), cities(&response)), ("I look it up.", vec!["Lima".into(), "Cusco".into()]));
+}
+
+#[tokio::test]
+async fn the_deltas_of_calls_are_their_arguments() {
+    let fixture = Fixture::scripted();
+    for (said, names) in [("", vec!["Lima"]), ("", vec!["Lima", "Cusco"]), ("I look.", vec!["Lima"])] {
+        let mut request = calling(said, &names);
+        request["stream"] = json!(true);
+        let events = fixture.events("POST", "/v1/responses", request).await;
+        let response = &events.last().expect("a last event")["response"];
+        assert_eq!(cities(response), names);
+        assert_eq!(item_kinds(response).len(), names.len() + usize::from(!said.is_empty()), "{response}");
+        let of_item = |item: &Value, kind: &str| -> Vec<&Value> {
+            let is_of = |event: &&Value| event["item_id"] == item["id"] && event["type"] == kind;
+            events.iter().filter(is_of).collect()
+        };
+        for call in response["output"].as_array().expect("output") {
+            if call["type"] != "function_call" {
+                continue;
+            }
+            let deltas = of_item(call, "response.function_call_arguments.delta");
+            let whole: String = deltas.iter().filter_map(|event| event["delta"].as_str()).collect();
+            assert_eq!(call["arguments"], whole);
+            let done = of_item(call, "response.function_call_arguments.done");
+            assert_eq!((done.len(), &done[0]["arguments"]), (1, &call["arguments"]));
+        }
+        let opened = kinds(&events).iter().filter(|kind| **kind == "response.output_item.added").count();
+        assert_eq!(opened, item_kinds(response).len(), "no item comes and goes");
+    }
+}
+
+#[tokio::test]
+async fn probabilities_are_those_of_the_text_and_not_of_calls() {
+    let fixture = Fixture::scripted();
+    let mut request = calling("I look it up.\n", &["Lima"]);
+    request["include"] = json!(["message.output_text.logprobs"]);
+    let response = fixture.post("/v1/responses", request.clone()).await;
+    let tokens = |logprobs: &Value| -> String {
+        let entries = logprobs.as_array().expect("logprobs");
+        entries.iter().map(|entry| entry["token"].as_str().expect("a token")).collect()
+    };
+    assert_eq!(tokens(&response["output"][0]["content"][0]["logprobs"]), "I look it up.");
+    request["stream"] = json!(true);
+    let events = fixture.events("POST", "/v1/responses", request).await;
+    let deltas = events.iter().filter(|event| event["type"] == "response.output_text.delta");
+    for event in deltas {
+        assert_eq!(event["delta"], tokens(&event["logprobs"]), "each piece comes with its own tokens");
+    }
+}
+
+#[tokio::test]
+async fn probabilities_have_no_more_digits_than_were_computed() {
+    let request = json!({ "input": "hi", "max_output_tokens": 8, "top_logprobs": 2 });
+    let response = Fixture::tiny().post("/v1/responses", request).await;
+    let logprobs = response["output"][0]["content"][0]["logprobs"].as_array().expect("logprobs");
+    assert_eq!(logprobs.len(), 8);
+    for entry in logprobs.iter().chain(logprobs.iter().flat_map(|it| it["top_logprobs"].as_array().unwrap()))
+    {
+        let logprob = entry["logprob"].as_f64().expect("a number");
+        assert_eq!(logprob.to_string(), (logprob as f32).to_string());
+    }
+}
+
+#[tokio::test]
+async fn tools_that_are_not_here_are_left_out_and_told_as_they_were_sent() {
+    let fixture = Fixture::scripted();
+    let web = json!({ "type": "web_search", "search_context_size": "low" });
+    let custom = json!({ "type": "custom", "name": "patch" });
+    let mut request = calling("", &["Lima"]);
+    request["tools"] = json!([web, custom, tool("weather"), { "type": "image_generation" }]);
+    let response = fixture.post("/v1/responses", request.clone()).await;
+    assert_eq!(cities(&response), ["Lima"]);
+    assert_eq!((&response["tools"][0], &response["tools"][1]), (&web, &custom));
+    for choice in [
+        json!({ "type": "web_search_preview" }),
+        json!({ "type": "custom", "name": "patch" }),
+        json!({ "type": "dance" }),
+    ] {
+        request["tool_choice"] = choice;
+        let (status, error) = fixture.call("POST", "/v1/responses", request.clone()).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("tool_choice")), "{error}");
+    }
+    let alone = json!({ "input": "x", "tools": [web], "tool_choice": "required" });
+    let (status, error) = fixture.call("POST", "/v1/responses", alone).await;
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("tool_choice")), "{error}");
+}
+
+#[tokio::test]
+async fn functions_are_told_flat_and_with_every_field() {
+    let nested = json!({ "type": "function", "function": { "name": "time", "strict": true } });
+    let described = json!({ "type": "function", "name": "weather", "description": "Tells it.",
+        "parameters": { "type": "object", "properties": {} }, "strict": false });
+    let request = json!({ "input": "say x", "tools": [tool("plain"), nested, described] });
+    let response = Fixture::scripted().post("/v1/responses", request).await;
+    let plain = json!({ "type": "function", "name": "plain", "description": null, "parameters": null,
+        "strict": null });
+    let time = json!({ "type": "function", "name": "time", "description": null, "parameters": null,
+        "strict": true });
+    assert_eq!(response["tools"], json!([plain, time, described]));
+}
+
+#[tokio::test]
+async fn only_the_tools_that_are_allowed_are_called() {
+    let fixture = Fixture::scripted();
+    let mut request = calling("", &["Lima"]);
+    request["tools"] = json!([tool("weather"), tool("time"), { "type": "web_search" }]);
+    let allowed = |names: &[&str], mode: &str| {
+        let mut tools: Vec<Value> = names.iter().map(|name| tool(name)).collect();
+        tools.push(json!({ "type": "web_search" }));
+        json!({ "type": "allowed_tools", "mode": mode, "tools": tools })
+    };
+    for (names, kind) in [(vec!["weather"], "function_call"), (vec!["time"], "message")] {
+        request["tool_choice"] = allowed(&names, "auto");
+        let response = fixture.post("/v1/responses", request.clone()).await;
+        assert_eq!(item_kinds(&response), [kind], "{response}");
+        assert_eq!(response["tool_choice"], request["tool_choice"]);
+        assert_eq!(response["tools"].as_array().map(Vec::len), Some(3), "they are told as they were sent");
+    }
+    request["tool_choice"] = allowed(&["weather"], "required");
+    assert_eq!(cities(&fixture.post("/v1/responses", request.clone()).await), ["Lima"]);
+    let untold = json!({ "type": "allowed_tools", "mode": "auto" });
+    for choice in [allowed(&["dance"], "auto"), allowed(&[], "required"), allowed(&["time"], "none"), untold]
+    {
+        request["tool_choice"] = choice;
+        let (status, error) = fixture.call("POST", "/v1/responses", request.clone()).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("tool_choice")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_that_began_elsewhere_goes_on_here() {
+    let items = json!([
+        { "role": "user", "content": "patch it" },
+        { "type": "web_search_call", "id": "ws_1", "status": "completed", "action": { "type": "search" } },
+        { "type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "+ line" },
+        { "type": "custom_tool_call_output", "call_id": "c1", "output": "done" },
+        { "type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": true },
+        { "role": "user", "content": "say yes" },
+    ]);
+    let fixture = Fixture::scripted();
+    let response = fixture.post("/v1/responses", json!({ "input": items })).await;
+    assert_eq!(text(&response), "yes");
+    let path = format!("/v1/responses/{}/input_items", response["id"].as_str().expect("an id"));
+    assert_eq!(ids(&fixture.get(&path).await).len(), 6, "what the model does not see is kept");
+}
+
+#[tokio::test]
+async fn what_a_search_found_is_told_to_whoever_asks_later() {
+    let fixture = Fixture::scripted();
+    let file = fixture.upload("salt.txt", "assistants", "The salt flat of Uyuni lies at 3656 metres.").await;
+    let made = fixture.post("/v1/vector_stores", json!({ "file_ids": [file] })).await;
+    let store = made["id"].as_str().expect("an id");
+    fixture.until(&format!("/v1/vector_stores/{store}"), |store| store["status"] == "completed").await;
+    let tools = json!([{ "type": "file_search", "vector_store_ids": [store] }]);
+    let mut request = json!({ "input": "say salt", "tools": tools });
+    let response = fixture.post("/v1/responses", request.clone()).await;
+    assert_eq!(response["output"][0]["results"], Value::Null, "nobody asked");
+    let path = format!("/v1/responses/{}", response["id"].as_str().expect("an id"));
+    assert_eq!(fixture.get(&path).await, response);
+    for query in ["include=file_search_call.results", "include%5B%5D=file_search_call.results"] {
+        let found = fixture.get(&format!("{path}?{query}")).await;
+        assert_eq!(found["output"][0]["results"][0]["file_id"], file.as_str());
+        assert_eq!(found["output"][1], response["output"][1]);
+    }
+    request["stream"] = json!(true);
+    let events = fixture.events("POST", "/v1/responses", request.clone()).await;
+    assert!(events.iter().all(|event| !event.to_string().contains("3656")), "no event tells what was found");
+    (request["stream"], request["include"]) = (json!(false), json!(["file_search_call.results"]));
+    let response = fixture.post("/v1/responses", request).await;
+    assert_eq!(response["output"][0]["results"][0]["file_id"], file.as_str());
 }

@@ -55,6 +55,13 @@ async fn a_store_and_its_files_are_changed_and_deleted() {
     let noted =
         fixture.post(&format!("{path}/files/{salt}"), json!({ "attributes": { "year": 2024 } })).await;
     assert_eq!(noted["attributes"], json!({ "year": 2024 }));
+    let cleared = fixture.post(&format!("{path}/files/{salt}"), json!({ "attributes": null })).await;
+    assert_eq!(cleared["attributes"], json!({}));
+    let labelled = fixture.post(&path, json!({ "metadata": { "a": "b" } })).await;
+    assert_eq!((&labelled["metadata"]["a"], &labelled["expires_after"]["days"]), (&json!("b"), &json!(7)));
+    let cleared = fixture.post(&path, json!({ "name": null, "metadata": null, "expires_after": null })).await;
+    assert_eq!((&cleared["name"], &cleared["metadata"]), (&json!("shelf"), &json!({})), "a name stays");
+    assert_eq!((cleared.get("expires_after"), &cleared["expires_at"]), (None, &Value::Null));
     let gone = fixture.delete(&format!("{path}/files/{llama}")).await;
     assert_eq!(gone, json!({ "id": llama, "object": "vector_store.file.deleted", "deleted": true }));
     fixture.get(&format!("/v1/files/{llama}")).await;

@@ -1,7 +1,10 @@
 //! What is acknowledged survives `kill -9` at any moment, and nothing is ever half there.
 
 use super::{Fixture, new_file, open};
-use alti_store::{BatchResult, Group, LineInput, NewBatch, NewResponse, Store, UsageFilter, UsageRecord};
+use alti_store::{
+    BatchResult, ChatCompletion, Group, LineInput, NewBatch, NewResponse, NewUpload, Page, Store,
+    UploadStatus, UsageFilter, UsageRecord,
+};
 use serde_json::json;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -58,6 +61,15 @@ fn writes_until_killed() {
             .update(&round, "completed", &json!({"output": said}), &[], &said)
             .expect("response");
         say("response", &round);
+        let kept = ChatCompletion {
+            id: round.clone(),
+            model: "m".to_owned(),
+            metadata: json!({}),
+            body: json!({"id": round}),
+        };
+        store.chat_completions().create("t", &kept, &[json!({"id": round})]).expect("a chat completion");
+        say("chat", &round);
+        upload(&store, &round, &mut say);
         if let Some(line) = store.batches().waiting(&batch, 0, 1).expect("waiting").first() {
             let usage =
                 UsageRecord { request: line.custom_id.clone(), prompt_tokens: 7, ..UsageRecord::default() };
@@ -76,6 +88,29 @@ fn writes_until_killed() {
             say("deleted", &file);
         }
     }
+}
+
+/// A file in two parts, made whole.
+fn upload(store: &Store, round: &str, say: &mut impl FnMut(&str, &str)) {
+    let content = round.repeat(50);
+    let new = NewUpload {
+        tenant: "t".to_owned(),
+        name: round.to_owned(),
+        purpose: "assistants".to_owned(),
+        bytes: content.len() as u64,
+        file_seconds: None,
+    };
+    let upload = store.uploads().create(&new).expect("announced").id;
+    let mut parts = Vec::new();
+    for half in content.as_bytes().chunks(content.len().div_ceil(2)) {
+        let mut writer = store.uploads().part_writer("t", &upload).expect("a part");
+        writer.write(half).expect("written");
+        let part = writer.finish_part("t", &upload, 1 << 20).expect("added").id;
+        say("part", &format!("{upload} {part}"));
+        parts.push(part);
+    }
+    store.uploads().complete("t", &upload, &parts, None).expect("completed");
+    say("uploaded", &upload);
 }
 
 #[test]
@@ -122,7 +157,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         store.check().expect("the database is whole");
         check(&store, &batch, &said);
     }
-    for what in ["usage", "file", "item", "response", "line", "deleted"] {
+    for what in ["usage", "file", "item", "response", "chat", "part", "uploaded", "line", "deleted"] {
         assert!(said.contains_key(what), "it was killed before it ever wrote a {what}");
     }
 }
@@ -157,6 +192,11 @@ fn check(store: &Store, batch: &str, said: &HashMap<String, Vec<String>>) {
         assert_eq!(store.responses().get("t", id).expect("the response").status, "completed");
         assert!(items.contains(format!("said-{id}").as_str()), "a response is not in its conversation");
     }
+    for id in of("chat") {
+        let messages = store.chat_completions().messages("t", id, &Page::default()).expect("its turns");
+        assert_eq!(messages.items, [json!({"id": id})]);
+    }
+    check_uploads(store, of("part"), of("uploaded"));
     let answered: Vec<String> = store
         .batches()
         .lines(batch, 0, LINES)
@@ -167,4 +207,25 @@ fn check(store: &Store, batch: &str, said: &HashMap<String, Vec<String>>) {
     assert!(of("line").iter().all(|id| answered.contains(id)), "an answer was forgotten");
     let billed = rows.iter().filter(|row| row.request.starts_with('l')).count();
     assert_eq!(billed, answered.len(), "every answered line is billed once");
+}
+
+/// Uploads that were completed are whole files, and others go on with the parts that had come.
+fn check_uploads(store: &Store, parts: &[String], uploaded: &[String]) {
+    let mut parts_of: HashMap<&str, Vec<String>> = HashMap::new();
+    for (upload, part) in parts.iter().filter_map(|it| it.split_once(' ')) {
+        parts_of.entry(upload).or_default().push(part.to_owned());
+    }
+    for (id, parts) in parts_of {
+        let mut upload = store.uploads().get("t", id).expect("the upload");
+        if upload.status == UploadStatus::Pending {
+            assert!(!uploaded.iter().any(|it| it == id), "a completed upload is pending again");
+            if parts.len() < 2 {
+                continue;
+            }
+            upload = store.uploads().complete("t", id, &parts, None).expect("it goes on");
+        }
+        let file = upload.file.expect("the file that was made of the parts");
+        let content = store.files().content("t", &file.id, 1 << 20).expect("its content");
+        assert_eq!(content, file.name.repeat(50).as_bytes());
+    }
 }

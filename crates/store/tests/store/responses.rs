@@ -46,6 +46,29 @@ fn the_history_of_a_response_is_all_that_was_said_before() {
 }
 
 #[test]
+fn an_item_is_found_by_its_id_wherever_its_owner_has_it() {
+    let fixture = Fixture::new();
+    let (responses, conversations) = (fixture.store.responses(), fixture.store.conversations());
+    responses.create("t", &new("a", None)).expect("made");
+    finish(&responses, "a");
+    responses.create("t", &new("unfinished", None)).expect("made");
+    conversations.create("t", json!({}), &[message("said")]).expect("made");
+    let find = |tenant: &str, ids: &[&str]| -> Vec<String> {
+        let found =
+            responses.find_items(tenant, &ids.iter().map(|id| (*id).to_owned()).collect()).expect("read");
+        assert!(found.iter().all(|(id, item)| *item == message(id)));
+        let mut found: Vec<String> = found.into_keys().collect();
+        found.sort();
+        found
+    };
+    assert_eq!(find("t", &["said", "in_a", "out_a", "nowhere"]), ["in_a", "out_a", "said"]);
+    assert_eq!(find("t", &["in_unfinished"]), ["in_unfinished"]);
+    assert_eq!(find("other", &["said", "in_a", "out_a"]), Vec::<String>::new());
+    responses.delete("t", "a").expect("deleted");
+    assert_eq!(find("t", &["in_a", "out_a"]), Vec::<String>::new());
+}
+
+#[test]
 fn a_response_that_ended_does_not_change_again() {
     let fixture = Fixture::new();
     let responses = fixture.store.responses();

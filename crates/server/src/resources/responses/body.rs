@@ -1,6 +1,8 @@
 //! The response object, as clients see it.
 
 use super::plan::Plan;
+use super::tools::echoed;
+use crate::generate::told;
 use alti_engine::serving::Usage;
 use serde_json::{Value, json};
 
@@ -12,6 +14,7 @@ pub(super) fn body(plan: &Plan) -> Value {
     if text.get("format").is_none() {
         text["format"] = json!({ "type": "text" });
     }
+    let settings = told(&plan.options.sampling);
     json!({
         "id": plan.id,
         "object": "response",
@@ -32,13 +35,13 @@ pub(super) fn body(plan: &Plan) -> Value {
         "reasoning": { "effort": null, "summary": null },
         "service_tier": "default",
         "store": plan.store,
-        "temperature": plan.options.sampling.temperature,
-        "top_p": plan.options.sampling.top_p,
-        "presence_penalty": plan.options.sampling.presence_penalty,
-        "frequency_penalty": plan.options.sampling.frequency_penalty,
+        "temperature": settings["temperature"],
+        "top_p": settings["top_p"],
+        "presence_penalty": settings["presence_penalty"],
+        "frequency_penalty": settings["frequency_penalty"],
         "text": text,
         "tool_choice": request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
-        "tools": request.tools.clone().unwrap_or_default(),
+        "tools": echoed(request.tools.as_deref().unwrap_or_default()),
         "top_logprobs": request.top_logprobs.unwrap_or(0),
         "truncation": request.truncation.as_deref().unwrap_or("disabled"),
         "usage": null,
@@ -53,7 +56,8 @@ pub(super) fn body(plan: &Plan) -> Value {
 pub(super) fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": { "cached_tokens": usage.cached_tokens },
+        // Nothing is written to a cache for its own sake: there is no price on it.
+        "input_tokens_details": { "cached_tokens": usage.cached_tokens, "cache_write_tokens": 0 },
         "output_tokens": usage.generated_tokens,
         "output_tokens_details": { "reasoning_tokens": 0 },
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,

@@ -10,6 +10,7 @@ mod plan;
 mod request;
 mod routes;
 mod search;
+mod tools;
 mod write;
 mod writer;
 

@@ -2,7 +2,8 @@
 
 use super::request::CreateResponseRequest;
 use super::search::FileSearch;
-use crate::error::{ApiError, ApiResult, excerpt};
+use super::tools::Tools;
+use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
 use crate::generate::{self, ChatRequest, Format, Options, ToolChoice, check_messages};
 use crate::mcp::OfferedTool;
 use crate::models::Lease;
@@ -12,9 +13,10 @@ use crate::{ids, resources::citations};
 use alti_store::Hit;
 use alti_text::Message;
 use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
 
 /// What `include` may ask for that changes something here.
-const RESULTS: &str = "file_search_call.results";
+pub(super) const RESULTS: &str = "file_search_call.results";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// What is to be done for a response.
@@ -76,22 +78,7 @@ pub(super) async fn plan(
     for (value, name) in [(&request.text, "text"), (&request.tool_choice, "tool_choice")] {
         value.as_ref().map_or(Ok(()), |value| fields::check_depth(value, name))?;
     }
-    let tools = request.tools.clone().unwrap_or_default();
-    fields::check_depth(&Value::Array(tools.clone()), "tools")?;
-    let (mut functions, search) = tools_of(&tools)?;
-    let mut mcp = Vec::new();
-    if request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0) {
-        let name = |function: &Value| function["function"]["name"].as_str().map(str::to_owned);
-        let taken: Vec<String> = functions.iter().filter_map(name).collect();
-        mcp = call.state.mcp().offer(&tools, &taken).await?;
-        functions.extend(mcp.iter().map(OfferedTool::to_value));
-    }
-    let tool_choice = tool_choice(request.tool_choice.as_ref(), &functions, search.is_some())?;
-    let search = search.filter(
-        |_| !matches!(request.tool_choice.as_ref().map(|it| &it["type"]), Some(kind) if kind == "function"),
-    );
-    let search =
-        search.filter(|_| request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0));
+    let tools = Tools::read(call, &request).await?;
     let include = request.include.clone().unwrap_or_default();
     let conversation = conversation_id(&request)?;
     let (history, input) = said(call, &mut request, conversation.as_deref()).await?;
@@ -115,12 +102,12 @@ pub(super) async fn plan(
         conversation,
         history,
         input,
-        search,
+        search: tools.search,
         tells_results: include.iter().any(|it| it == RESULTS),
         options,
-        mcp,
-        functions,
-        tool_choice,
+        mcp: tools.mcp,
+        functions: tools.functions,
+        tool_choice: tools.choice,
         format,
         request,
     })
@@ -210,91 +197,49 @@ async fn said(
     let (previous, conversation) = (request.previous_response_id.clone(), conversation.map(str::to_owned));
     let whose = tenant(call);
     let history = match (previous, conversation) {
-        (Some(id), _) => {
-            let history = ask(&call.state, {
-                let id = id.clone();
-                move |store| store.responses().history(&whose, &id)
-            });
-            history.await.map_err(|error| error.param("previous_response_id"))?
-        }
+        (Some(id), _) => previous_items(call, id).await?,
         (None, Some(id)) => {
             let history = ask(&call.state, move |store| store.conversations().all_items(&whose, &id));
             history.await.map_err(|error| error.param("conversation"))?
         }
         (None, None) => Vec::new(),
     };
-    let input = items::resolve(input, |id| history.iter().find(|item| item["id"] == id).cloned())?;
+    let elsewhere = stored_items(call, &input, &history).await?;
+    let input = items::resolve(input, |id| {
+        history.iter().find(|item| item["id"] == id).or_else(|| elsewhere.get(id)).cloned()
+    })?;
     if input.is_empty() && history.is_empty() {
         return Err(ApiError::field("input", "`input` is missing: there is nothing to answer"));
     }
     Ok((history, input))
 }
 
-/// The functions, in the shape that templates read, and the search in files.
-fn tools_of(tools: &[Value]) -> ApiResult<(Vec<Value>, Option<FileSearch>)> {
-    let (mut functions, mut search) = (Vec::new(), None);
-    for (index, tool) in tools.iter().enumerate() {
-        let path = format!("tools[{index}]");
-        match tool["type"].as_str() {
-            Some("function") => {
-                // The chat API has the function one level deeper.
-                let inner = if tool["function"].is_object() { &tool["function"] } else { tool };
-                if inner["name"].as_str().is_none_or(str::is_empty) {
-                    return Err(ApiError::field(format!("{path}.name"), format!("`{path}.name` is missing")));
-                }
-                let mut function = Map::new();
-                for name in ["name", "description", "parameters", "strict"] {
-                    if let Some(value) = inner.get(name).filter(|value| !value.is_null()) {
-                        function.insert(name.into(), value.clone());
-                    }
-                }
-                functions.push(json!({ "type": "function", "function": function }));
-            }
-            Some("file_search") if search.is_none() => search = Some(FileSearch::read(tool, &path)?),
-            // What they offer is asked for later.
-            Some("mcp") => {}
-            Some("file_search") => {
-                return Err(ApiError::field(
-                    path,
-                    "there is more than one `file_search`: name all stores in one",
-                ));
-            }
-            kind => {
-                let kind = excerpt(kind.unwrap_or_default());
-                let message =
-                    format!("`{path}.type` is `{kind}`: this server has `function`, `file_search` and `mcp`");
-                return Err(ApiError::field(format!("{path}.type"), message));
-            }
+/// What was said up to and with a response.
+async fn previous_items(call: &Call, id: String) -> ApiResult<Vec<Value>> {
+    let (whose, previous) = (tenant(call), id.clone());
+    let history = ask(&call.state, move |store| store.responses().history(&whose, &previous)).await;
+    history.map_err(|error| match error.kind {
+        // It is the request that is wrong, as OpenAI sees it: clients that keep ids look for this word.
+        ErrorKind::NotFound => {
+            let message =
+                format!("the previous response `{}` cannot be continued: {}", excerpt(&id), error.message);
+            ApiError::field("previous_response_id", message).code("previous_response_not_found")
         }
-    }
-    Ok((functions, search))
+        _ => error.param("previous_response_id"),
+    })
 }
 
-fn tool_choice(choice: Option<&Value>, functions: &[Value], search: bool) -> ApiResult<ToolChoice> {
-    let refuse = |message: &str| Err(ApiError::field("tool_choice", format!("`tool_choice` {message}")));
-    let known = |name: &str| functions.iter().any(|function| function["function"]["name"] == name);
-    match choice {
-        None => Ok(ToolChoice::Auto),
-        Some(Value::String(choice)) => match choice.as_str() {
-            "none" => Ok(ToolChoice::None),
-            "auto" => Ok(ToolChoice::Auto),
-            // A search is a call, and it is always made.
-            "required" if search => Ok(ToolChoice::Auto),
-            "required" if functions.is_empty() => refuse("is `required`, and there are no tools"),
-            "required" => Ok(ToolChoice::Required),
-            _ => refuse("must be none, auto, required, or an object that names a tool"),
-        },
-        Some(choice) => match choice["type"].as_str() {
-            Some("file_search") if search => Ok(ToolChoice::None),
-            Some("file_search") => refuse("names file_search, which is not among the tools"),
-            Some("function") => {
-                let name = choice["name"].as_str().or(choice["function"]["name"].as_str());
-                match name.filter(|name| known(name)) {
-                    Some(name) => Ok(ToolChoice::Named(name.to_owned())),
-                    None => refuse("names a function that is not among the tools"),
-                }
-            }
-            _ => refuse("must be none, auto, required, or an object that names a function or file_search"),
-        },
+/// What references of the input mean that are not to the history: items of any response or conversation of the
+/// tenant's, by id.
+async fn stored_items(call: &Call, input: &[Value], history: &[Value]) -> ApiResult<HashMap<String, Value>> {
+    let known: HashSet<&str> = history.iter().filter_map(|item| item["id"].as_str()).collect();
+    let references = input.iter().filter(|item| item["type"] == "item_reference");
+    let wanted = references.filter_map(|item| item["id"].as_str()).filter(|id| !known.contains(id));
+    let wanted: HashSet<String> = wanted.map(str::to_owned).collect();
+    // A server without a database has kept nothing.
+    if wanted.is_empty() || call.state.store().is_err() {
+        return Ok(HashMap::new());
     }
+    let whose = tenant(call);
+    ask(&call.state, move |store| store.responses().find_items(&whose, &wanted)).await
 }

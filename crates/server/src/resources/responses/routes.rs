@@ -3,8 +3,9 @@
 use super::body::body;
 use super::compact::{CompactRequest, compact};
 use super::live::{Listener, Live};
-use super::plan::{Plan, plan};
+use super::plan::{Plan, RESULTS, plan};
 use super::request::CreateResponseRequest;
+use super::search::without_results;
 use super::write::{Start, begin, write};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
@@ -88,7 +89,7 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         keep_new(&call, &plan, &live).await?;
         call.state.work().begin(&plan.id, live.clone());
     }
-    let (state, background) = (call.state.clone(), plan.background);
+    let (state, background, tells_results) = (call.state.clone(), plan.background, plan.tells_results);
     let listener = Listener(live.clone());
     let id = plan.id.clone();
     let writing = tokio::spawn(write(call, plan, start, live.clone()));
@@ -102,7 +103,19 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
             return Err(failure.clone());
         }
     }
-    Ok(respond::json(&live.body()))
+    Ok(shown(live.body(), tells_results))
+}
+
+/// A response object as it is answered.
+fn shown(body: Value, tells_results: bool) -> Response<Body> {
+    respond::json(&if tells_results { body } else { without_results(body) })
+}
+
+/// Whether a call's query asks for what searches found. Clients write lists with brackets and without.
+fn asks_for_results(call: &Call) -> bool {
+    call.query()
+        .iter()
+        .any(|(name, value)| matches!(name.as_str(), "include" | "include[]") && value == RESULTS)
 }
 
 /// A bug must not leave those waiting who listen.
@@ -186,7 +199,7 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
     let from = after.map_or(0, |after| usize::try_from(after).unwrap_or(usize::MAX).saturating_add(1));
     if let Some(live) = live(&call) {
         if !streamed {
-            return Ok(respond::json(&live.body()));
+            return Ok(shown(live.body(), asks_for_results(&call)));
         }
         if !live.background {
             return Err(ApiError::field(
@@ -198,7 +211,7 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
     }
     let response = stored(&call).await?;
     if !streamed {
-        return Ok(respond::json(&response.body));
+        return Ok(shown(response.body, asks_for_results(&call)));
     }
     let (tenant, id) = (tenant(&call), response.id.clone());
     let (events, any) = ask(&call.state, move |store| {
@@ -241,7 +254,7 @@ async fn cancel(call: Call) -> ApiResult<Response<Body>> {
         live.cancel();
         live.finished().await;
     }
-    Ok(respond::json(&stored(&call).await?.body))
+    Ok(shown(stored(&call).await?.body, asks_for_results(&call)))
 }
 
 /// `GET /v1/responses/{response}/input_items`.

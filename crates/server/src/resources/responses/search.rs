@@ -78,6 +78,19 @@ impl FileSearch {
     }
 }
 
+/// A response, or an item of one, without what searches found: only those are told who ask for it.
+pub(super) fn without_results(mut told: Value) -> Value {
+    let hide = |item: &mut Value| {
+        if item["type"] == "file_search_call" {
+            item["results"] = Value::Null;
+        }
+    };
+    hide(&mut told);
+    let output = told.get_mut("output").and_then(Value::as_array_mut);
+    output.into_iter().flatten().for_each(hide);
+    told
+}
+
 /// The results of a search, as they are told to whoever asks for them.
 pub(super) fn results(hits: &[Hit]) -> Vec<Value> {
     let result = |hit: &Hit| {

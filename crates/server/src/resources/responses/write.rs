@@ -8,6 +8,7 @@ use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::generate::{self, ChatRequest, Ended, Event, Generation, ToolCall, ToolChoice, add_usage};
 use crate::mcp::{CallResult, Round, ToolRounds};
 use crate::models::Lease;
+use crate::openai::shared::finite;
 use crate::resources::ask;
 use crate::route::Call;
 use alti_engine::serving::{TokenOutput, Usage};
@@ -105,7 +106,7 @@ pub(super) fn renamed(error: ApiError) -> ApiError {
 
 /// Writes a response to its end.
 pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>) {
-    let mut writer = Writer::new(live.clone());
+    let mut writer = Writer::new(live.clone(), plan.tells_results);
     writer.created();
     let outcome = tokio::select! {
         biased;
@@ -155,7 +156,7 @@ async fn answer(
         Start::Model(model) => begin(call, *model, plan).await?,
     };
     if !queries.is_empty() {
-        writer.searched(&queries, hits, plan.tells_results);
+        writer.searched(&queries, hits);
     }
     for server in call.state.mcp().names() {
         let tools: Vec<_> = plan.mcp.iter().filter(|tool| tool.server == server).collect();
@@ -298,7 +299,7 @@ async fn keep(call: &Call, plan: &Plan, writer: &Writer, live: &Live, last: &Val
         said.extend(
             plan.input.iter().filter(|item| plan.history.iter().all(|old| old["id"] != item["id"])).cloned(),
         );
-        said.extend(body["output"].as_array().into_iter().flatten().cloned());
+        said.extend(writer.told()["output"].as_array().into_iter().flatten().cloned());
     }
     let id = plan.id.clone();
     ask(&call.state, move |store: &Store| store.responses().update(&id, &status, &body, &events, &said))
@@ -321,7 +322,7 @@ fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput]) -> Vec<Value> {
         json!({
             "token": tokenizer.token_text(token),
             "bytes": tokenizer.token_bytes(token),
-            "logprob": logprob.max(-9999.0),
+            "logprob": finite(logprob),
         })
     };
     let told = tokens.iter().filter_map(|output| {

@@ -3,7 +3,7 @@
 
 use super::body;
 use super::live::Live;
-use super::search::results;
+use super::search::{results, without_results};
 use crate::ids;
 use crate::mcp::OfferedTool;
 use crate::resources::citations::citations;
@@ -18,8 +18,12 @@ pub(super) struct Writer {
     body: Value,
     sequence: u64,
     open: Option<Open>,
+    /// Log-probabilities of tokens whose text has not come: nobody knows yet whether they say something or call something.
+    pending: Vec<Value>,
     /// The passages that the answer may cite.
     hits: Vec<Hit>,
+    /// Whether events tell what searches found; the response object that is kept does.
+    tells_results: bool,
 }
 
 /// An item that is being written: the last of the output.
@@ -29,9 +33,9 @@ enum Open {
 }
 
 impl Writer {
-    pub(super) fn new(live: Arc<Live>) -> Writer {
+    pub(super) fn new(live: Arc<Live>, tells_results: bool) -> Writer {
         let body = live.body();
-        Writer { live, body, sequence: 0, open: None, hits: Vec::new() }
+        Writer { live, body, sequence: 0, open: None, pending: Vec::new(), hits: Vec::new(), tells_results }
     }
 
     /// An event with the next number.
@@ -53,7 +57,7 @@ impl Writer {
 
     fn tell_response(&mut self, kind: &str) {
         self.live.show(self.body.clone());
-        let response = self.body.clone();
+        let response = self.told();
         self.tell(kind, json!({ "response": response }));
     }
 
@@ -100,11 +104,12 @@ impl Writer {
             *last = item.clone();
         }
         self.live.show(self.body.clone());
+        let item = if self.tells_results { item } else { without_results(item) };
         self.tell("response.output_item.done", json!({ "output_index": index, "item": item }));
     }
 
     /// Files were searched.
-    pub(super) fn searched(&mut self, queries: &[String], hits: Vec<Hit>, tells_results: bool) {
+    pub(super) fn searched(&mut self, queries: &[String], hits: Vec<Hit>) {
         let id = ids::new("fs_");
         let item = |status: &str, results: Value| {
             json!({
@@ -121,8 +126,7 @@ impl Writer {
             let kind = format!("response.file_search_call.{step}");
             self.tell(&kind, json!({ "output_index": index, "item_id": id }));
         }
-        let results = if tells_results { json!(results(&hits)) } else { Value::Null };
-        self.end_item(item("completed", results));
+        self.end_item(item("completed", json!(results(&hits))));
         self.hits = hits;
     }
 
@@ -146,12 +150,14 @@ impl Writer {
     /// A call to an MCP server was made, or could not be.
     pub(super) fn called(&mut self, tool: &OfferedTool, arguments: &str, outcome: Result<&str, &str>) {
         self.close("completed");
+        self.pending.clear();
         let id = ids::new("mcp_");
+        let error = outcome.err().map(execution_error);
         let item = |status: &str, arguments: &str| {
             json!({"id": id, "type": "mcp_call", "status": status, "approval_request_id": null,
                 "server_label": tool.server, "name": tool.tool, "arguments": arguments,
                 "output": outcome.ok().filter(|_| status != "in_progress"),
-                "error": outcome.err().filter(|_| status != "in_progress")})
+                "error": error.as_ref().filter(|_| status != "in_progress")})
         };
         self.add_item(item("in_progress", ""));
         let index = self.index();
@@ -171,29 +177,38 @@ impl Writer {
         self.end_item(item(status, arguments));
     }
 
-    /// Text follows.
+    /// Text follows. Without any, the tokens are of text that comes later, or of a call.
     pub(super) fn text(&mut self, delta: &str, logprobs: Vec<Value>) {
+        // Behind a call only what comes last can be the beginning of a text.
+        if matches!(self.open, Some(Open::Call { .. })) && !logprobs.is_empty() {
+            self.pending.clear();
+        }
+        self.pending.extend(logprobs);
+        if !delta.is_empty() {
+            self.say(delta);
+        }
+    }
+
+    /// Tells text, and the tokens so far.
+    fn say(&mut self, delta: &str) {
         if !matches!(self.open, Some(Open::Message { .. })) {
             self.close("completed");
             self.open_message();
         }
         let index = self.index();
         let Some(Open::Message { id, text, logprobs: all }) = &mut self.open else { return };
-        let id = id.clone();
+        let (id, logprobs) = (id.clone(), std::mem::take(&mut self.pending));
         text.push_str(delta);
         self.live.grow(delta);
         all.extend(logprobs.iter().cloned());
-        // Tokens may come before their text does: an event without text says nothing.
-        if !delta.is_empty() || !logprobs.is_empty() {
-            let fields = json!({
-                "item_id": id,
-                "output_index": index,
-                "content_index": 0,
-                "delta": delta,
-                "logprobs": logprobs,
-            });
-            self.tell("response.output_text.delta", fields);
-        }
+        let fields = json!({
+            "item_id": id,
+            "output_index": index,
+            "content_index": 0,
+            "delta": delta,
+            "logprobs": logprobs,
+        });
+        self.tell("response.output_text.delta", fields);
     }
 
     fn open_message(&mut self) {
@@ -212,6 +227,7 @@ impl Writer {
     /// A function is called.
     pub(super) fn call(&mut self, call_id: &str, name: &str) {
         self.close("completed");
+        self.pending.clear();
         let id = ids::new("fc_");
         self.add_item(json!({
             "id": id,
@@ -285,6 +301,10 @@ impl Writer {
         if whole && self.open.is_none() && self.output().last().is_none_or(|item| !is_said(item)) {
             self.open_message();
         }
+        // Tokens that had no text after all.
+        if matches!(self.open, Some(Open::Message { .. })) && !self.pending.is_empty() {
+            self.say("");
+        }
         self.close(if whole { "completed" } else { "incomplete" });
         self.body["status"] = json!(status);
         if let Some(reason) = reason {
@@ -295,7 +315,7 @@ impl Writer {
             self.body["completed_at"] = json!(alti_store::now());
         }
         let kind = if whole { "response.completed" } else { "response.incomplete" };
-        let response = self.body.clone();
+        let response = self.told();
         self.event(kind, json!({ "response": response }))
     }
 
@@ -304,11 +324,17 @@ impl Writer {
         self.close("incomplete");
         self.body["status"] = json!("failed");
         self.body["error"] = json!({ "code": code, "message": message });
-        let response = self.body.clone();
+        let response = self.told();
         self.event("response.failed", json!({ "response": response }))
     }
 
-    /// The response object as it is now.
+    /// The response object as events tell it.
+    pub(super) fn told(&self) -> Value {
+        let body = self.body.clone();
+        if self.tells_results { body } else { without_results(body) }
+    }
+
+    /// The response object as it is now, with what searches found.
     pub(super) fn body(&self) -> &Value {
         &self.body
     }
@@ -324,6 +350,11 @@ impl Writer {
 /// Whether an item is the model's answer, not what was done for it.
 fn is_said(item: &Value) -> bool {
     !matches!(item["type"].as_str(), Some("file_search_call" | "mcp_call" | "mcp_list_tools"))
+}
+
+/// What went wrong with a call to an MCP server: parts of text, as the server's results are.
+fn execution_error(text: &str) -> Value {
+    json!({ "type": "mcp_tool_execution_error", "content": [{ "type": "text", "text": text }] })
 }
 
 /// A message of the assistant's.
@@ -369,7 +400,7 @@ mod tests {
     fn events_come_in_the_order_of_the_api() {
         let live =
             Arc::new(Live::new(String::new(), false, json!({ "status": "in_progress", "output": [] })));
-        let mut writer = Writer::new(live.clone());
+        let mut writer = Writer::new(live.clone(), false);
         writer.created();
         writer.in_progress();
         writer.text("Hel", Vec::new());
@@ -400,7 +431,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_cut_off_is_incomplete_and_so_is_its_last_item() {
         let live = Arc::new(Live::new(String::new(), true, json!({ "status": "queued", "output": [] })));
-        let mut writer = Writer::new(live.clone());
+        let mut writer = Writer::new(live.clone(), false);
         writer.created();
         writer.in_progress();
         writer.text("Hel", Vec::new());
@@ -413,9 +444,37 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_calls_are_not_those_of_text() {
+        let live = Arc::new(Live::new(String::new(), false, json!({ "status": "in_progress" })));
+        let mut writer = Writer::new(live.clone(), false);
+        let token = |text: &str| vec![json!({ "token": text, "logprob": -0.5 })];
+        writer.text("", token("Lo"));
+        writer.text("Look", token("ok"));
+        writer.text("", token("<call>"));
+        writer.call("call_1", "weather");
+        writer.text("", token("{}"));
+        writer.arguments("{}");
+        writer.text("", token("</call>"));
+        writer.text("", token("So"));
+        writer.text("So", Vec::new());
+        writer.text("", token("<end>"));
+        let last = writer.end("completed", None, None);
+        writer.last(last);
+        let output = live.body()["output"].clone();
+        let kinds: Vec<_> = output.as_array().unwrap().iter().map(|item| &item["type"]).collect();
+        assert_eq!(kinds, ["message", "function_call", "message"]);
+        assert_eq!(output[1]["arguments"], "{}");
+        let tokens = |item: &Value| -> String {
+            let logprobs = item["content"][0]["logprobs"].as_array().unwrap();
+            logprobs.iter().filter_map(|entry| entry["token"].as_str()).collect()
+        };
+        assert_eq!((tokens(&output[0]), tokens(&output[2])), ("Look".to_owned(), "So<end>".to_owned()));
+    }
+
+    #[test]
     fn an_empty_answer_is_an_empty_message() {
         let live = Arc::new(Live::new(String::new(), false, json!({ "status": "in_progress" })));
-        let mut writer = Writer::new(live.clone());
+        let mut writer = Writer::new(live.clone(), false);
         let last = writer.end("completed", None, None);
         writer.last(last);
         assert_eq!(live.body()["output"][0]["content"][0]["text"], "");

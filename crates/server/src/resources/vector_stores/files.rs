@@ -27,8 +27,8 @@ crate::wire! {
     }
     /// What is to be noted about a file.
     pub struct UpdateAttributesRequest {
-        required {
-            /// Up to 16 strings, numbers or booleans, in the place of those there were.
+        optional {
+            /// Up to 16 strings, numbers or booleans, in the place of those there were; none takes these away.
             attributes: Value,
         }
     }
@@ -90,7 +90,7 @@ pub(super) async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 pub(super) async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateAttributesRequest>(|_| false).await?;
-    let attributes = fields::attributes(Some(request.attributes), "attributes")?;
+    let attributes = fields::attributes(request.attributes, "attributes")?;
     let ((tenant, id), file) = (named(&call), call.path("file").to_owned());
     let changed =
         ask(&call.state, move |store| store.vector_stores().set_attributes(&tenant, &id, &file, &attributes))

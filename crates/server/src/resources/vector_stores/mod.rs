@@ -16,6 +16,7 @@ use super::{ask, deleted, fields, listed_by, page, tenant};
 use crate::error::{ApiError, ApiResult};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope};
+use crate::wire::Nullable;
 use alti_store::{FileStatus, NewVectorStore, VectorStore, VectorStoreChange};
 use axum::body::Body;
 use axum::http::Response;
@@ -46,10 +47,12 @@ crate::wire! {
         optional {
             /// What it is called.
             name: String,
-            /// `{"anchor": "last_active_at", "days": 1 to 365}`.
-            expires_after: Value,
-            /// Up to 16 pairs of strings.
-            metadata: Value,
+            /// `{"anchor": "last_active_at", "days": 1 to 365}`; null has it stay for good.
+            #[serde(deserialize_with = "crate::wire::present")]
+            expires_after: Nullable<Value>,
+            /// Up to 16 pairs of strings, in the place of those there were; null takes these away.
+            #[serde(deserialize_with = "crate::wire::present")]
+            metadata: Nullable<Value>,
         }
     }
 }
@@ -239,10 +242,13 @@ async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateVectorStoreRequest>(|_| false).await?;
+    // What is not there stays as it is; what is null is taken away.
+    let metadata = request.metadata.map(|Nullable(metadata)| fields::metadata(metadata));
+    let expires_after = request.expires_after.map(|Nullable(expires_after)| expiry(expires_after.as_ref()));
     let change = VectorStoreChange {
         name: request.name,
-        metadata: fields::metadata(request.metadata)?.map(Some),
-        expires_after_days: expiry(request.expires_after.as_ref())?.map(Some),
+        metadata: metadata.transpose()?,
+        expires_after_days: expires_after.transpose()?,
     };
     let (tenant, id) = named(&call);
     let changed = ask(&call.state, move |store| store.vector_stores().update(&tenant, &id, &change)).await?;
