@@ -43,6 +43,23 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
+/// What vectors say of themselves.
+struct Traits {
+    keeps_brain_floats: bool,
+    read_ahead: usize,
+}
+
+struct Asked;
+
+impl Kernel for Asked {
+    type Output = Traits;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Traits {
+        Traits { keeps_brain_floats: S::KEEPS_BRAIN_FLOATS, read_ahead: S::READ_AHEAD }
+    }
+}
+
 impl Isa {
     /// Portable scalar code: on every machine.
     pub const SCALAR: Isa = Isa(Level::Scalar);
@@ -127,30 +144,12 @@ impl Isa {
 
     /// [`Simd::KEEPS_BRAIN_FLOATS`] of its vectors.
     pub(crate) fn keeps_brain_floats(self) -> bool {
-        struct Asked;
-        impl Kernel for Asked {
-            type Output = bool;
-
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> bool {
-                S::KEEPS_BRAIN_FLOATS
-            }
-        }
-        self.run(Asked)
+        self.run(Asked).keeps_brain_floats
     }
 
     /// [`Simd::READ_AHEAD`] of its vectors.
     pub(crate) fn read_ahead(self) -> usize {
-        struct Asked;
-        impl Kernel for Asked {
-            type Output = usize;
-
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                S::READ_AHEAD
-            }
-        }
-        self.run(Asked)
+        self.run(Asked).read_ahead
     }
 
     /// The tile registers of this instruction set, if it has them.

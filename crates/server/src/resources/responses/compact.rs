@@ -29,6 +29,9 @@ const LONGEST_SUMMARY: u32 = 1024;
 /// How much what was said is held back, as Ollama does by default.
 const REPEAT_PENALTY: f64 = 1.1;
 
+/// Over so many tokens, as with Ollama.
+const REPEAT_WINDOW: u32 = 64;
+
 /// What the model is asked for behind the conversation.
 const INSTRUCTION: &str = "Summarize our conversation so far, so that it can be continued from your summary alone. \
     Keep what I want, what was decided, what tools returned, names, numbers and open questions. Write the summary only.";
@@ -74,7 +77,11 @@ pub(super) async fn compact(mut call: Call) -> ApiResult<Response<Body>> {
     }))
     .map_err(ApiError::internal)?;
     // The likeliest words alone go round in circles with small models.
-    let sampling = Map::from_iter([("repeat_penalty".to_owned(), json!(REPEAT_PENALTY))]);
+    let sampling = Map::from_iter([
+        ("repeat_penalty".to_owned(), json!(REPEAT_PENALTY)),
+        // What was said long ago may be said again: it is what is to be summed up.
+        ("repeat_last_n".to_owned(), json!(REPEAT_WINDOW)),
+    ]);
     let plan = plan(&call, &model, request, sampling).await?;
     let mut chat = plan.chat(&[])?;
     instruct(&mut chat.messages);
