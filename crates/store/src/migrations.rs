@@ -8,8 +8,11 @@ use std::path::Path;
 const APPLICATION: i64 = 0x414c_5449;
 
 /// Every step, oldest first. A released step never changes; what is new is appended.
-const STEPS: &[&str] =
-    &[include_str!("schema/0001_first.sql"), include_str!("schema/0002_completions_and_uploads.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema/0001_first.sql"),
+    include_str!("schema/0002_completions_and_uploads.sql"),
+    include_str!("schema/0003_output_items.sql"),
+];
 
 /// The schema of this program: what `PRAGMA user_version` says of an up-to-date file.
 pub const SCHEMA: i64 = STEPS.len() as i64;

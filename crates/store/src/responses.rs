@@ -11,17 +11,15 @@ use std::collections::{HashMap, HashSet};
 /// How many responses may hang on one another by `previous`: walking them must end.
 const LONGEST_CHAIN: usize = 10_000;
 
-/// How many items of a kind are looked at when items are looked for by id alone, newest first: no index knows outputs.
-const MOST_SEARCHED: i64 = 100_000;
-
-/// A tenant's items with their ids, newest first: outputs and inputs of responses, and items of conversations.
+/// A tenant's newest item with an id: among outputs and inputs of responses, and items of conversations.
 const ITEMS: [&str; 3] = [
-    "SELECT output.value ->> 'id', output.value FROM responses, json_each(responses.body, '$.output') AS output \
-     WHERE tenant = ?1 ORDER BY seq DESC LIMIT ?2",
-    "SELECT items.id, item FROM response_items AS items JOIN responses ON responses.id = response \
-     WHERE tenant = ?1 ORDER BY items.seq DESC LIMIT ?2",
-    "SELECT items.id, item FROM conversation_items AS items JOIN conversations ON conversations.id = conversation \
-     WHERE tenant = ?1 ORDER BY items.seq DESC LIMIT ?2",
+    "SELECT output.value FROM output_items AS known JOIN responses ON responses.id = known.response, \
+     json_each(responses.body, '$.output') AS output \
+     WHERE known.id = ?2 AND tenant = ?1 AND output.value ->> 'id' = ?2 ORDER BY seq DESC LIMIT 1",
+    "SELECT item FROM response_items AS items JOIN responses ON responses.id = response \
+     WHERE items.id = ?2 AND tenant = ?1 ORDER BY items.seq DESC LIMIT 1",
+    "SELECT item FROM conversation_items AS items JOIN conversations ON conversations.id = conversation \
+     WHERE items.id = ?2 AND tenant = ?1 ORDER BY items.seq DESC LIMIT 1",
 ];
 
 /// A response to be kept.
@@ -240,13 +238,11 @@ impl Responses<'_> {
             let mut found = HashMap::new();
             for sql in ITEMS {
                 let mut statement = transaction.prepare_cached(sql)?;
-                let mut rows = statement.query(params![tenant, MOST_SEARCHED])?;
-                while found.len() < ids.len()
-                    && let Some(row) = rows.next()?
-                {
-                    let id: Option<String> = row.get(0)?;
-                    if let Some(id) = id.filter(|id| ids.contains(id) && !found.contains_key(id)) {
-                        found.insert(id, row.get(1)?);
+                for id in ids {
+                    if !found.contains_key(id)
+                        && let Some(item) = statement.query_row([tenant, id], |row| row.get(0)).optional()?
+                    {
+                        found.insert(id.clone(), item);
                     }
                 }
             }

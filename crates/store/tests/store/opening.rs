@@ -157,7 +157,15 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it()
         &path,
         "INSERT INTO conversations (id, tenant, created_at, metadata) VALUES ('conv_1', 't', 1, '{}')",
     );
+    sql(
+        &path,
+        "INSERT INTO responses (id, tenant, created_at, status, background, body) VALUES \
+         ('resp_1', 't', 1, 'completed', 0, '{\"output\": [{\"id\": \"msg_1\"}]}'), \
+         ('resp_2', 't', 1, 'failed', 0, '{\"output\": null}')",
+    );
     let store = open(path);
+    let items = store.responses().find_items("t", &["msg_1".to_owned()].into()).expect("read");
+    assert_eq!(items["msg_1"], json!({"id": "msg_1"}));
     assert_eq!(store.conversations().get("t", "conv_1").expect("it is there").id, "conv_1");
     assert_eq!(
         store.chat_completions().list("t", &Default::default(), &Page::default()).expect("a list").items,
