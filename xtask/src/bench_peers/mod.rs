@@ -79,7 +79,7 @@ pub struct Options {
     /// Write the roofline picture to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Measure nothing and show what --json has written (may be given several times: the rows are joined)
+    /// Measure nothing and show what --json has written (may be given several times: the rows are joined, of the same work the last)
     #[arg(long, value_name = "FILE")]
     render: Vec<PathBuf>,
     /// Put the tables into the page, and the picture beside it
@@ -203,6 +203,7 @@ fn measure(options: &Options) -> Result<Report> {
                 });
                 let row = Row {
                     model: model.name.clone(),
+                    revision: report.machine.revision.clone(),
                     threads: limits.threads,
                     work,
                     trial: (trial != work).then_some(trial),

@@ -37,6 +37,9 @@ pub struct Report {
 pub struct Row {
     /// The model.
     pub model: String,
+    /// The revision of the checkout when it was measured; empty is the report's.
+    #[serde(default)]
+    pub revision: String,
     /// Threads of every contestant.
     pub threads: usize,
     /// What was done.
@@ -104,6 +107,11 @@ impl Turns {
 }
 
 impl Row {
+    /// Whether both say what the same work takes.
+    fn is_of(&self, other: &Row) -> bool {
+        (&self.model, self.threads, self.work) == (&other.model, other.threads, other.work)
+    }
+
     /// The turns of `engine` with its better setting.
     pub fn best_of(&self, engine: &str) -> Option<&Turns> {
         self.best(self.turns.iter().filter(|turns| turns.contestant.engine == engine))
@@ -142,6 +150,7 @@ impl Row {
             format!("{:.0} % of {}", 100.0 * alti.median() / bound.value, bound.limit)
         }));
         cells.push(self.products.map_or_else(String::new, |part| format!("{:.0} %", 100.0 * part)));
+        cells.push(self.revision.clone());
         format!("| {} |", cells.join(" | "))
     }
 }
@@ -153,8 +162,12 @@ impl Report {
     /// It cannot be read, or is another version's.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is not what `bench-peers --json` writes", path.display()))
+        let mut report: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not what `bench-peers --json` writes", path.display()))?;
+        for row in report.rows.iter_mut().filter(|row| row.revision.is_empty()) {
+            row.revision.clone_from(&report.machine.revision);
+        }
+        Ok(report)
     }
 
     /// Writes it as JSON.
@@ -166,9 +179,15 @@ impl Report {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Takes over the rows of another measurement, whose bounds they carry, and limits that are new.
+    /// Takes over the rows of another measurement, whose bounds they carry, and limits that are new. What was measured
+    /// again takes the place of what was there.
     pub fn join(&mut self, other: Self) {
-        self.rows.extend(other.rows);
+        for row in other.rows {
+            match self.rows.iter_mut().find(|known| known.is_of(&row)) {
+                Some(known) => *known = row,
+                None => self.rows.push(row),
+            }
+        }
         let known: Vec<usize> = self.limits.iter().map(|limits| limits.threads).collect();
         self.limits.extend(other.limits.into_iter().filter(|limits| !known.contains(&limits.threads)));
         self.rounds = self.rounds.min(other.rounds);
@@ -192,9 +211,10 @@ impl Report {
         let names = PEERS.map(|peer| peer.name).join(" | ");
         let _ = writeln!(
             text,
-            "| model | threads | work | unit | alti | {names} | ratio to the best | of the limit | of its products alone |"
+            "| model | threads | work | unit | alti | {names} | ratio to the best | of the limit | of its products alone | \
+             revision |"
         );
-        let _ = writeln!(text, "|---|---|---|---|---|{}---|---|---|", "---|".repeat(PEERS.len()));
+        let _ = writeln!(text, "|---|---|---|---|---|{}---|---|---|---|", "---|".repeat(PEERS.len()));
         for row in &self.rows {
             let _ = writeln!(text, "{}", row.markdown());
         }
@@ -272,6 +292,7 @@ pub(crate) mod tests {
     pub(crate) fn report() -> Report {
         let row = |work: Workload, turns| Row {
             model: "m".into(),
+            revision: "abc".into(),
             threads: 2,
             work,
             trial: None,
@@ -315,9 +336,9 @@ pub(crate) mod tests {
     #[test]
     fn the_table_has_the_best_settings_the_ratio_to_the_best_peer_and_the_fraction_of_the_limit() {
         let text = report().markdown();
-        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 | 80 % |";
+        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 | 80 % | abc |";
         assert!(text.contains(prefill), "{text}");
-        let cold = "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  |";
+        let cold = "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  | abc |";
         assert!(text.contains(cold), "{text}");
         assert!(text.contains("| memory, streamed | 50.0 GB/s |"), "{text}");
         assert!(text.contains("| int8, `tdpbusd tmm` | 4.00 Top/s |"), "{text}");
@@ -350,8 +371,13 @@ pub(crate) mod tests {
         report().write(&path).unwrap();
         let mut read = Report::read(&path).unwrap();
         assert_eq!(read.markdown(), report().markdown());
-        read.join(report());
-        assert_eq!((read.rows.len(), read.limits.len()), (4, 1));
+        let mut other = report();
+        other.rows[0].revision = "def".into();
+        other.rows[1].threads = 1;
+        read.join(other);
+        assert_eq!((read.rows.len(), read.limits.len()), (3, 1));
+        let revisions: Vec<_> = read.rows.iter().map(|row| row.revision.as_str()).collect();
+        assert_eq!(revisions, ["def", "abc", "abc"]);
         fs::write(&path, "{}").unwrap();
         assert!(Report::read(&path).unwrap_err().to_string().contains("bench-peers --json"));
     }
