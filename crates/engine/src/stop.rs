@@ -91,6 +91,11 @@ impl StopMatcher {
         Released { text, stop: self.stopped.map(|index| self.patterns[index].stop.clone()) }
     }
 
+    /// Whether there is text that could be the beginning of a stop string.
+    pub fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// The stream has ended: what was held back is part of the answer after all.
     pub fn finish(self) -> String {
         self.held

@@ -16,6 +16,7 @@ mod saved;
 mod sequence;
 mod slots;
 mod step;
+mod teller;
 mod turns;
 mod worker;
 

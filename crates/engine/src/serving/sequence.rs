@@ -3,12 +3,12 @@
 use super::draft::{Drafting, Spare};
 use super::job::{Job, Output, Pooling, Priority, Sink, SlotStatus, TokenOutput, Usage};
 use super::prefix::NodeId;
+use super::teller::Teller;
 use crate::EngineError;
 use crate::adapters::Lease;
 use crate::grammar::Grammar;
 use crate::sampling::{LogProbabilities, Sampler, Workspace};
 use crate::stop::FinishReason;
-use crate::writer::Writer;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(super) enum Task {
 /// The state of an answer that is text.
 pub(super) struct Generation {
     pub(super) drawing: Drawing,
-    pub(super) writer: Writer,
+    pub(super) teller: Teller,
     pub(super) drafting: Drafting,
     /// Tokens tried behind the last one in this step.
     pub(super) draft: Vec<u32>,

@@ -80,6 +80,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             self.deliver(sequence);
         }
         self.running.extend(rest);
+        self.hold_to_limit();
     }
 
     /// Lets the draft model compute the prompts of the step, and guess what follows where that was left to it. An answer
@@ -394,11 +395,12 @@ impl<B: Backend<Element = f32>> Worker<B> {
             return Some(FinishReason::StopToken(id));
         }
         sequence.tokens.push(id);
-        let released = generation.writer.push(id);
+        let (told, stop) = generation.teller.push(token);
         let is_over = is_last && generation.drawing.grammar.as_ref().is_some_and(Grammar::is_finished);
         let choice = sequence.choice;
-        sequence.request.tell(Output::Token { choice, token, text: released.text });
-        if let Some(stop) = released.stop {
+        told.into_iter()
+            .for_each(|(token, text)| sequence.request.tell(Output::Token { choice, token, text }));
+        if let Some(stop) = stop {
             return Some(FinishReason::StopString(stop));
         }
         if is_over {

@@ -10,6 +10,7 @@ use super::engine::{EngineSettings, Shared};
 use super::job::{CacheDomain, Output, Status, Usage};
 use super::kv::KvMemory;
 use super::sequence::{Generation, Request, Sequence, Task};
+use super::teller::Teller;
 use crate::EngineError;
 use crate::adapters::{AdapterWeights, Lease};
 use crate::sampling::Workspace;
@@ -230,7 +231,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         };
         let generation = |drawing| Generation {
             drawing,
-            writer: Writer::new(tokenizer, &request.job.sampling, request.job.spell_specials),
+            teller: Teller::new(Writer::new(tokenizer, &request.job.sampling, request.job.spell_specials)),
             drafting: Drafting::new(self.shared.settings.draft_tokens),
             draft: Vec::new(),
             is_guess: false,
@@ -283,7 +284,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         while !self.waiting.is_empty() {
             let mut sequence = self.waiting.remove(0);
             let answers = self.running.iter().map(Sequence::answers).sum::<usize>() + sequence.answers();
-            // A request for more answers than may ever run together runs alone.
+            // A request for more answers than may ever run together begins alone; then some of them wait.
             let is_room = answers <= self.settings().max_running.max(1) || self.running.is_empty();
             if is_room {
                 // Whole pages cost nothing to give back; what is copied is copied when the sequence is in the works.
@@ -339,6 +340,16 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let sequence = self.running.remove(index);
         self.totals.preemptions += 1;
         self.withdraw(sequence);
+    }
+
+    /// Lets answers wait that are more than may run together: those of a request that wanted so many.
+    pub(super) fn hold_to_limit(&mut self) {
+        while self.running.len() > self.settings().max_running.max(1) {
+            let last = self.running.iter().enumerate().max_by_key(|(_, sequence)| sequence.rank());
+            let Some((index, _)) = last else { return };
+            let sequence = self.running.remove(index);
+            self.withdraw(sequence);
+        }
     }
 
     /// Chooses the rows of the next step: `parts[i]` for `running[i]`, its draft included.
@@ -416,11 +427,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
         for sibling in std::mem::take(&mut generation.siblings) {
             Self::finish(shared, totals, sibling, reason.clone());
         }
-        let text = match reason {
-            FinishReason::StopString(_) => String::new(),
-            _ => generation.writer.finish(),
-        };
+        let (held, text) = generation.teller.finish(&reason);
         let (choice, seed) = (sequence.choice, generation.drawing.seed);
+        held.into_iter()
+            .for_each(|(token, text)| sequence.request.tell(Output::Token { choice, token, text }));
         sequence.request.tell(Output::Finished { choice, text, reason, seed, usage });
     }
 

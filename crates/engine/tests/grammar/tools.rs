@@ -148,6 +148,9 @@ fn a_call_that_begins_in_free_text_becomes_a_good_one() {
     let beginnings = [
         (Llama3Json, "{\"name\": \"get_weather\""),
         (Llama3Json, " {\"name\":\"flag\", \"parameters\""),
+        (Llama3Json, "{\"type\": \"function\", \"name\": \"get_weather\""),
+        (Llama3Json, "[{\"name\": \"get_weather\""),
+        (Llama4Json, "\n[ {\"type\":\"function\",\"name\":\"flag\""),
         (Llama3Json, "I look. <|python_tag|>{\"name\": \"get_weather\", "),
         (Llama4Json, "{\"name\": \"get_weather\", \"parameters\": {"),
         (Llama4Json, "Yes. <|python_start|>{\"name\": \"now\""),
@@ -176,6 +179,7 @@ fn a_call_that_begins_in_free_text_becomes_a_good_one() {
                 let text = beginning.to_owned() + &rest;
                 let output = parse(dialect, &text);
                 assert!(!output.calls.is_empty(), "{dialect:?}: {text}\n{output:?}");
+                assert!(parallel || output.calls.len() == 1, "{dialect:?}: {text}\n{output:?}");
                 check_calls(&output, &text);
             }
             assert!(finished >= 3, "{dialect:?} {beginning}: only {finished} came to an end");

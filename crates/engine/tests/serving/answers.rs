@@ -190,6 +190,31 @@ fn an_answer_ends_where_it_should() {
     let stopped = together(&engine(roomy()), &[Job { sampling, ..job(-1) }]).remove(0);
     assert_eq!(Some(stopped.text.as_str()), whole.text.split(&stop).next());
     assert_eq!(stopped.reason, Some(FinishReason::StopString(stop)));
+
+    // Of a stop string no token is told: the tokens are those of the text.
+    let stop: String = whole.text.chars().skip(20).take(6).collect();
+    let sampling = SamplerSettings { stop: vec![stop.clone(), format!("{stop}?")], ..job(-1).sampling };
+    let stopped = together(&engine(roomy()), &[Job { sampling, ..job(-1) }]).remove(0);
+    let spelled: String = stopped.ids().into_iter().map(crate::spelling).collect();
+    assert_eq!((spelled.as_str(), Some(spelled.as_str())), (&*stopped.text, whole.text.split(&stop).next()));
+}
+
+#[test]
+fn more_choices_than_may_run_together_wait_for_one_another() {
+    let job = |choices| Job { choices, ..Job::new(prompt(5, 40), random(11, 12)) };
+    let few = engine(EngineSettings { max_running: 4, ..roomy() });
+    let (_, outputs) = submit(&few, job(128));
+    let (_, other) = submit(&few, job(1));
+    let listener = std::thread::spawn(move || (hear(&outputs, 128).unwrap(), hear(&other, 1).unwrap()));
+    while !listener.is_finished() {
+        assert!(few.status().running <= 4, "{} answers run", few.status().running);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let (many, other) = listener.join().unwrap();
+    same(&other, &many[..1]);
+    let (_, outputs) = submit(&engine(EngineSettings { max_running: 128, ..roomy() }), job(128));
+    same(&many, &hear(&outputs, 128).unwrap());
+    assert_eq!(at_the_end(&few).finished, 129);
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl Detokenizer {
         self.take_complete()
     }
 
+    /// Whether no bytes wait for the rest of their character.
+    pub fn is_between_characters(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Ends the stream: bytes of a character that never was completed become U+FFFD.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();

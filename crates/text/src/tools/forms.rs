@@ -74,7 +74,9 @@ impl Reader {
     /// For a region that this character, the first of an answer, may begin.
     pub(super) fn leading(notation: Notation, first: char) -> Option<Self> {
         match (notation, first) {
-            (Notation::Json | Notation::JsonOrCode, '{' | '[') => Some(Self::Json(JsonCalls::default())),
+            (Notation::Json | Notation::JsonOrCode, '{' | '[') => {
+                Some(Self::Json(JsonCalls { strict: true, ..JsonCalls::default() }))
+            }
             (Notation::Python, '[') => Some(Self::Python(PythonCalls::Begin)),
             _ => None,
         }
@@ -100,13 +102,21 @@ impl Reader {
     }
 }
 
-fn is_space(character: char) -> bool {
+pub(super) fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\r')
+}
+
+/// Whether a text is written in JSON as it always is, nothing escaped that need not be.
+fn is_plain(raw: &str, text: &str) -> bool {
+    serde_json::to_string(text).is_ok_and(|plain| plain == raw)
 }
 
 /// JSON objects one after the other, perhaps in a list.
 #[derive(Default)]
 pub(super) struct JsonCalls {
+    /// Whether only what [`super::tool_grammar`] takes for a call is one: everything else may be free text, in which
+    /// arguments obey nothing.
+    strict: bool,
     in_list: bool,
     at: JsonAt,
 }
@@ -122,6 +132,10 @@ enum JsonAt {
 }
 
 impl JsonCalls {
+    fn object(&self) -> JsonAt {
+        JsonAt::Object(Box::new(JsonObject { strict: self.strict, ..JsonObject::default() }))
+    }
+
     fn is_between(&self) -> bool {
         matches!(self.at, JsonAt::Between) && !self.in_list
     }
@@ -138,8 +152,8 @@ impl JsonCalls {
                 self.in_list = true;
                 self.at = JsonAt::Next;
             }
-            JsonAt::Begin | JsonAt::Next if character == '{' => self.at = JsonAt::Object(Box::default()),
-            JsonAt::Between if !self.in_list && character == '{' => self.at = JsonAt::Object(Box::default()),
+            JsonAt::Begin | JsonAt::Next if character == '{' => self.at = self.object(),
+            JsonAt::Between if !self.in_list && character == '{' => self.at = self.object(),
             JsonAt::Between if self.in_list && character == ',' => self.at = JsonAt::Next,
             JsonAt::Between if self.in_list && character == ']' => return Verdict::Last,
             JsonAt::Between if !self.in_list && matches!(character, ';' | ',') => self.at = JsonAt::Next,
@@ -150,9 +164,11 @@ impl JsonCalls {
     }
 }
 
-/// `{"name": ..., "parameters": {...}}`, members in any order.
+/// `{"name": ..., "parameters": {...}}`, members in any order; or, if that is strict, `"type": "function"` in front at most.
 #[derive(Default)]
 struct JsonObject {
+    strict: bool,
+    has_type: bool,
     part: Part,
     key: String,
     name: Option<String>,
@@ -190,7 +206,9 @@ impl JsonObject {
                     Step::More => {}
                     Step::Done => {
                         self.key = serde_json::from_str(raw).ok()?;
+                        let plain = is_plain(raw, &self.key);
                         self.part = Part::Colon;
+                        (!self.strict || (plain && self.is_in_order())).then_some(())?;
                         let new_name = self.key == "name" && self.name.is_none();
                         let new_arguments = self.is_arguments() && !self.has_arguments;
                         (new_name || new_arguments || matches!(self.key.as_str(), "type" | "id"))
@@ -206,6 +224,15 @@ impl JsonObject {
             _ => return None,
         }
         Some(false)
+    }
+
+    /// Whether the key comes where it does in all calls that a grammar lets through.
+    fn is_in_order(&self) -> bool {
+        match self.key.as_str() {
+            "type" => !self.has_type && self.name.is_none() && !self.has_arguments,
+            "name" => !self.has_arguments,
+            _ => self.is_arguments() && self.name.is_some(),
+        }
     }
 
     fn is_arguments(&self) -> bool {
@@ -259,6 +286,7 @@ impl JsonObject {
         match self.key.as_str() {
             "name" => {
                 let name: String = serde_json::from_str(&raw).ok().filter(|name: &String| names.has(name))?;
+                (!self.strict || is_plain(&raw, &name)).then_some(())?;
                 if self.has_arguments {
                     found.push(Found::Start(name.clone()));
                     found.push(Found::Arguments(std::mem::take(&mut self.early)));
@@ -266,7 +294,10 @@ impl JsonObject {
                 }
                 self.name = Some(name);
             }
-            "type" => (raw == "\"function\"").then_some(())?,
+            "type" => {
+                (raw == "\"function\"").then_some(())?;
+                self.has_type = true;
+            }
             _ => {}
         }
         Some(())

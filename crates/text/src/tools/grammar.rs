@@ -186,24 +186,15 @@ impl Writer<'_> {
         let open = self.form.open[0];
         let names = self.tools.iter().map(|tool| pattern(&tool.name)).collect::<Vec<_>>().join("|");
         let quoted = self.tools.iter().map(|tool| quoted_pattern(tool)).collect::<Vec<_>>().join("|");
-        let (begins, end) = match self.form.notation {
-            Notation::Python => (format!(r"{SPACE}\[{SPACE}({names})\("), format!(r"/{GAP}\]{GAP}/")),
-            _ => (
-                format!(r#"{SPACE}\{{{SPACE}"name"{SPACE}:{SPACE}({quoted})"#),
-                r"/[\x20\t\r\n]+/?".to_owned(),
-            ),
+        let begins = match self.form.notation {
+            Notation::Python => format!(r"{SPACE}\[{SPACE}({names})\("),
+            _ => {
+                let kind = kind_pattern(SPACE);
+                format!(r#"{SPACE}(\[{SPACE})?\{{{SPACE}{kind}"name"{SPACE}:{SPACE}({quoted})"#)
+            }
         };
         self.line(format!("TEXT: {ANY} & ~/{begins}(?s:.*)/"));
-        self.line(format!("calls: lead{} {end}", self.more("next")));
-        // What may come between is read with what comes next: a lexeme of its own would be lost in the text.
-        for (rule, before) in [("lead", r"\["), ("next", ",")] {
-            match self.form.notation {
-                Notation::Python => {
-                    self.each(rule, |tool| format!("/{GAP}{before}{GAP}{}\\(/", pattern(&tool.name)))
-                }
-                _ => self.each(rule, |tool| json_head(tool, if rule == "lead" { "" } else { "[;,]?" })),
-            }
-        }
+        self.calls_in_a_row();
         if self.is_token(open) {
             let close = self.optional(self.form.close);
             let code = if self.form.notation == Notation::JsonOrCode { " | CODE" } else { "" };
@@ -213,6 +204,26 @@ impl Writer<'_> {
             }
         } else {
             self.line("start: TEXT | calls");
+        }
+    }
+
+    /// The rule of the calls that an answer is.
+    fn calls_in_a_row(&mut self) {
+        // What may come between is read with what comes next: a lexeme of its own would be lost in the text.
+        match self.form.notation {
+            Notation::Python => {
+                self.line(format!(r"calls: lead{} /{GAP}\]{GAP}/", self.more("next")));
+                for (rule, before) in [("lead", r"\["), ("next", ",")] {
+                    self.each(rule, |tool| format!("/{GAP}{before}{GAP}{}\\(/", pattern(&tool.name)));
+                }
+            }
+            _ => {
+                let (bare, listed) = (self.more("next"), self.more("another"));
+                self.line(format!(r"calls: ( lead{bare} | first{listed} /{GAP}\]/ ) /[\x20\t\r\n]+/?"));
+                for (rule, before) in [("lead", ""), ("next", "[;,]?"), ("first", r"\["), ("another", ",")] {
+                    self.each(rule, |tool| json_head(tool, before));
+                }
+            }
         }
     }
 
@@ -327,10 +338,15 @@ fn with_options(mut schema: Map<String, Value>, strict: bool) -> Value {
 
 /// How a JSON call begins, with white space as the model likes, and `before` in front of it.
 fn json_head(tool: &Tool, before: &str) -> String {
-    let name = quoted_pattern(tool);
+    let (name, kind) = (quoted_pattern(tool), kind_pattern(GAP));
     format!(
-        r#"/{GAP}{before}{GAP}\{{{GAP}"name"{GAP}:{GAP}{name}{GAP},{GAP}"(parameters|arguments)"{GAP}:{GAP}/"#
+        r#"/{GAP}{before}{GAP}\{{{GAP}{kind}"name"{GAP}:{GAP}{name}{GAP},{GAP}"(parameters|arguments)"{GAP}:{GAP}/"#
     )
+}
+
+/// What a call may say of itself before its name, with such white space between the parts.
+fn kind_pattern(space: &str) -> String {
+    format!(r#"("type"{space}:{space}"function"{space},{space})?"#)
 }
 
 /// A tool's name as JSON writes it, as a regular expression.

@@ -2,7 +2,7 @@
 
 use super::dialect::{Form, ToolDialect};
 use super::event::{ToolEvent, ToolOutput};
-use super::forms::{Found, Names, Reader, Verdict};
+use super::forms::{Found, Names, Reader, Verdict, is_space};
 
 /// Reads one answer. Cutting its text differently makes no difference to what its events add up to.
 ///
@@ -87,7 +87,7 @@ impl ToolCallParser {
 
     fn character(&mut self, character: char) {
         match std::mem::replace(&mut self.state, State::Start) {
-            State::Start if character.is_whitespace() => self.space.push(character),
+            State::Start if is_space(character) => self.space.push(character),
             State::Start => {
                 let leads = self.form.leads;
                 match Reader::leading(self.form.notation, character).filter(|_| leads) {

@@ -51,8 +51,9 @@ fn json_as_llama_3_writes_it() {
         check(Llama3Json, &format!("<|python_tag|>{call}{separator}{other}"), "", &both);
     }
     check(Llama3Json, &format!("[{call}, {other}]"), "", &both);
-    // Members in another order; none at all.
-    check(Llama3Json, r#"{"parameters": {"a": 1, "b": 2.5}, "name": "add"}"#, "", &[sum]);
+    // Members in another order, where it was announced; none at all.
+    let turned = r#"<|python_tag|>{"parameters": {"a": 1, "b": 2.5}, "name": "add"}"#;
+    check(Llama3Json, turned, "", &[sum]);
     check(Llama3Json, r#"{"name": "f"}"#, "", &[("f", json!({}))]);
     check(Llama4Json, &format!("<|python_start|>{call}{other}<|python_end|>"), "", &both);
     check(Llama4Json, &format!("Yes.<|python_start|>{call}<|python_end|> Done."), "Yes. Done.", &[weather]);
@@ -130,6 +131,13 @@ fn what_only_looks_like_a_call_is_text() {
     same(Llama3Json, r#"{"name": "f", "parameters": 3}"#);
     same(Llama3Json, r#"{"name": "f", "parameters": {"a": }}"#);
     same(Llama3Json, r#"{"name": "f", "parameters": {"a": 1}"#);
+    // Free text to a grammar, in which arguments would obey nothing.
+    same(Llama3Json, r#"{"parameters": {}, "name": "f"}"#);
+    same(Llama3Json, r#"{"id": "1", "name": "f", "parameters": {}}"#);
+    same(Llama3Json, r#"{"type": "function", "type": "function", "name": "f", "parameters": {}}"#);
+    same(Llama3Json, r#"{"n\u0061me": "f", "parameters": {}}"#);
+    same(Llama3Json, r#"{"name": "\u0066", "parameters": {}}"#);
+    same(Llama3Json, "\u{a0}{\"name\": \"f\", \"parameters\": {}}");
     same(Llama3Json, r#"An example: {"name": "f", "parameters": {}}"#);
     same(Llama3Json, " <|python_tag|>");
     same(ToolCallTag, "<tool_call> is how one calls");
