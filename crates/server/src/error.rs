@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Unavailable,
     /// There is no room to write.
     StorageFull,
+    /// What the model or the settings of this server do not allow, however it is asked for.
+    NotSupported,
 }
 
 struct Row {
@@ -44,38 +46,81 @@ struct Row {
     status: StatusCode,
     openai: &'static str,
     anthropic: &'static str,
+    llama_cpp: &'static str,
 }
 
 impl ErrorKind {
-    const TABLE: [Row; 13] = [
+    const TABLE: [Row; 14] = [
         row(
             ErrorKind::InvalidRequest,
             StatusCode::BAD_REQUEST,
-            "invalid_request_error",
-            "invalid_request_error",
+            ["invalid_request_error", "invalid_request_error", "invalid_request_error"],
         ),
         row(
             ErrorKind::Authentication,
             StatusCode::UNAUTHORIZED,
-            "authentication_error",
-            "authentication_error",
+            ["authentication_error", "authentication_error", "authentication_error"],
         ),
-        row(ErrorKind::Permission, StatusCode::FORBIDDEN, "permission_error", "permission_error"),
-        row(ErrorKind::NotFound, StatusCode::NOT_FOUND, "invalid_request_error", "not_found_error"),
+        row(
+            ErrorKind::Permission,
+            StatusCode::FORBIDDEN,
+            ["permission_error", "permission_error", "permission_error"],
+        ),
+        row(
+            ErrorKind::NotFound,
+            StatusCode::NOT_FOUND,
+            ["invalid_request_error", "not_found_error", "not_found_error"],
+        ),
         row(
             ErrorKind::MethodNotAllowed,
             StatusCode::METHOD_NOT_ALLOWED,
-            "invalid_request_error",
-            "invalid_request_error",
+            ["invalid_request_error", "invalid_request_error", "invalid_request_error"],
         ),
-        row(ErrorKind::RequestTimeout, StatusCode::REQUEST_TIMEOUT, "timeout_error", "timeout_error"),
-        row(ErrorKind::Conflict, StatusCode::CONFLICT, "invalid_request_error", "invalid_request_error"),
-        row(ErrorKind::TooLarge, StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large"),
-        row(ErrorKind::RateLimit, StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_error"),
-        row(ErrorKind::Quota, StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "rate_limit_error"),
-        row(ErrorKind::Internal, StatusCode::INTERNAL_SERVER_ERROR, "server_error", "api_error"),
-        row(ErrorKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded_error"),
-        row(ErrorKind::StorageFull, StatusCode::INSUFFICIENT_STORAGE, "server_error", "api_error"),
+        row(
+            ErrorKind::RequestTimeout,
+            StatusCode::REQUEST_TIMEOUT,
+            ["timeout_error", "timeout_error", "timeout_error"],
+        ),
+        row(
+            ErrorKind::Conflict,
+            StatusCode::CONFLICT,
+            ["invalid_request_error", "invalid_request_error", "invalid_request_error"],
+        ),
+        row(
+            ErrorKind::TooLarge,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ["invalid_request_error", "request_too_large", "invalid_request_error"],
+        ),
+        row(
+            ErrorKind::RateLimit,
+            StatusCode::TOO_MANY_REQUESTS,
+            ["rate_limit_error", "rate_limit_error", "rate_limit_error"],
+        ),
+        row(
+            ErrorKind::Quota,
+            StatusCode::TOO_MANY_REQUESTS,
+            ["insufficient_quota", "rate_limit_error", "insufficient_quota"],
+        ),
+        row(
+            ErrorKind::Internal,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ["server_error", "api_error", "server_error"],
+        ),
+        row(
+            ErrorKind::Unavailable,
+            StatusCode::SERVICE_UNAVAILABLE,
+            ["server_error", "overloaded_error", "unavailable_error"],
+        ),
+        row(
+            ErrorKind::StorageFull,
+            StatusCode::INSUFFICIENT_STORAGE,
+            ["server_error", "api_error", "server_error"],
+        ),
+        row(
+            ErrorKind::NotSupported,
+            StatusCode::BAD_REQUEST,
+            ["invalid_request_error", "invalid_request_error", "not_supported_error"],
+        ),
     ];
 
     fn row(self) -> &'static Row {
@@ -88,8 +133,46 @@ impl ErrorKind {
     }
 }
 
-const fn row(kind: ErrorKind, status: StatusCode, openai: &'static str, anthropic: &'static str) -> Row {
-    Row { kind, status, openai, anthropic }
+/// A row: what OpenAI, Anthropic and llama.cpp call it.
+const fn row(kind: ErrorKind, status: StatusCode, [openai, anthropic, llama_cpp]: [&'static str; 3]) -> Row {
+    Row { kind, status, openai, anthropic, llama_cpp }
+}
+
+/// What families have words of their own for: their clients look for them in the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// There is no model of this name.
+    NoModel(String),
+    /// A prompt longer than the context.
+    ContextFull {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens there is room for.
+        context: usize,
+    },
+}
+
+impl Known {
+    /// The family's own words, where it has some.
+    fn message(&self, family: Family) -> Option<String> {
+        Some(match (self, family) {
+            // Clients of old look for the hint, others for `not found`.
+            (Known::NoModel(name), Family::Ollama) => {
+                format!("model '{name}' not found, try pulling it first")
+            }
+            (Known::ContextFull { tokens, context }, Family::OpenAi) => format!(
+                "This model's maximum context length is {context} tokens, and the request has {tokens}: shorten it \
+                 or enlarge the context"
+            ),
+            (Known::ContextFull { tokens, context }, Family::Anthropic) => {
+                format!("prompt is too long: {tokens} tokens > {context} maximum")
+            }
+            (Known::ContextFull { tokens, context }, Family::LlamaCpp) => format!(
+                "request ({tokens} tokens) exceeds the available context size ({context} tokens), try increasing it"
+            ),
+            _ => return None,
+        })
+    }
 }
 
 /// A request that is refused or that failed, before a family has put it in its words.
@@ -106,6 +189,8 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Seconds after which it is worth trying again.
     pub retry_after: Option<u64>,
+    /// What it is, if families have words of their own for it.
+    pub known: Option<Known>,
 }
 
 /// This crate's result.
@@ -114,7 +199,7 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     /// A failure of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        ApiError { kind, message: message.into(), param: None, code: None, retry_after: None }
+        ApiError { kind, message: message.into(), param: None, code: None, retry_after: None, known: None }
     }
 
     /// A request that is wrong.
@@ -134,9 +219,11 @@ impl ApiError {
 
     /// A model that is not there.
     pub fn model_not_found(name: &str) -> Self {
-        Self::not_found(format!("the model `{}` does not exist here", excerpt(name)))
+        let name = excerpt(name);
+        Self::not_found(format!("the model `{name}` does not exist here"))
             .param("model")
             .code("model_not_found")
+            .known(Known::NoModel(name))
     }
 
     /// Something that broke here. The cause goes to the log and not to the client.
@@ -166,33 +253,59 @@ impl ApiError {
         self
     }
 
+    /// Says what it is, for families that have words of their own for it.
+    #[must_use]
+    pub fn known(mut self, known: Known) -> Self {
+        self.known = Some(known);
+        self
+    }
+
+    /// What is wrong, in the family's own words where it has some.
+    pub fn message_for(&self, family: Family) -> String {
+        self.known.as_ref().and_then(|known| known.message(family)).unwrap_or_else(|| self.message.clone())
+    }
+
     /// The error as the family's clients read it.
     pub fn body(&self, family: Family) -> Value {
         let row = self.kind.row();
         debug_assert_eq!(row.kind, self.kind);
+        let message = self.message_for(family);
         match family {
             Family::OpenAi | Family::Operations => json!({ "error": {
-                "message": self.message,
+                "message": message,
                 "type": row.openai,
                 "param": self.param,
                 "code": self.code,
             } }),
             Family::Anthropic => json!({
                 "type": "error",
-                "error": { "type": row.anthropic, "message": self.message },
+                "error": { "type": row.anthropic, "message": message },
             }),
-            Family::Ollama => json!({ "error": self.message }),
-            Family::LlamaCpp => json!({ "error": {
-                "code": row.status.as_u16(),
-                "message": self.message,
-                "type": row.openai,
-            } }),
+            Family::Ollama => json!({ "error": message }),
+            Family::LlamaCpp => match self.known {
+                Some(Known::ContextFull { tokens, context }) => json!({ "error": {
+                    "code": row.status.as_u16(),
+                    "message": message,
+                    "type": "exceed_context_size_error",
+                    "n_prompt_tokens": tokens,
+                    "n_ctx": context,
+                } }),
+                _ => json!({ "error": {
+                    "code": row.status.as_u16(),
+                    "message": message,
+                    "type": row.llama_cpp,
+                } }),
+            },
         }
     }
 
-    /// The whole response.
-    pub fn response(&self, family: Family) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body(family).to_string()));
+    /// The whole response to the request `id`.
+    pub fn response(&self, family: Family, id: &str) -> Response<Body> {
+        let mut body = self.body(family);
+        if family == Family::Anthropic {
+            body["request_id"] = id.into();
+        }
+        let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -215,9 +328,9 @@ pub(crate) fn excerpt(text: &str) -> String {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match &error {
-            EngineError::ContextFull { .. } => {
-                Self::invalid(error.to_string()).code("context_length_exceeded")
-            }
+            &EngineError::ContextFull { tokens, context } => Self::invalid(error.to_string())
+                .code("context_length_exceeded")
+                .known(Known::ContextFull { tokens, context }),
             EngineError::Backend(_) | EngineError::LogitCount { .. } | EngineError::BadLogit { .. } => {
                 Self::internal(error)
             }
@@ -260,7 +373,23 @@ mod tests {
         let error = ApiError::model_not_found("x");
         assert_eq!(error.body(Family::OpenAi)["error"]["code"], "model_not_found");
         assert_eq!(error.body(Family::Anthropic)["error"]["type"], "not_found_error");
-        assert_eq!(error.body(Family::Ollama)["error"], error.message);
+        assert_eq!(error.body(Family::Ollama)["error"], "model 'x' not found, try pulling it first");
         assert_eq!(error.body(Family::LlamaCpp)["error"]["code"], 404);
+        assert_eq!(error.body(Family::LlamaCpp)["error"]["type"], "not_found_error");
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_refused_in_the_words_that_clients_look_for() {
+        let error = ApiError::from(EngineError::ContextFull { tokens: 70, context: 64 });
+        let said = |family| error.body(family)["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(said(Family::OpenAi).contains("maximum context length is 64 tokens"));
+        assert_eq!(error.body(Family::OpenAi)["error"]["code"], "context_length_exceeded");
+        assert_eq!(said(Family::Anthropic), "prompt is too long: 70 tokens > 64 maximum");
+        assert!(
+            said(Family::LlamaCpp).contains("(70 tokens) exceeds the available context size (64 tokens)")
+        );
+        let body = error.body(Family::LlamaCpp);
+        assert_eq!(body["error"]["type"], "exceed_context_size_error");
+        assert_eq!((&body["error"]["n_prompt_tokens"], &body["error"]["n_ctx"]), (&json!(70), &json!(64)));
     }
 }

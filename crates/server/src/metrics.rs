@@ -2,7 +2,8 @@
 //!
 //! The names that begin with `vllm:` are what the Kubernetes Gateway API inference extension's model server protocol
 //! reads by default (`docs/proposals/003-model-server-protocol` of that project); the same values are there under this
-//! project's own names.
+//! project's own names. Those that begin with `llamacpp:` are what llama.cpp's server tells of its one model: here they
+//! are sums over all of them.
 
 use crate::models::LoadedModel;
 use crate::route::Route;
@@ -57,6 +58,8 @@ struct ModelCounts {
     prompt_tokens: u64,
     cached_tokens: u64,
     generated_tokens: u64,
+    prefill_seconds: f64,
+    decode_seconds: f64,
     cpu_seconds: f64,
     cost: Money,
     queue: Histogram,
@@ -100,6 +103,8 @@ impl Metrics {
         model.prompt_tokens += row.prompt_tokens;
         model.cached_tokens += row.cached_tokens;
         model.generated_tokens += row.generated_tokens;
+        model.prefill_seconds += row.prefill_seconds;
+        model.decode_seconds += row.decode_seconds;
         model.cpu_seconds += row.cpu_seconds;
         model.cost = model.cost + row.cost;
         model.queue.add(row.queue_seconds);
@@ -118,8 +123,12 @@ impl Metrics {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         write_requests(&mut text, &counts);
         write_answers(&mut text, &counts.models);
+        let mut sums = Sums::of_answers(&counts.models);
         drop(counts);
-        write_engines(&mut text, loaded);
+        let engines = engines(loaded);
+        write_engines(&mut text, &engines);
+        sums.add_engines(&engines);
+        write_sums(&mut text, &sums);
         text
     }
 }
@@ -204,6 +213,8 @@ fn write_answers(text: &mut String, models: &BTreeMap<String, ModelCounts>) {
 struct Engine {
     name: String,
     status: alti_engine::serving::Status,
+    /// Answers in the works at once, at most.
+    slots: usize,
     users: usize,
     memory_bytes: u64,
 }
@@ -211,10 +222,7 @@ struct Engine {
 impl Engine {
     /// The part of the pages that running answers hold.
     fn utilisation(&self) -> f64 {
-        match self.status.pages {
-            0 => 0.0,
-            pages => self.status.used_pages as f64 / pages as f64,
-        }
+        ratio(self.status.used_pages as f64, self.status.pages as f64)
     }
 }
 
@@ -258,38 +266,117 @@ const ENGINE_VALUES: &[EngineValue] = &[
     ("alti_engine_finished_total", "counter", "Answers finished.", |e| e.status.finished as f64),
 ];
 
-fn write_engines(text: &mut String, loaded: &[LoadedModel]) {
-    let engines: Vec<Engine> = loaded
-        .iter()
-        .map(|loaded| Engine {
-            name: label(&loaded.model.facts.name),
-            status: loaded.model.inference.status(),
-            users: loaded.users,
-            memory_bytes: loaded.model.memory_bytes,
-        })
-        .collect();
+/// The loaded models' numbers.
+fn engines(loaded: &[LoadedModel]) -> Vec<Engine> {
+    let engine = |loaded: &LoadedModel| Engine {
+        name: label(&loaded.model.facts.name),
+        status: loaded.model.inference.status(),
+        slots: loaded.model.inference.max_running(),
+        users: loaded.users,
+        memory_bytes: loaded.model.memory_bytes,
+    };
+    loaded.iter().map(engine).collect()
+}
+
+fn write_engines(text: &mut String, engines: &[Engine]) {
     for (name, kind, help, value) in ENGINE_VALUES {
         head(text, name, kind, help);
         // vLLM calls the label so, and the extension's router expects it.
         let key = if name.starts_with("vllm:") { "model_name" } else { "model" };
-        for engine in &engines {
+        for engine in engines {
             line(text, format_args!("{name}{{{key}=\"{}\"}} {}", engine.name, value(engine)));
         }
     }
     head(text, "vllm:lora_requests_info", "gauge", "Loaded adapters; the value is when it was written.");
-    for (engine, loaded) in engines.iter().zip(loaded) {
-        let adapters = label(&engine.status.adapters.join(","));
-        let slots = loaded.model.inference.max_running();
-        let labels =
-            format!("max_lora=\"{slots}\",running_lora_adapters=\"{adapters}\",waiting_lora_adapters=\"\"");
+    for engine in engines {
+        let labels = format!(
+            "model_name=\"{}\",max_lora=\"{}\",running_lora_adapters=\"{}\",waiting_lora_adapters=\"\"",
+            engine.name,
+            engine.slots,
+            label(&engine.status.adapters.join(","))
+        );
         line(text, format_args!("vllm:lora_requests_info{{{labels}}} {}", crate::ids::unix_seconds()));
     }
     head(text, "vllm:cache_config_info", "gauge", "How keys and values are kept.");
-    for engine in &engines {
+    for engine in engines {
         let labels = format!(
-            "block_size=\"{}\",num_gpu_blocks=\"{}\"",
-            engine.status.page_tokens, engine.status.pages
+            "model_name=\"{}\",block_size=\"{}\",num_gpu_blocks=\"{}\"",
+            engine.name, engine.status.page_tokens, engine.status.pages
         );
         line(text, format_args!("vllm:cache_config_info{{{labels}}} 1"));
+    }
+}
+
+/// Sums over all models.
+#[derive(Debug, Default)]
+struct Sums {
+    /// Tokens of prompts that were computed.
+    prompt_tokens: u64,
+    prompt_seconds: f64,
+    generated_tokens: u64,
+    generated_seconds: f64,
+    running: usize,
+    waiting: usize,
+    steps: u64,
+    used_pages: usize,
+    pages: usize,
+}
+
+impl Sums {
+    fn of_answers(models: &BTreeMap<String, ModelCounts>) -> Sums {
+        let mut sums = Sums::default();
+        for model in models.values() {
+            sums.prompt_tokens += model.prompt_tokens.saturating_sub(model.cached_tokens);
+            sums.prompt_seconds += model.prefill_seconds;
+            sums.generated_tokens += model.generated_tokens;
+            sums.generated_seconds += model.decode_seconds;
+        }
+        sums
+    }
+
+    fn add_engines(&mut self, engines: &[Engine]) {
+        for Engine { status, .. } in engines {
+            self.running += status.running;
+            self.waiting += status.waiting;
+            self.steps += status.steps;
+            self.used_pages += status.used_pages;
+            self.pages += status.pages;
+        }
+    }
+}
+
+/// A quotient; 0 of nothing.
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+type SumValue = (&'static str, &'static str, &'static str, fn(&Sums) -> f64);
+
+/// What llama.cpp's server tells.
+const SUM_VALUES: &[SumValue] = &[
+    ("llamacpp:prompt_tokens_total", "counter", "Tokens of prompts computed.", |s| s.prompt_tokens as f64),
+    ("llamacpp:prompt_seconds_total", "counter", "Seconds spent on prompts.", |s| s.prompt_seconds),
+    ("llamacpp:tokens_predicted_total", "counter", "Tokens generated.", |s| s.generated_tokens as f64),
+    ("llamacpp:tokens_predicted_seconds_total", "counter", "Seconds spent on generating.", |s| {
+        s.generated_seconds
+    }),
+    ("llamacpp:n_decode_total", "counter", "Steps taken.", |s| s.steps as f64),
+    ("llamacpp:prompt_tokens_seconds", "gauge", "Mean tokens of prompts computed in a second.", |s| {
+        ratio(s.prompt_tokens as f64, s.prompt_seconds)
+    }),
+    ("llamacpp:predicted_tokens_seconds", "gauge", "Mean tokens generated in a second.", |s| {
+        ratio(s.generated_tokens as f64, s.generated_seconds)
+    }),
+    ("llamacpp:requests_processing", "gauge", "Answers in the works.", |s| s.running as f64),
+    ("llamacpp:requests_deferred", "gauge", "Answers that wait for a step.", |s| s.waiting as f64),
+    ("llamacpp:kv_cache_usage_ratio", "gauge", "Part of the K/V pages in use, 0 to 1.", |s| {
+        ratio(s.used_pages as f64, s.pages as f64)
+    }),
+];
+
+fn write_sums(text: &mut String, sums: &Sums) {
+    for (name, kind, help, value) in SUM_VALUES {
+        head(text, name, kind, help);
+        line(text, format_args!("{name} {}", value(sums)));
     }
 }

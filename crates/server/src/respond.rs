@@ -31,7 +31,7 @@ pub fn html(page: String) -> Response<Body> {
 pub fn json(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(body) => text("application/json", body),
-        Err(error) => crate::error::ApiError::internal(error).response(route::Family::OpenAi),
+        Err(error) => crate::error::ApiError::internal(error).response(route::Family::OpenAi, ""),
     }
 }
 

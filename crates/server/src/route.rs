@@ -58,6 +58,13 @@ impl Family {
             Family::OpenAi
         }
     }
+
+    /// The family whose words a request is answered in: Anthropic's clients ask for models where OpenAI's do, too, and
+    /// say who they are.
+    pub fn spoken(self, path: &str, headers: &HeaderMap) -> Family {
+        let shared = path == "/v1/models" || path.starts_with("/v1/models/");
+        if shared && headers.contains_key("anthropic-version") { Family::Anthropic } else { self }
+    }
 }
 
 /// HTTP's methods, as far as routes use them.

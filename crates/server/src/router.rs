@@ -81,7 +81,8 @@ async fn refuse(state: AppState, known: Option<(Family, String)>, request: Reque
             (Family::of_path(request.uri().path()), ApiError::not_found(message).code("unknown_url"))
         }
     };
-    traced(span, request.method(), finish(&state, error.response(family), origin, &id))
+    let family = family.spoken(request.uri().path(), request.headers());
+    traced(span, request.method(), finish(&state, error.response(family, &id), origin, &id))
 }
 
 /// One request to a route of the table.
@@ -90,6 +91,7 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
     let (mut parts, body) = request.into_parts();
     let id = request_id(&parts.headers);
     let origin = parts.headers.get(ORIGIN).cloned();
+    let family = route.family.spoken(parts.uri.path(), &parts.headers);
     let span = state.telemetry().request(|| Asked {
         method: &parts.method,
         uri: &parts.uri,
@@ -104,7 +106,7 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
         Ok(path) => path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         Err(_) => {
             let error = ApiError::invalid("the path is not UTF-8");
-            return traced(span, &method, finish(&state, error.response(route.family), origin, &id));
+            return traced(span, &method, finish(&state, error.response(family, &id), origin, &id));
         }
     };
     let answer = async {
@@ -130,7 +132,7 @@ async fn dispatch(state: AppState, route: &'static Route, request: Request<Body>
         Ok(response) => response,
         Err(error) => {
             tracing::debug!(request = id, path = route.path, kind = ?error.kind, "refused");
-            error.response(route.family)
+            error.response(family, &id)
         }
     };
     state.metrics().count_request(route, response.status().as_u16(), began.elapsed());

@@ -14,6 +14,8 @@ use alti_engine::serving::{Engine, EngineSettings, Turns};
 use alti_formats::{Checkpoint, ModelConfig, WeightInfo};
 use alti_hub::{Event, HubError, Manifest, ModelSpec, Observer, PullRequest};
 use alti_models::{Llama, memory};
+use alti_server::generate::fill_in_tokens;
+use alti_server::models::ModelCard;
 use alti_server::{LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel};
 use alti_tensor::KvDType;
 use alti_text::{ChatTemplate, Tokenizer};
@@ -130,6 +132,28 @@ impl Loader {
         Ok((context, kv_tokens, kv_dtype))
     }
 
+    fn read_card(&self, name: &str) -> anyhow::Result<ModelCard> {
+        let checkpoint = Checkpoint::open(&self.locate(name)?.0)?;
+        let tokenizer = Tokenizer::for_checkpoint(&checkpoint)?;
+        let template = ChatTemplate::for_checkpoint(&checkpoint, &tokenizer).ok();
+        let config = checkpoint.config();
+        let family = config.architecture.gguf_name();
+        let numbers = [
+            ("context_length", config.context_length),
+            ("embedding_length", config.embedding_length),
+            ("block_count", config.layers),
+            ("feed_forward_length", config.feed_forward_length),
+            ("attention.head_count", config.heads),
+            ("attention.head_count_kv", config.kv_heads),
+            ("vocab_size", config.vocabulary_size),
+        ];
+        Ok(ModelCard {
+            template: template.map(|template| template.source().to_owned()),
+            fills_in: fill_in_tokens(&tokenizer).is_some(),
+            numbers: numbers.map(|(key, number)| (format!("{family}.{key}"), number as u64)).to_vec(),
+        })
+    }
+
     fn start(&self, name: &str) -> anyhow::Result<ServedModel> {
         let (path, mut facts) = self.locate(name)?;
         let checkpoint = Checkpoint::open(&path)?;
@@ -234,6 +258,10 @@ impl ModelLoader for Loader {
             let _ = self.size_up(checkpoint.config(), &mut facts);
         }
         Ok(facts)
+    }
+
+    fn card(&self, name: &str) -> Result<ModelCard, LoadError> {
+        self.read_card(name).map_err(|error| load_error(name, &error))
     }
 
     fn load(&self, name: &str) -> Result<ServedModel, LoadError> {

@@ -35,11 +35,11 @@ crate::wire! {
     /// What an answer took.
     pub struct MessageUsage {
         required {
-            /// Tokens of the prompt that were computed.
+            /// Tokens of the prompt, without those that are told as cached.
             input_tokens: usize,
             /// Tokens generated.
             output_tokens: usize,
-            /// Tokens of the prompt that were cached.
+            /// Tokens of the prompt that were cached; 0 where the request has no `cache_control`.
             cache_read_input_tokens: usize,
             /// Always 0: caching is not charged.
             cache_creation_input_tokens: usize,
@@ -54,11 +54,14 @@ crate::wire! {
     }
 }
 
-fn usage(usage: &Usage) -> MessageUsage {
+/// What an answer took. Cached tokens are told apart only where the request marks what is to be cached: all others count on
+/// `input_tokens` being all of the prompt.
+fn usage(usage: &Usage, marks_cache: bool) -> MessageUsage {
+    let cached = if marks_cache { usage.cached_tokens } else { 0 };
     MessageUsage {
-        input_tokens: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
+        input_tokens: usage.prompt_tokens.saturating_sub(cached),
         output_tokens: usage.generated_tokens,
-        cache_read_input_tokens: usage.cached_tokens,
+        cache_read_input_tokens: cached,
         cache_creation_input_tokens: 0,
     }
 }
@@ -68,13 +71,13 @@ fn stop(ended: &Ended) -> (&'static str, Option<String>) {
     match ended {
         Ended::Stop => ("end_turn", None),
         Ended::StopString(text) => ("stop_sequence", Some(text.clone())),
-        Ended::Length | Ended::Cancelled => ("max_tokens", None),
+        Ended::Length | Ended::ContextFull | Ended::Cancelled => ("max_tokens", None),
         Ended::ToolCalls => ("tool_use", None),
     }
 }
 
 /// The whole answer.
-pub(super) fn message(model: &Lease, mut answer: Answer) -> MessageAnswer {
+pub(super) fn message(model: &Lease, mut answer: Answer, marks_cache: bool) -> MessageAnswer {
     let mut content = Vec::new();
     let mut ended = Ended::Cancelled;
     if let Some(choice) = answer.choices.pop() {
@@ -96,7 +99,7 @@ pub(super) fn message(model: &Lease, mut answer: Answer) -> MessageAnswer {
         content,
         stop_reason: Some(reason.to_owned()).into(),
         stop_sequence: sequence.into(),
-        usage: usage(&answer.usage),
+        usage: usage(&answer.usage, marks_cache),
     }
 }
 
@@ -104,6 +107,8 @@ pub(super) fn message(model: &Lease, mut answer: Answer) -> MessageAnswer {
 pub(super) struct Events {
     model: Arc<Lease>,
     prompt_tokens: usize,
+    /// Whether the request marks what is to be cached.
+    marks_cache: bool,
     /// The block that is open: its number, and whether it is text.
     open: Option<(usize, bool)>,
     blocks: usize,
@@ -112,10 +117,11 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(generation: &Generation) -> Events {
+    pub(super) fn new(generation: &Generation, marks_cache: bool) -> Events {
         Events {
             model: generation.model.clone(),
             prompt_tokens: generation.prompt.len(),
+            marks_cache,
             open: None,
             blocks: 0,
             ended: Ended::Cancelled,
@@ -160,8 +166,8 @@ impl Renderer for Events {
         let message = MessageAnswer {
             stop_reason: Nullable(None),
             content: Vec::new(),
-            usage: self::usage(&usage),
-            ..message(&self.model, Answer::default())
+            usage: self::usage(&usage, self.marks_cache),
+            ..message(&self.model, Answer::default(), self.marks_cache)
         };
         Self::write("message_start", json!({ "message": message }), into);
         Self::write("ping", json!({}), into);
@@ -198,7 +204,8 @@ impl Renderer for Events {
         self.close(into);
         let (reason, sequence) = stop(&self.ended);
         let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
-        Self::write("message_delta", json!({ "delta": delta, "usage": usage(&self.usage) }), into);
+        let usage = usage(&self.usage, self.marks_cache);
+        Self::write("message_delta", json!({ "delta": delta, "usage": usage }), into);
         Self::write("message_stop", json!({}), into);
     }
 }

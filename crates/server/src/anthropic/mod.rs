@@ -1,8 +1,12 @@
 //! Anthropic's API.
 
 mod answer;
+mod blocks;
 mod messages;
 mod request;
+mod turns;
+
+pub(crate) use turns::join_turns;
 
 use crate::route::{Family, Route, Scope, Stream};
 

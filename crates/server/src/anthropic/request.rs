@@ -1,5 +1,7 @@
 //! Anthropic's requests, and how they become what all APIs have in common.
 
+use super::blocks::{block_text, content, text_of};
+use super::turns::join_turns;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::generate::{ChatRequest, Format, Options, ToolChoice, check_messages, response_format, sampling};
 use crate::models::Lease;
@@ -48,7 +50,7 @@ crate::wire! {
             thinking: Value,
             /// Which tier.
             service_tier: String,
-            /// What is cached: everything.
+            /// What is cached: everything. Where it is anywhere in a request, cached tokens are told apart.
             cache_control: Value,
             /// Containers.
             container: Value,
@@ -90,13 +92,29 @@ crate::wire! {
         required {
             /// `user` or `assistant`.
             role: String,
-            /// Text, or blocks of type `text`, `tool_use`, `tool_result`, `thinking`.
+            /// Text, or blocks of type `text`, `document` (of text), `search_result`, `tool_use`, `tool_result`, `thinking`.
             content: MessageContent,
         }
     }
 }
 
 impl MessagesRequest {
+    /// Whether the request marks something to be cached: only then are cached tokens told apart from the others.
+    pub(super) fn marks_cache(&self) -> bool {
+        let is_marked = |block: &Value| block.get("cache_control").is_some_and(|mark| !mark.is_null());
+        let in_blocks = |content: &MessageContent| match &content.0 {
+            Content::Text(_) => false,
+            Content::Parts(blocks) => blocks.iter().any(|block| {
+                let inner = block["content"].as_array().into_iter().flatten();
+                is_marked(block) || inner.into_iter().any(is_marked)
+            }),
+        };
+        self.cache_control.is_some()
+            || self.tools.iter().flatten().any(is_marked)
+            || self.system.as_ref().is_some_and(in_blocks)
+            || self.messages.iter().any(|message| in_blocks(&message.content))
+    }
+
     /// The request as all APIs have it.
     ///
     /// # Errors
@@ -140,17 +158,21 @@ impl CountTokensRequest {
     pub(super) fn into_common(self, options: Options) -> ApiResult<ChatRequest> {
         let mut messages = Vec::new();
         if let Some(system) = self.system {
-            messages.push(Message { role: "system".into(), content: Some(system.0), ..Message::default() });
+            messages.push(Message::text("system", text(system.0, "system")?));
         }
         if self.messages.is_empty() {
             return Err(ApiError::field("messages", "messages: at least one message is required"));
         }
+        let last = self.messages.len() - 1;
         for (index, message) in self.messages.into_iter().enumerate() {
             if !matches!(message.role.as_str(), "user" | "assistant" | "system") {
                 let found = excerpt(&message.role);
                 let text =
                     format!("messages.{index}.role: it is `{found}` and must be `user` or `assistant`");
                 return Err(ApiError::field("messages", text));
+            }
+            if index != last || message.role != "assistant" {
+                not_empty(index, &message.content.0)?;
             }
             turns(index, message, &mut messages)?;
         }
@@ -163,60 +185,87 @@ impl CountTokensRequest {
             tool_choice: tool_choice(&choice)?,
             parallel_tool_calls: choice.get("disable_parallel_tool_use") != Some(&Value::Bool(true)),
             call_id_prefix: "toolu_",
-            ..ChatRequest::new(check_messages(messages, "messages")?, options)
+            ..ChatRequest::new(join_turns(check_messages(messages, "messages")?), options)
         })
+    }
+}
+
+/// Refuses a model without a name: the server's default model is for APIs that let it out.
+///
+/// # Errors
+/// When it is empty.
+pub(super) fn has_model(name: &str) -> ApiResult<()> {
+    if name.is_empty() {
+        return Err(ApiError::field("model", "model: it must have at least 1 character"));
+    }
+    Ok(())
+}
+
+/// The text of what is text, or blocks of text.
+fn text(content: Content, place: &str) -> ApiResult<String> {
+    match content {
+        Content::Text(text) => Ok(text),
+        Content::Parts(blocks) => text_of(&blocks, place),
+    }
+}
+
+/// Refuses a turn that says nothing, as Anthropic does: only a last one of the assistant's may.
+fn not_empty(index: usize, content: &Content) -> ApiResult<()> {
+    let place = match content {
+        Content::Text(text) => text.is_empty().then(String::new),
+        Content::Parts(blocks) if blocks.is_empty() => Some(String::new()),
+        Content::Parts(blocks) => {
+            let empty = blocks.iter().position(|block| block["type"] == "text" && block["text"] == "");
+            empty.map(|number| format!(".{number}.text"))
+        }
+    };
+    match place {
+        None => Ok(()),
+        Some(place) => {
+            let message = format!(
+                "messages.{index}.content{place}: it is empty: all messages must have non-empty content except for the \
+                 optional final assistant message"
+            );
+            Err(ApiError::field("messages", message))
+        }
     }
 }
 
 /// One of Anthropic's turns: its tool results are turns of their own elsewhere.
 fn turns(index: usize, message: MessageParam, into: &mut Vec<Message>) -> ApiResult<()> {
-    let parts = match message.content.0 {
+    let blocks = match message.content.0 {
         Content::Text(text) => {
             into.push(Message::text(message.role, text));
             return Ok(());
         }
-        Content::Parts(parts) => parts,
+        Content::Parts(blocks) => blocks,
     };
-    let mut text = Vec::new();
+    let mut text: Option<String> = None;
     let mut calls = Vec::new();
-    for (number, part) in parts.into_iter().enumerate() {
-        let place = || format!("messages.{index}.content.{number}");
-        match part["type"].as_str().unwrap_or_default() {
+    for (number, block) in blocks.into_iter().enumerate() {
+        let place = format!("messages.{index}.content.{number}");
+        match block["type"].as_str().unwrap_or_default() {
             "tool_use" => {
-                let function = json!({ "name": part["name"], "arguments": part["input"] });
-                calls.push(json!({ "id": part["id"], "type": "function", "function": function }));
+                let function = json!({ "name": block["name"], "arguments": block["input"] });
+                calls.push(json!({ "id": block["id"], "type": "function", "function": function }));
             }
-            "tool_result" => into.push(tool_result(&part, &place())?),
+            "tool_result" => into.push(tool_result(&block, &place)?),
             "thinking" | "redacted_thinking" => {}
-            "text" if part["text"].is_string() => text.push(part),
-            "text" => return Err(ApiError::invalid(format!("{}.text: it must be a string", place()))),
-            other => {
-                let message = format!("{}.type: this model does not read `{}`", place(), excerpt(other));
-                return Err(ApiError::invalid(message));
-            }
+            _ => text.get_or_insert_default().push_str(&block_text(&block, &place)?),
         }
     }
-    if !text.is_empty() || !calls.is_empty() || message.role == "assistant" {
-        let content = (!text.is_empty()).then_some(Content::Parts(text));
+    if text.is_some() || !calls.is_empty() || message.role == "assistant" {
+        let content = text.map(Content::Text);
         into.push(Message { role: message.role, content, tool_calls: calls, extra: Map::new() });
     }
     Ok(())
 }
 
-fn tool_result(part: &Value, place: &str) -> ApiResult<Message> {
-    let content = match &part["content"] {
-        Value::Null => Content::Text(String::new()),
-        Value::String(text) => Content::Text(text.clone()),
-        Value::Array(parts) => Content::Parts(parts.clone()),
-        _ => {
-            return Err(ApiError::invalid(format!(
-                "{place}.content: it must be a string or a list of blocks"
-            )));
-        }
-    };
+fn tool_result(block: &Value, place: &str) -> ApiResult<Message> {
+    let text = content(&block["content"], &format!("{place}.content"))?;
     let mut extra = Map::new();
-    extra.insert("tool_call_id".into(), part["tool_use_id"].clone());
-    Ok(Message { role: "tool".into(), content: Some(content), tool_calls: Vec::new(), extra })
+    extra.insert("tool_call_id".into(), block["tool_use_id"].clone());
+    Ok(Message { extra, ..Message::text("tool", text) })
 }
 
 /// A tool in OpenAI's shape.

@@ -71,9 +71,11 @@ pub fn response_format(format: &Value) -> ApiResult<Format> {
         Some("json_object") if format["schema"].is_object() => Ok(Format::schema(&format["schema"])),
         Some("json_object") => Ok(Format::Grammar(GrammarSource::JsonObject)),
         Some("json_schema") => {
-            // The chat API has the schema one level deeper than the Responses API.
-            let inner = if format["json_schema"].is_object() { &format["json_schema"] } else { format };
+            // The chat API has the schema one level deeper than the Responses API, and need not have one.
+            let is_chat = format["json_schema"].is_object();
+            let inner = if is_chat { &format["json_schema"] } else { format };
             match &inner["schema"] {
+                Value::Null if is_chat => Ok(Format::Grammar(GrammarSource::JsonObject)),
                 schema @ Value::Object(_) if inner["strict"] == true => strict_schema(&inner["name"], schema),
                 schema @ (Value::Object(_) | Value::Bool(_)) => Ok(Format::schema(schema)),
                 _ => Err(ApiError::field(

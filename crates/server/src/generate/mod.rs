@@ -12,7 +12,9 @@ mod parts;
 mod prompt;
 mod run;
 mod stream;
+mod time_limit;
 mod tools;
+mod turns;
 
 pub(crate) use collect::add_usage;
 pub use collect::{Answer, Choice, collect};
@@ -26,7 +28,7 @@ pub use options::{Options, is_setting, sampling, shortest, told};
 pub use parts::Parts;
 pub use prompt::{ChatRequest, check_messages};
 pub use run::{Ended, Event, Generation, encode_text, render_chat, start, start_chat};
-pub(crate) use run::{encode_plain, with_text};
+pub(crate) use run::{check_chat, encode_plain, with_text};
 pub use stream::{Renderer, stream};
 pub(crate) use tools::arguments_object;
 pub use tools::{ToolCall, ToolChoice};

@@ -5,6 +5,7 @@ use alti_engine::grammar::GrammarSource;
 use alti_engine::sampling::{SETTINGS, SamplerSettings};
 use alti_engine::serving::Priority;
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// How a text is to be written.
 #[derive(Clone, Debug)]
@@ -21,12 +22,16 @@ pub struct Options {
     pub ignore_end: bool,
     /// What the text has to obey.
     pub grammar: Option<GrammarSource>,
+    /// The request's field that says so, for errors.
+    pub grammar_field: &'static str,
     /// Who goes first.
     pub priority: Priority,
     /// Whether cached prefixes are used and left behind.
     pub cache_prompt: bool,
     /// The slot that remembers the text.
     pub slot: Option<u32>,
+    /// How long the answer may take from its first token on, once it has a new line.
+    pub time_limit: Option<Duration>,
 }
 
 impl Options {
@@ -39,9 +44,11 @@ impl Options {
             prompt_logprobs: false,
             ignore_end: false,
             grammar: None,
+            grammar_field: "response_format",
             priority: Priority::Interactive,
             cache_prompt: true,
             slot: None,
+            time_limit: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From a conversation to a prompt.
 
 use super::tools::{ToolChoice, ToolPlan};
+use super::turns::one_call_each;
 use super::{Format, Options};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
@@ -114,6 +115,12 @@ fn parts_text(parts: &[Value], path: &str) -> ApiResult<String> {
     Ok(text)
 }
 
+/// The source of the template that a model's chats are rendered with, as far as there is one.
+pub(super) fn template_source(model: &Lease) -> &str {
+    let own = model.alias.as_ref().and_then(|alias| alias.template.as_deref());
+    own.or(model.template.as_ref().ok().map(|template| template.source())).unwrap_or_default()
+}
+
 /// The prompt of a chat for a model. A last turn of the assistant's is gone on with.
 ///
 /// # Errors
@@ -156,7 +163,12 @@ pub fn chat_prompt(model: &Lease, request: &ChatRequest, plan: &ToolPlan) -> Api
         }
     };
     let prompt =
-        template.render(&conversation).map_err(|error| ApiError::field("messages", error.to_string()))?;
+        template.render(&conversation).or_else(|error| match one_call_each(&conversation.messages) {
+            // Several calls in a turn are more than some templates take, though their models may well make them.
+            Some(messages) => template.render(&Conversation { messages, ..conversation.clone() }),
+            None => Err(error),
+        });
+    let prompt = prompt.map_err(|error| ApiError::field("messages", error.to_string()))?;
     Ok(match prefill {
         None => prompt,
         Some(text) => {

@@ -2,7 +2,8 @@
 //! cancelled within one step, and what it took until then is kept all the same.
 
 use super::prompt::{ChatRequest, chat_prompt};
-use super::tools::{ToolPlan, ToolReader};
+use super::time_limit::TimeLimit;
+use super::tools::{Calls, ToolPlan, ToolReader};
 use super::{Meter, Most, Options};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
@@ -10,7 +11,8 @@ use crate::ledger::Unkept;
 use crate::models::{Cancel, Lease};
 use crate::route::Call;
 use crate::telemetry::Operation;
-use alti_engine::serving::{CacheDomain, Job, Output, Priority, TokenOutput, Usage};
+use alti_engine::EngineError;
+use alti_engine::serving::{CacheDomain, Job, Output, Priority, Rejected, TokenOutput, Usage};
 use alti_engine::stop::FinishReason;
 use alti_text::{Specials, Tokenizer};
 use std::collections::VecDeque;
@@ -77,6 +79,8 @@ pub enum Ended {
     StopString(String),
     /// It is as long as it may be.
     Length,
+    /// There is no room for more in the model's context.
+    ContextFull,
     /// The model calls tools.
     ToolCalls,
     /// It was cancelled.
@@ -84,11 +88,14 @@ pub enum Ended {
 }
 
 impl Ended {
-    fn of(reason: FinishReason, called: bool) -> Ended {
+    fn of(reason: FinishReason, calls: Calls) -> Ended {
         match reason {
-            FinishReason::Length | FinishReason::ContextFull | FinishReason::TimedOut => Ended::Length,
+            FinishReason::Length | FinishReason::TimedOut => Ended::Length,
+            FinishReason::ContextFull => Ended::ContextFull,
             FinishReason::Cancelled => Ended::Cancelled,
-            _ if called => Ended::ToolCalls,
+            // Half a call is no call, whatever ended it.
+            _ if calls == Calls::Cut => Ended::Length,
+            _ if calls == Calls::Whole => Ended::ToolCalls,
             FinishReason::StopString(text) => Ended::StopString(text),
             FinishReason::StopToken(_) | FinishReason::GrammarEnd => Ended::Stop,
         }
@@ -98,7 +105,7 @@ impl Ended {
     pub fn openai(&self) -> &'static str {
         match self {
             Ended::Stop | Ended::StopString(_) => "stop",
-            Ended::Length | Ended::Cancelled => "length",
+            Ended::Length | Ended::ContextFull | Ended::Cancelled => "length",
             Ended::ToolCalls => "tool_calls",
         }
     }
@@ -126,6 +133,8 @@ pub struct Generation {
     /// What was metered and is not kept yet.
     unkept: Unkept,
     readers: Vec<ToolReader>,
+    /// Of all choices together, if there is one.
+    time_limit: Option<TimeLimit>,
     /// Only the prompt was asked about: the engine draws one token behind it all the same, which is thrown away.
     silent: bool,
     open: usize,
@@ -192,10 +201,22 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     let (plan, prompt) = if takes_long { off_the_runtime(encode).await? } else { encode()? };
     options.grammar = plan.grammar();
     let origin = Origin::of(call);
-    let readers = (0..origin.choices(&options, &model)?).map(|_| plan.reader()).collect();
+    let readers = (0..origin.choices(&options)?).map(|_| plan.reader()).collect();
     let meter = Meter::new(call, Operation::Chat, &model.facts.name);
     meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
     submit(&origin, model, meter, prompt, options, readers, plan.spells_specials()).await
+}
+
+/// Finds what is wrong with a chat that is to be answered later. It may take a while.
+///
+/// # Errors
+/// As those of [`start_chat`] that are the request's fault.
+pub(crate) fn check_chat(model: &Lease, request: &ChatRequest) -> ApiResult<()> {
+    let plan = ToolPlan::new(model, request)?;
+    chat_prompt(model, request, &plan)?;
+    let Some(grammar) = plan.grammar() else { return Ok(()) };
+    let checked = model.inference.check_grammar(&grammar);
+    checked.map_err(|error| refused(Rejected::Invalid(error), request.options.grammar_field))
 }
 
 /// The prompt that a chat becomes, as text and tokens would have it.
@@ -236,7 +257,7 @@ pub(super) async fn begin(
     prompt: Vec<u32>,
     options: Options,
 ) -> ApiResult<Generation> {
-    let readers = (0..origin.choices(&options, &model)?).map(|_| ToolReader::text_only()).collect();
+    let readers = (0..origin.choices(&options)?).map(|_| ToolReader::text_only()).collect();
     submit(origin, model, meter.clone(), prompt, options, readers, false).await
 }
 
@@ -279,9 +300,8 @@ impl Origin {
     }
 
     /// How many answers are wanted, if that many can be given.
-    fn choices(&self, options: &Options, model: &Lease) -> ApiResult<u32> {
-        let running = u32::try_from(model.inference.max_running()).unwrap_or(u32::MAX);
-        let most = self.max_choices.min(running).max(1);
+    fn choices(&self, options: &Options) -> ApiResult<u32> {
+        let most = self.max_choices.max(1);
         match options.choices {
             choices if (1..=most).contains(&choices) => Ok(choices),
             choices => {
@@ -324,9 +344,9 @@ async fn submit(
     let sink = Box::new(move |output| sender.send(output).is_ok());
     // A grammar is compiled where the job is submitted.
     let submitted = if job.grammar.is_some() {
-        let (model, caller) = (model.clone(), caller);
+        let (model, caller, field) = (model.clone(), caller, options.grammar_field);
         off_the_runtime(move || {
-            let cancel = model.inference.submit(job, sink)?;
+            let cancel = model.inference.submit(job, sink).map_err(|error| refused(error, field))?;
             // Nobody holds it if the caller went away meanwhile, and the prompt would be computed for nothing.
             if caller.is_closed() {
                 cancel();
@@ -348,10 +368,19 @@ async fn submit(
         meter: Some(meter),
         unkept: Unkept::default(),
         readers,
+        time_limit: options.time_limit.map(TimeLimit::new),
         silent,
         open,
         ready: VecDeque::new(),
     })
+}
+
+/// Why a job was not taken; `field` is the request's with the grammar.
+fn refused(rejected: Rejected, field: &'static str) -> ApiError {
+    match rejected {
+        Rejected::Invalid(error @ EngineError::Grammar { .. }) => ApiError::from(error).param(field),
+        other => other.into(),
+    }
 }
 
 /// What an answer took, without a token that nobody asked for.
@@ -411,6 +440,15 @@ impl Generation {
         Ok(if self.is_at_last() { None } else { self.ready.pop_front() })
     }
 
+    /// Ends the job when it has had its time.
+    fn look_at_clock(&mut self, text: &str) {
+        if let (Some(limit), Some(cancel)) = (&mut self.time_limit, &self.cancel)
+            && limit.ends_with(text, Instant::now())
+        {
+            cancel();
+        }
+    }
+
     fn take(&mut self, output: Option<Output>) -> ApiResult<()> {
         match output {
             None => {
@@ -428,23 +466,27 @@ impl Generation {
             }
             Some(Output::Token { .. }) if self.silent => Ok(()),
             Some(Output::Token { choice, token, text }) => {
+                self.look_at_clock(&text);
                 if let Some(reader) = self.readers.get_mut(choice as usize) {
                     reader.push(choice, text, Some(token), &mut self.ready);
                 }
                 Ok(())
             }
             Some(Output::Finished { choice, mut text, mut reason, seed, usage }) => {
-                let mut called = false;
+                let mut calls = Calls::None;
                 let usage = told_usage(self.silent, usage);
                 if self.silent {
                     text.clear();
                     reason = FinishReason::Length;
                 }
+                if reason == FinishReason::Cancelled && self.time_limit.is_some_and(|limit| limit.is_over()) {
+                    reason = FinishReason::TimedOut;
+                }
                 if let Some(reader) = self.readers.get_mut(choice as usize) {
                     reader.push(choice, text, None, &mut self.ready);
-                    called = reader.finish(choice, &mut self.ready);
+                    calls = reader.finish(choice, &mut self.ready);
                 }
-                let ended = Ended::of(reason, called);
+                let ended = Ended::of(reason, calls);
                 if let Some(meter) = &self.meter {
                     meter.add(self.began, choice, &usage);
                     meter.ended(ended.outcome());
@@ -483,6 +525,22 @@ impl Drop for Generation {
                 }
                 drop(model);
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_context_is_told_apart_and_half_a_call_is_no_call() {
+        let full = Ended::of(FinishReason::ContextFull, Calls::Whole);
+        assert_eq!((full.openai(), full), ("length", Ended::ContextFull));
+        assert_eq!(Ended::of(FinishReason::Length, Calls::None), Ended::Length);
+        for reason in [FinishReason::StopToken(1), FinishReason::StopString("x".into())] {
+            assert_eq!(Ended::of(reason.clone(), Calls::Cut), Ended::Length);
+            assert_eq!(Ended::of(reason, Calls::Whole), Ended::ToolCalls);
         }
     }
 }

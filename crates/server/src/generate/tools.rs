@@ -1,10 +1,11 @@
 //! Tools: the seam between the APIs and what `alti_text` knows of the dialects in which models call them.
 
 use super::grammar::check_strict;
+use super::prompt::template_source;
 use super::{ChatRequest, Event, Format};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
-use crate::models::ServedModel;
+use crate::models::{Lease, ServedModel};
 use alti_engine::grammar::{GrammarSource, loosened, without_idle};
 use alti_engine::serving::TokenOutput;
 use alti_text::tools::{Tool, ToolCallParser, ToolDialect, ToolEvent, tool_grammar, unwritable};
@@ -31,11 +32,11 @@ impl ToolPlan {
     ///
     /// # Errors
     /// Tools that are none, a choice of a tool that is not there, tools and a format that exclude each other.
-    pub fn new(model: &ServedModel, request: &ChatRequest) -> ApiResult<ToolPlan> {
+    pub fn new(model: &Lease, request: &ChatRequest) -> ApiResult<ToolPlan> {
         let functions = request.tools.iter().enumerate().map(|(index, it)| function(index, it));
         let functions = functions.collect::<ApiResult<Vec<Tool>>>()?;
         check_choice(&request.tool_choice, &functions)?;
-        let source = model.template.as_ref().map(|template| template.source()).unwrap_or_default();
+        let source = template_source(model);
         let mut plan = ToolPlan {
             tools: Vec::new(),
             names: Vec::new(),
@@ -84,7 +85,7 @@ impl ToolPlan {
                     "a {} and tools exclude each other: set `tool_choice` to none or required",
                     other.kind()
                 );
-                return Err(ApiError::field("response_format", message));
+                return Err(ApiError::field(request.options.grammar_field, message));
             }
         };
         let choice = if format.is_some() { &ToolChoice::Required } else { &request.tool_choice };
@@ -106,7 +107,14 @@ impl ToolPlan {
         // A schema that is none, or too large: then arguments are any object where nothing else is promised, as OpenAI's are
         // without `strict`.
         let loose = whole(&grammar.loose_lark);
-        model.inference.check_grammar(&loose).map_err(|error| ApiError::field("tools", error.to_string()))?;
+        let format = request.format.clone().grammar().filter(|_| format.is_some());
+        model.inference.check_grammar(&loose).map_err(|error| {
+            // Whether it is the format's fault is seen where it stands alone.
+            match format.and_then(|format| model.inference.check_grammar(&format).err()) {
+                Some(error) => ApiError::from(error).param(request.options.grammar_field),
+                None => ApiError::field("tools", error.to_string()),
+            }
+        })?;
         Ok(Some(loose))
     }
 
@@ -209,7 +217,7 @@ impl ToolPlan {
             let prefix = format!("{}_", ids::new(self.id_prefix));
             Box::new(ToolCallParser::new(self.dialect, self.names.clone(), prefix))
         };
-        ToolReader { parser: (!self.tools.is_empty()).then(parser), called: false }
+        ToolReader { parser: (!self.tools.is_empty()).then(parser), calls: Calls::None }
     }
 }
 
@@ -271,22 +279,34 @@ fn check_choice(choice: &ToolChoice, tools: &[Tool]) -> ApiResult<()> {
     }
 }
 
+/// What an answer calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Calls {
+    /// Nothing.
+    #[default]
+    None,
+    /// One or several tools.
+    Whole,
+    /// The answer ended in the middle of a call.
+    Cut,
+}
+
 /// Tells text from calls while it comes.
 pub struct ToolReader {
     parser: Option<Box<ToolCallParser>>,
-    called: bool,
+    calls: Calls,
 }
 
 impl std::fmt::Debug for ToolReader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ToolReader").field("called", &self.called).finish_non_exhaustive()
+        formatter.debug_struct("ToolReader").field("calls", &self.calls).finish_non_exhaustive()
     }
 }
 
 impl ToolReader {
     /// A reader that takes everything for text.
     pub fn text_only() -> ToolReader {
-        ToolReader { parser: None, called: false }
+        ToolReader { parser: None, calls: Calls::None }
     }
 
     /// Takes the next token and its text.
@@ -310,13 +330,20 @@ impl ToolReader {
         self.tell(choice, events, into);
     }
 
-    /// The answer has ended: what was held back comes now. Whether tools were called.
-    pub fn finish(&mut self, choice: u32, into: &mut VecDeque<Event>) -> bool {
+    /// The answer has ended: what was held back comes now. What was called.
+    pub fn finish(&mut self, choice: u32, into: &mut VecDeque<Event>) -> Calls {
         if let Some(parser) = &mut self.parser {
-            let events = parser.finish();
+            let mut events = parser.finish();
+            // The call has been told already: what there is of it stands, and the answer says that it was cut.
+            let is_abandoned = |event: &ToolEvent| matches!(event, ToolEvent::Abandoned { .. });
+            let is_cut = events.iter().any(is_abandoned);
+            events.retain(|event| !is_abandoned(event));
             self.tell(choice, events, into);
+            if is_cut {
+                self.calls = Calls::Cut;
+            }
         }
-        self.called
+        self.calls
     }
 
     fn tell(&mut self, choice: u32, events: Vec<ToolEvent>, into: &mut VecDeque<Event>) {
@@ -328,12 +355,11 @@ impl ToolReader {
                     Event::CallArguments { choice, index, arguments: text }
                 }
                 ToolEvent::End { .. } => {
-                    self.called = true;
+                    self.calls = Calls::Whole;
                     continue;
                 }
-                // The call has been told already. Grammars let only the end of the answer do this: what there is of the
-                // call stands, and the answer says that it was cut.
-                ToolEvent::Abandoned { .. } => continue,
+                // It is no call, and the answer goes on. Where a grammar is obeyed this does not happen.
+                ToolEvent::Abandoned { text, .. } => Event::Text { choice, text, tokens: Vec::new() },
             });
         }
     }

@@ -11,7 +11,7 @@ use crate::route::Call;
 use alti_text::{Specials, Tokenizer};
 use axum::body::Body;
 use axum::http::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 crate::wire! {
@@ -20,16 +20,20 @@ crate::wire! {
         required {
             /// What is asked.
             query: String,
-            /// Texts, or objects with a `text`.
-            documents: Vec<Value>,
         }
         optional {
+            /// Texts, or objects with a `text`.
+            documents: Vec<Value>,
+            /// The same in the form of Text Embeddings Inference, whose answer is a list of objects with `index` and `score`.
+            texts: Vec<Value>,
             /// The model's name; the server's default model where none is given.
             model: String,
-            /// Only so many of the best.
-            top_n: u32,
-            /// Whether the documents come back with their scores.
+            /// Only so many of the best, as far as there are so many.
+            top_n: i64,
+            /// Whether `documents` come back with their scores, as objects with a `text`.
             return_documents: bool,
+            /// Whether `texts` come back with their scores.
+            return_text: bool,
         }
     }
     /// Documents in order.
@@ -79,45 +83,72 @@ fn prompt(tokenizer: &Tokenizer, document: &str, query: &str) -> (Vec<u32>, usiz
     (tokens, query.len())
 }
 
+/// A document's text; `place` is where it came from.
+///
+/// # Errors
+/// When it is none.
+fn text_of<'a>(document: &'a Value, place: &str) -> ApiResult<&'a str> {
+    document.as_str().or_else(|| document["text"].as_str()).ok_or_else(|| {
+        ApiError::field(place, format!("`{place}` must be a string, or an object with a `text`"))
+    })
+}
+
+/// A document as it comes back: an object, whatever it came as.
+fn as_object(document: &Value) -> Value {
+    match document {
+        Value::String(text) => json!({ "text": text }),
+        document => document.clone(),
+    }
+}
+
 /// `POST /rerank`.
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (RerankRequest, _) = call.json(|_| false).await?;
     if request.query.is_empty() {
         return Err(ApiError::field("query", "`query` is empty"));
     }
+    let (field, documents) = match (&request.documents, &request.texts) {
+        (Some(documents), _) => ("documents", documents),
+        (None, Some(texts)) => ("texts", texts),
+        (None, None) => return Err(ApiError::field("documents", "`documents` is missing")),
+    };
     let most = call.state.settings().max_inputs;
-    if request.documents.is_empty() || request.documents.len() > most {
-        return Err(ApiError::field(
-            "documents",
-            format!("`documents` must have between 1 and {most} texts"),
-        ));
+    if documents.is_empty() || documents.len() > most {
+        return Err(ApiError::field(field, format!("`{field}` must have between 1 and {most} texts")));
     }
     let model = Arc::new(call.state.models().acquire(request.model.as_deref(), None).await?);
-    let prompts = request.documents.iter().enumerate().map(|(index, document)| {
-        let text = document.as_str().or_else(|| document["text"].as_str()).ok_or_else(|| {
-            let place = format!("documents[{index}]");
-            ApiError::field(place.clone(), format!("`{place}` must be a string, or an object with a `text`"))
-        })?;
+    let prompts = documents.iter().enumerate().map(|(index, document)| {
+        let text = text_of(document, &format!("{field}[{index}]"))?;
         Ok(prompt(&model.tokenizer, text, &request.query))
     });
-    let bytes = request.documents.iter().map(|document| document.to_string().len()).sum();
+    let bytes = documents.iter().map(|document| document.to_string().len()).sum();
     let prompts = with_text(bytes, || prompts.collect::<ApiResult<Vec<_>>>())?;
     let (scores, usage) = likelihoods(&call, &model, prompts).await?;
-    let mut results: Vec<RankedDocument> = scores
-        .into_iter()
-        .enumerate()
-        .map(|(index, relevance_score)| RankedDocument {
-            index,
-            relevance_score,
-            document: (request.return_documents == Some(true)).then(|| request.documents[index].clone()),
-        })
-        .collect();
-    results.sort_by(|a, b| b.relevance_score.total_cmp(&a.relevance_score));
-    results.truncate(request.top_n.map_or(usize::MAX, |count| count as usize));
+    let mut ranks: Vec<(usize, f64)> = scores.into_iter().enumerate().collect();
+    ranks.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranks.truncate(request.top_n.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(0)));
+    if field == "texts" {
+        return Ok(respond::json(&scored(&ranks, documents, request.return_text == Some(true))));
+    }
+    let told = request.return_documents == Some(true);
+    let results = ranks.into_iter().map(|(index, relevance_score)| RankedDocument {
+        index,
+        relevance_score,
+        document: told.then(|| as_object(&documents[index])),
+    });
     Ok(respond::json(&Reranked {
         object: "list".into(),
         model: model.requested.clone(),
-        results,
+        results: results.collect(),
         usage: RerankUsage { prompt_tokens: usage.prompt_tokens, total_tokens: usage.prompt_tokens },
     }))
+}
+
+/// Ranks as Text Embeddings Inference tells them.
+fn scored(ranks: &[(usize, f64)], texts: &[Value], with_text: bool) -> Vec<Value> {
+    let told = ranks.iter().map(|&(index, score)| match with_text {
+        true => json!({ "index": index, "score": score, "text": as_object(&texts[index])["text"] }),
+        false => json!({ "index": index, "score": score }),
+    });
+    told.collect()
 }

@@ -1,5 +1,6 @@
 //! llama.cpp's `samplers`: a list of names, names in one string, or a string with a letter for each.
 
+use alti_engine::sampling::SamplerName;
 use serde_json::{Value, json};
 
 /// The letters of llama.cpp's `--sampling-seq`.
@@ -16,21 +17,22 @@ const LETTERS: [(char, &str); 10] = [
     ('i', INFILL),
 ];
 
-/// A sampler that llama.cpp has and we do not: editors name it in their requests to fill in, and it is passed over.
+/// A sampler that llama.cpp has and we do not: editors name it in their requests to fill in.
 const INFILL: &str = "infill";
 
-/// The fields of a request, with `samplers` as the list of those there are here.
-pub(super) fn with_samplers((name, value): (&str, Value)) -> (&str, Value) {
+/// The samplers of those named that there are here; the others are passed over, as llama.cpp does.
+pub(super) fn known_samplers(value: Value) -> Value {
     let value = match value {
-        Value::String(text) if name == "samplers" => json!(names(&text)),
+        Value::String(text) => json!(names(&text)),
         value => value,
     };
     match value {
-        Value::Array(mut samplers) if name == "samplers" => {
-            samplers.retain(|sampler| sampler != INFILL);
-            (name, Value::Array(samplers))
+        Value::Array(mut samplers) => {
+            samplers
+                .retain(|sampler| sampler.as_str().is_none_or(|name| SamplerName::from_name(name).is_some()));
+            Value::Array(samplers)
         }
-        value => (name, value),
+        value => value,
     }
 }
 
@@ -52,11 +54,10 @@ mod tests {
             (json!("top_k;top_p;infill"), json!(["top_k", "top_p"])),
             (json!("temperature"), json!(["temperature"])),
             (json!("edskypmxti"), json!(LETTERS[..9].iter().map(|(_, name)| name).collect::<Vec<_>>())),
-            (json!(["guess"]), json!(["guess"])),
+            (json!(["guess", "min_p"]), json!(["min_p"])),
             (json!(3), json!(3)),
         ] {
-            assert_eq!(with_samplers(("samplers", given)), ("samplers", expected));
+            assert_eq!(known_samplers(given), expected);
         }
-        assert_eq!(with_samplers(("stop", json!("infill"))), ("stop", json!("infill")));
     }
 }

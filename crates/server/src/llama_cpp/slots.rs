@@ -10,7 +10,7 @@ use crate::models::Lease;
 use crate::respond;
 use crate::route::Call;
 use alti_engine::EngineError;
-use alti_engine::serving::{CacheDomain, SlotAction, SlotName};
+use alti_engine::serving::{CacheDomain, SlotAction, SlotName, Status};
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Value, json};
@@ -22,6 +22,9 @@ use tokio::sync::Semaphore;
 
 /// What a save that was killed left is removed when it has not moved for so long.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
+
+/// llama.cpp's words for a file that is not there or no slot's, and for keys and values that there is no room for.
+const NOT_RESTORED: &str = "Unable to restore slot, no available space in KV cache or invalid slot save file";
 
 crate::wire! {
     /// What is to be done with a slot's text; the query says what (`action=save`, `restore`, `erase`, or `delete` for a
@@ -40,21 +43,47 @@ crate::wire! {
 pub(super) async fn list(call: Call) -> ApiResult<Response<Body>> {
     let mut slots: Vec<Value> = Vec::new();
     for loaded in call.state.models().loaded() {
-        for slot in loaded.model.inference.status().slots {
-            slots.push(json!({
-                "id": slots.len(),
-                "id_task": slot.job,
-                "model": loaded.model.facts.name,
-                "n_ctx": loaded.model.inference.context(),
-                "is_processing": true,
-                "choice": slot.choice,
-                "n_prompt_tokens": slot.prompt_tokens,
-                "n_computed": slot.computed_tokens,
-                "n_decoded": slot.generated_tokens,
-            }));
-        }
+        let inference = &loaded.model.inference;
+        let rows = rows(&inference.status(), inference.max_running(), inference.context());
+        slots.extend(rows.into_iter().map(|mut row| {
+            row["model"] = json!(loaded.model.facts.name);
+            row
+        }));
+    }
+    if call.query_value("fail_on_no_slot").is_some_and(|value| !value.is_empty()) {
+        refuse_if_full(&slots)?;
     }
     Ok(respond::json(&slots))
+}
+
+/// What a model's slots are doing: answers in the works first, then those that could be.
+fn rows(status: &Status, most: usize, context: usize) -> Vec<Value> {
+    let running = status.slots.iter().map(Some).chain(std::iter::repeat(None));
+    let rows = running.take(most.max(status.slots.len())).enumerate().map(|(id, slot)| {
+        let mut row = json!({
+            "id": id,
+            "n_ctx": context,
+            "speculative": status.drafted_tokens > 0,
+            "is_processing": slot.is_some(),
+        });
+        if let Some(slot) = slot {
+            row["id_task"] = json!(slot.job);
+            row["choice"] = json!(slot.choice);
+            row["n_prompt_tokens"] = json!(slot.prompt_tokens);
+            row["n_computed"] = json!(slot.computed_tokens);
+            row["n_decoded"] = json!(slot.generated_tokens);
+        }
+        row
+    });
+    rows.collect()
+}
+
+/// Refuses where there are slots, and none is idle.
+fn refuse_if_full(slots: &[Value]) -> ApiResult<()> {
+    match !slots.is_empty() && slots.iter().all(|slot| slot["is_processing"] == true) {
+        true => Err(ApiError::new(ErrorKind::Unavailable, "no slot available").retry_after(1)),
+        false => Ok(()),
+    }
 }
 
 /// The slot that a request names with `id_slot`; -1 is none.
@@ -69,7 +98,10 @@ pub(crate) fn named(model: &Lease, id_slot: Option<i64>) -> ApiResult<Option<u32
             u32::try_from(slot).ok().filter(|&slot| (slot as usize) < slots).map(Some).ok_or_else(|| {
                 ApiError::field(
                     "id_slot",
-                    format!("`id_slot` is {slot}: it must be from 0 to {}, or -1", slots - 1),
+                    format!(
+                        "Invalid slot ID: `id_slot` is {slot}, and it must be from 0 to {}, or -1",
+                        slots - 1
+                    ),
                 )
             })
         }
@@ -98,14 +130,14 @@ pub(super) async fn act(mut call: Call) -> ApiResult<Response<Body>> {
     let (SlotRequest { filename, model }, _) = call.json_if_any(|_| false).await?;
     let id_slot = call.path("slot").parse::<i64>().ok().filter(|slot| *slot >= 0);
     let id_slot = id_slot
-        .ok_or_else(|| ApiError::field("id_slot", "the path names no slot: it is `/slots/` and a number"))?;
+        .ok_or_else(|| ApiError::field("id_slot", "Invalid slot ID: the path is `/slots/` and a number"))?;
     let action = match word.as_str() {
         "erase" => Action::Erase,
         "save" => Action::Save(SlotFile::named(&call, filename)?),
-        "restore" => Action::Restore(SlotFile::named(&call, filename)?.there()?),
-        "delete" => Action::Delete(SlotFile::named(&call, filename)?.there()?),
+        "restore" => Action::Restore(SlotFile::named(&call, filename)?),
+        "delete" => Action::Delete(SlotFile::named(&call, filename)?),
         _ => {
-            let message = "`action` must be `save`, `restore`, `erase` or `delete`";
+            let message = "Invalid action: it must be `save`, `restore`, `erase` or `delete`";
             return Err(ApiError::field("action", message));
         }
     };
@@ -130,13 +162,12 @@ impl SlotFile {
         let folder = settings.slot_folder.as_ref().ok_or_else(|| {
             let message =
                 "this server keeps no slots in files: its setting server.slot_folder names no folder";
-            ApiError::not_found(message).code("no_slot_folder")
+            ApiError::new(ErrorKind::NotSupported, message).code("no_slot_folder")
         })?;
-        let name = name.ok_or_else(|| ApiError::field("filename", "`filename` is missing"))?;
+        let name = name.ok_or_else(|| ApiError::field("filename", "Invalid filename: there is none"))?;
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
         if !(1..=128).contains(&name.len()) || name.starts_with('.') || !name.chars().all(allowed) {
-            let message =
-                "`filename` must be 1 to 128 letters, digits, `.`, `-` and `_`, and not begin with `.`";
+            let message = "Invalid filename: it must be 1 to 128 letters, digits, `.`, `-` and `_`, and not begin with `.`";
             return Err(ApiError::field("filename", message));
         }
         // Tenants have any names; folders do not.
@@ -145,17 +176,18 @@ impl SlotFile {
         Ok(SlotFile { path: folder.join(own).join(&name), name, most_bytes: settings.slot_bytes })
     }
 
-    /// The same, if it is there.
-    fn there(self) -> ApiResult<SlotFile> {
-        if self.path.is_file() {
-            return Ok(self);
-        }
-        let message = format!("no slot was saved as `{}`", excerpt(&self.name));
-        Err(ApiError::not_found(message).param("filename"))
-    }
-
     fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+
+    /// Removes it, if it is there.
+    fn remove(&self) -> ApiResult<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(not_saved(&self.path, &error.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the folder, which nobody else on the machine may look into, and checks that there is room in it.
@@ -199,11 +231,12 @@ impl Action {
             }
             Action::Save(file) => {
                 file.make_room()?;
-                let saved = model.inference.slot(name, SlotAction::Save(&file.path, identity));
-                let tokens = saved.map_err(|error| match error {
-                    EngineError::Prefixes { path, what } => not_saved(&path, &what),
-                    error => error.into(),
-                })?;
+                let tokens = match model.inference.slot(name, SlotAction::Save(&file.path, identity)) {
+                    // Nothing is saved: what is brought back from this file may not be what was there before.
+                    Err(EngineError::EmptySlot { .. }) => file.remove().map(|()| 0)?,
+                    Err(EngineError::Prefixes { path, what }) => return Err(not_saved(&path, &what)),
+                    saved => saved?,
+                };
                 Ok(json!({
                     "id_slot": slot,
                     "filename": file.name,
@@ -213,10 +246,18 @@ impl Action {
                 }))
             }
             Action::Restore(file) => {
+                if !file.path.is_file() {
+                    return Err(ApiError::field("filename", NOT_RESTORED));
+                }
                 let restored = model.inference.slot(name, SlotAction::Restore(&file.path, identity));
                 let tokens = restored.map_err(|error| match error {
                     // Where the file lies is the owner's business.
-                    EngineError::Prefixes { what, .. } => ApiError::field("filename", what),
+                    EngineError::Prefixes { what, .. } => {
+                        ApiError::field("filename", format!("{NOT_RESTORED}: {what}"))
+                    }
+                    error @ EngineError::NoRoomForSlot { .. } => {
+                        ApiError::field("filename", format!("{NOT_RESTORED}: {error}"))
+                    }
                     error => error.into(),
                 })?;
                 Ok(json!({
@@ -228,9 +269,12 @@ impl Action {
                 }))
             }
             Action::Delete(file) => {
+                if !file.path.is_file() {
+                    let message = format!("no slot was saved as `{}`", excerpt(&file.name));
+                    return Err(ApiError::not_found(message).param("filename"));
+                }
                 let bytes = file.bytes();
-                std::fs::remove_file(&file.path)
-                    .map_err(|error| not_saved(&file.path, &error.to_string()))?;
+                file.remove()?;
                 Ok(json!({ "id_slot": slot, "filename": file.name, "n_deleted": bytes }))
             }
         }
@@ -251,4 +295,25 @@ fn private_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alti_engine::serving::SlotStatus;
+
+    #[test]
+    fn idle_slots_are_listed_behind_busy_ones_and_missed_where_there_are_none() {
+        let busy =
+            |job| SlotStatus { job, choice: 0, prompt_tokens: 5, computed_tokens: 6, generated_tokens: 2 };
+        let mut status = Status { slots: vec![busy(7)], ..Status::default() };
+        let slots = rows(&status, 2, 64);
+        assert_eq!((&slots[0]["id"], &slots[0]["id_task"]), (&json!(0), &json!(7)));
+        let idle = json!({ "id": 1, "n_ctx": 64, "speculative": false, "is_processing": false });
+        assert_eq!((&slots[1], slots.len()), (&idle, 2));
+        assert!(refuse_if_full(&slots).is_ok() && refuse_if_full(&[]).is_ok());
+        status.slots.push(busy(8));
+        let error = refuse_if_full(&rows(&status, 2, 64)).unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Unavailable, "no slot available"));
+    }
 }

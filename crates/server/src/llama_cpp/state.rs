@@ -1,12 +1,13 @@
-//! `GET /props`.
+//! `/props` and `/lora-adapters`: what the default model is, and what is loaded beside it.
 
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::generate::told;
+use crate::models::Lease;
 use crate::respond;
 use crate::route::{Call, Family};
 use axum::body::Body;
 use axum::http::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `GET /props`.
 pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
@@ -29,4 +30,57 @@ pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
         "eos_token": spelling(tokenizer.eos()),
         "build_info": concat!("alti-", env!("CARGO_PKG_VERSION")),
     })))
+}
+
+/// `POST /props`: refused, as llama.cpp's server does where it was not started with `--props`.
+pub(super) async fn set_props(_call: Call) -> ApiResult<Response<Body>> {
+    let message = "this server does not support changing global properties: its settings are the owner's";
+    Err(ApiError::new(ErrorKind::NotSupported, message))
+}
+
+/// A model's adapters, and how much of each is in what it answers: all of it where the model was asked for by the name that
+/// has the adapter, none otherwise.
+fn adapters(model: &Lease) -> Vec<(String, f64)> {
+    let own = model.adapter();
+    let loaded = model.inference.status().adapters.into_iter();
+    loaded.map(|name| (name.clone(), if own.as_ref() == Some(&name) { 1.0 } else { 0.0 })).collect()
+}
+
+/// `GET /lora-adapters`.
+pub(super) async fn list_adapters(call: Call) -> ApiResult<Response<Body>> {
+    let model = call.state.models().acquire(call.query_value("model").as_deref(), None).await?;
+    let told = adapters(&model).into_iter().enumerate().map(|(id, (name, scale))| {
+        // Where files lie is the owner's business.
+        json!({ "id": id, "path": name, "scale": scale, "task_name": "", "prompt_prefix": "" })
+    });
+    Ok(respond::json(&told.collect::<Vec<Value>>()))
+}
+
+/// `POST /lora-adapters`: takes what is so already, and refuses the rest.
+pub(super) async fn set_adapters(mut call: Call) -> ApiResult<Response<Body>> {
+    let body = call.bytes().await?;
+    let Ok(Value::Array(wanted)) = serde_json::from_slice(&body) else {
+        return Err(ApiError::invalid("the request's body must be a list of objects with `id` and `scale`"));
+    };
+    let model = call.state.models().acquire(call.query_value("model").as_deref(), None).await?;
+    let adapters = adapters(&model);
+    // llama.cpp has those that are not named at nothing.
+    let mut scales = vec![0.0; adapters.len()];
+    for (index, entry) in wanted.iter().enumerate() {
+        let id = entry["id"].as_u64().and_then(|id| scales.get_mut(usize::try_from(id).ok()?));
+        let (Some(scale), Some(wanted)) = (id, entry["scale"].as_f64()) else {
+            let place = format!("[{index}]");
+            return Err(ApiError::field(
+                place.clone(),
+                format!("`{place}` has no `id` of an adapter, or no `scale`"),
+            ));
+        };
+        *scale = wanted;
+    }
+    if adapters.iter().zip(&scales).any(|((_, is), wanted)| is != wanted) {
+        let message = "the scale of an adapter cannot be set: ask for the model by a name that has the adapter \
+                       (`ADAPTER` of a Modelfile)";
+        return Err(ApiError::new(ErrorKind::NotSupported, message));
+    }
+    Ok(respond::json(&json!({ "success": true })))
 }

@@ -1,5 +1,6 @@
 //! `POST /tokenize`, `/detokenize` and `/apply-template`.
 
+use super::prompts::mixed;
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{is_setting, render_chat};
@@ -14,11 +15,9 @@ use serde_json::{Value, json};
 crate::wire! {
     /// A text to be turned into tokens.
     pub struct TokenizeRequest {
-        required {
-            /// The text.
-            content: String,
-        }
         optional {
+            /// The text; or a list of texts and tokens, which are put together. Nothing has no tokens.
+            content: Value,
             /// The model's name; the server's default model where none is given.
             model: String,
             /// Whether the token is put in front that the model wants there.
@@ -38,11 +37,9 @@ crate::wire! {
     }
     /// Tokens to be turned into text.
     pub struct DetokenizeRequest {
-        required {
-            /// Ids.
-            tokens: Vec<u32>,
-        }
         optional {
+            /// Ids; none are no text.
+            tokens: Vec<u32>,
             /// The model's name; the server's default model where none is given.
             model: String,
         }
@@ -70,9 +67,10 @@ pub(super) async fn tokenize(mut call: Call) -> ApiResult<Response<Body>> {
     let tokens = off_the_runtime(move || {
         let tokenizer = &model.tokenizer;
         let specials = if request.parse_special.unwrap_or(true) { Specials::Parse } else { Specials::AsText };
-        let tokens = match request.add_special {
-            Some(true) => crate::generate::encode_text(tokenizer, &request.content, specials),
-            _ => tokenizer.encode(&request.content, specials),
+        let begins = request.add_special == Some(true);
+        let tokens = match &request.content {
+            Some(content) => mixed(tokenizer, content, "content", specials, begins)?,
+            None => Vec::new(),
         };
         let piece = |token: u32| match std::str::from_utf8(tokenizer.token_bytes(token)) {
             Ok(text) => json!({ "id": token, "piece": text }),
@@ -91,12 +89,12 @@ pub(super) async fn detokenize(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (DetokenizeRequest, _) = call.json(|_| false).await?;
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let size = model.tokenizer.vocabulary_size();
-    if let Some(token) = request.tokens.iter().find(|&&token| token as usize >= size) {
+    let tokens = request.tokens.unwrap_or_default();
+    if let Some(token) = tokens.iter().find(|&&token| token as usize >= size) {
         let message = format!("token {token} is not in the model's vocabulary of {size}");
         return Err(ApiError::field("tokens", message));
     }
-    let content =
-        off_the_runtime(move || Ok(model.tokenizer.decode_spelling_specials(&request.tokens))).await?;
+    let content = off_the_runtime(move || Ok(model.tokenizer.decode_spelling_specials(&tokens))).await?;
     Ok(respond::json(&Detokenized { content }))
 }
 

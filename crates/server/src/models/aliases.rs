@@ -2,6 +2,7 @@
 //! one small file that is replaced as a whole.
 
 use super::LoadError;
+use super::names::untagged;
 use alti_text::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,8 +15,10 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Alias {
-    /// The model (or the alias) that it is made from.
+    /// The model that it is made from, by the name it is loaded under where that was known.
     pub from: String,
+    /// Whether `from` is a model's name for sure, and all settings are here: files of older servers name aliases there.
+    pub resolved: bool,
     /// What the system's turn says where a conversation has none.
     pub system: Option<String>,
     /// A Jinja template that replaces the model's own.
@@ -30,6 +33,26 @@ pub struct Alias {
     pub license: Option<String>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+}
+
+impl Alias {
+    /// The same made from what `base` is made from: `base`'s settings, replaced by its own. It lasts whatever becomes of
+    /// `base`.
+    pub(super) fn over(mut self, base: &Alias) -> Alias {
+        self.from.clone_from(&base.from);
+        self.resolved = base.resolved;
+        self.system = self.system.or_else(|| base.system.clone());
+        self.template = self.template.or_else(|| base.template.clone());
+        self.adapter = self.adapter.or_else(|| base.adapter.clone());
+        self.license = self.license.or_else(|| base.license.clone());
+        for (name, value) in &base.parameters {
+            self.parameters.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        if self.messages.is_empty() {
+            self.messages.clone_from(&base.messages);
+        }
+        self
+    }
 }
 
 /// Aliases that lead to aliases are followed so far.
@@ -53,29 +76,16 @@ impl Aliases {
             tracing::error!(%error, "the file of model names cannot be read: it is left alone");
             None
         });
-        Aliases { file, named: Mutex::new(named.unwrap_or_default()) }
+        let named = named.unwrap_or_default();
+        let followed =
+            named.iter().filter_map(|(name, alias)| Some((name.clone(), follow(&named, name, alias)?)));
+        let followed = followed.collect();
+        Aliases { file, named: Mutex::new(followed) }
     }
 
-    /// The alias of this name. Its settings are those of the aliases it is made from, replaced by its own; `from` is
-    /// then a model's name.
+    /// The alias of this name.
     pub(super) fn find(&self, name: &str) -> Option<Alias> {
-        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut alias = named.get(name)?.clone();
-        for _ in 0..LONGEST_CHAIN {
-            let Some(base) = named.get(&alias.from) else { return Some(alias) };
-            alias.from = base.from.clone();
-            alias.system = alias.system.or_else(|| base.system.clone());
-            alias.template = alias.template.or_else(|| base.template.clone());
-            alias.adapter = alias.adapter.or_else(|| base.adapter.clone());
-            alias.license = alias.license.or_else(|| base.license.clone());
-            for (name, value) in &base.parameters {
-                alias.parameters.entry(name.clone()).or_insert_with(|| value.clone());
-            }
-            if alias.messages.is_empty() {
-                alias.messages = base.messages.clone();
-            }
-        }
-        None
+        self.named.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// All of them, by name.
@@ -121,6 +131,22 @@ impl Aliases {
     }
 }
 
+/// An alias of an older server's file, which may be made from others: as it would be stored today. None where it goes in
+/// circles.
+fn follow(named: &BTreeMap<String, Alias>, name: &str, alias: &Alias) -> Option<Alias> {
+    let (mut alias, mut name) = (alias.clone(), name.to_owned());
+    for _ in 0..LONGEST_CHAIN {
+        let from = untagged(&alias.from).to_owned();
+        // One that has the name of its model stands in front of it.
+        let base = named.get(&from).filter(|_| !alias.resolved && from != name);
+        let Some(base) = base else { return Some(Alias { resolved: true, from, ..alias }) };
+        alias = alias.over(base);
+        name = from;
+    }
+    tracing::warn!(model = name, "the alias is made from itself: it is left out");
+    None
+}
+
 fn read(file: &Path) -> std::io::Result<BTreeMap<String, Alias>> {
     match std::fs::read(file) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
@@ -153,20 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn names_survive_and_are_followed() {
+    fn names_survive_and_those_of_older_files_are_followed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state/names.json");
         let aliases = Aliases::open(Some(file.clone()));
-        let base = Alias { system: Some("Be brief.".into()), ..alias("model") };
+        let base = Alias { system: Some("Be brief.".into()), ..alias("model:latest") };
         aliases.insert("brief", base).unwrap();
-        aliases.insert("briefer", alias("brief")).unwrap();
+        aliases.insert("briefer", alias("brief:latest")).unwrap();
         aliases.insert("a", alias("b")).unwrap();
         aliases.insert("b", alias("a")).unwrap();
+        aliases.insert("model", alias("model")).unwrap();
         let again = Aliases::open(Some(file));
         let found = again.find("briefer").unwrap();
         assert_eq!((found.from.as_str(), found.system.as_deref()), ("model", Some("Be brief.")));
         assert_eq!(again.find("a"), None, "a circle leads nowhere");
+        assert_eq!(again.find("model").unwrap().from, "model", "one may stand in front of its model");
         assert!(again.remove("brief").unwrap());
         assert!(!again.remove("brief").unwrap());
+        assert_eq!(again.find("briefer").unwrap().system.as_deref(), Some("Be brief."));
     }
 }

@@ -58,6 +58,17 @@ pub struct PullProgress {
     pub completed: Option<u64>,
 }
 
+/// What a model's own files say of it, for who wants to look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelCard {
+    /// The source of its chat template, if it has one.
+    pub template: Option<String>,
+    /// Whether its vocabulary has tokens for filling in the middle of a text.
+    pub fills_in: bool,
+    /// Its sizes, under the names that GGUF files have for them: `llama.block_count`, `general.file_type`.
+    pub numbers: Vec<(String, u64)>,
+}
+
 /// Whoever knows where models are. Every call may take long: they are made off the async threads.
 pub trait ModelLoader: Send + Sync + 'static {
     /// The models that are there.
@@ -72,6 +83,14 @@ pub trait ModelLoader: Send + Sync + 'static {
     /// # Errors
     /// When there is none.
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError>;
+
+    /// What the files of the model of this name say of it; whoever does not read them knows nothing.
+    ///
+    /// # Errors
+    /// When there is none, or its files cannot be read.
+    fn card(&self, name: &str) -> Result<ModelCard, LoadError> {
+        self.find(name).map(|_| ModelCard::default())
+    }
 
     /// Loads it.
     ///

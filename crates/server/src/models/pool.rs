@@ -2,13 +2,14 @@
 //! uses it and for its keep-alive after that, and goes earlier when another one needs its memory.
 
 use super::aliases::Aliases;
-use super::{Alias, KeepAlive, LoadError, ModelFacts, ModelLoader, ServedModel};
+use super::names::{check_name, check_new_name, untagged};
+use super::{Alias, KeepAlive, LoadError, ModelCard, ModelFacts, ModelLoader, ServedModel};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
 use crate::route::Family;
 use crate::settings::ServerSettings;
 use alti_engine::sampling::SamplerSettings;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,6 +55,8 @@ struct Entry {
     outcome: watch::Sender<Outcome>,
     use_of: Mutex<Use>,
     changed: Notify,
+    /// The aliases it was asked for by.
+    aliases: Mutex<BTreeSet<String>>,
     /// Adapters that were loaded, by name, and from where.
     adapters: tokio::sync::Mutex<Vec<(String, PathBuf)>>,
 }
@@ -83,6 +86,10 @@ impl Entry {
 
     fn use_of(&self) -> MutexGuard<'_, Use> {
         self.use_of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn aliases(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.aliases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn model(&self) -> Option<Arc<ServedModel>> {
@@ -129,7 +136,10 @@ impl Lease {
 
     /// The adapter that the model is used with.
     pub fn adapter(&self) -> Option<String> {
-        self.alias.as_ref().filter(|alias| alias.adapter.is_some()).map(|_| self.requested.clone())
+        self.alias
+            .as_ref()
+            .filter(|alias| alias.adapter.is_some())
+            .map(|_| untagged(&self.requested).to_owned())
     }
 }
 
@@ -159,6 +169,8 @@ impl Drop for Lease {
 pub struct LoadedModel {
     /// The model.
     pub model: Arc<ServedModel>,
+    /// The aliases it was asked for by since it is in memory, as far as there still are such.
+    pub aliases: Vec<String>,
     /// Requests that use it now.
     pub users: usize,
     /// When it will go if nobody asks for it; none stays.
@@ -177,7 +189,7 @@ impl ModelPool {
                 aliases: Aliases::open(settings.aliases_file.clone()),
                 budget: settings.memory_bytes,
                 keep_alive: keep_alive.map_or(KeepAlive::Forever, KeepAlive::For),
-                pinned: settings.pinned_models.clone(),
+                pinned: settings.pinned_models.iter().map(|name| untagged(name).to_owned()).collect(),
                 default_model: settings.default_model.clone(),
                 drain: Duration::from_secs(settings.drain_seconds),
                 adapter_folders: settings.adapter_folders.clone(),
@@ -206,7 +218,7 @@ impl ModelPool {
     pub fn is_ready(&self) -> bool {
         let entries = self.entries();
         self.inner.pinned.iter().all(|name| {
-            let entry = entries.names.get(name).and_then(|name| entries.loaded.get(name));
+            let entry = entries.names.get(&self.target(name)).and_then(|name| entries.loaded.get(name));
             entry.is_some_and(|entry| entry.model().is_some_and(|model| model.inference.is_running()))
         })
     }
@@ -220,9 +232,9 @@ impl ModelPool {
             Some(name) => name.to_owned(),
             None => self.default_name().await?,
         };
-        let alias = self.alias(&requested);
-        let target = alias.as_ref().map_or(requested.as_str(), |alias| alias.from.as_str());
-        let claim = self.claim(target, keep_alive).await?;
+        let name = untagged(&requested);
+        let alias = self.inner.aliases.find(name);
+        let claim = self.claim(alias.as_ref().map_or(name, |alias| &alias.from), keep_alive).await?;
         let mut outcome = claim.entry.outcome.subscribe();
         let loaded = outcome.wait_for(Option::is_some).await.map_err(ApiError::internal)?.clone();
         let model = match loaded {
@@ -232,7 +244,10 @@ impl ModelPool {
         };
         if let Some(path) = alias.as_ref().and_then(|alias| alias.adapter.as_deref()) {
             let path = self.adapter_path(path).await?;
-            ensure_adapter(&claim.entry, &model, &requested, path).await?;
+            ensure_adapter(&claim.entry, &model, name, path).await?;
+        }
+        if alias.is_some() {
+            claim.entry.aliases().insert(name.to_owned());
         }
         // From here on the lease gives the use back.
         let entry = claim.entry.clone();
@@ -249,8 +264,7 @@ impl ModelPool {
         let facts = self.find(name).await?;
         let mut entries = self.entries();
         if entries.names.len() >= MOST_NAMES {
-            let pinned = &self.inner.pinned;
-            entries.names.retain(|name, _| pinned.contains(name));
+            entries.names.retain(|name, _| self.is_pinned(name));
         }
         // An engine that broke is of no use to anybody: the model is loaded anew.
         if entries.loaded.get(&facts.name).is_some_and(|entry| entry.is_broken()) {
@@ -261,7 +275,7 @@ impl ModelPool {
             Some(entry) => entry.clone(),
             None => {
                 let entry = Arc::new(Entry {
-                    pinned: self.inner.pinned.iter().any(|pinned| pinned == name || *pinned == facts.name),
+                    pinned: self.is_pinned(name) || self.is_pinned(&facts.name),
                     name: facts.name.clone(),
                     outcome: watch::Sender::new(None),
                     use_of: Mutex::new(Use {
@@ -270,6 +284,7 @@ impl ModelPool {
                         keep_alive: self.inner.keep_alive,
                     }),
                     changed: Notify::new(),
+                    aliases: Mutex::default(),
                     adapters: tokio::sync::Mutex::default(),
                 });
                 entries.loaded.insert(facts.name.clone(), entry.clone());
@@ -279,6 +294,11 @@ impl ModelPool {
             }
         };
         Ok(claim(&entry, keep_alive))
+    }
+
+    /// Whether the model of this name stays, by its own name or an alias.
+    fn is_pinned(&self, name: &str) -> bool {
+        self.inner.pinned.iter().any(|pinned| pinned == name || self.target(pinned) == name)
     }
 
     fn claim_known(&self, name: &str, keep_alive: Option<KeepAlive>) -> Option<Claim> {
@@ -411,9 +431,7 @@ impl ModelPool {
 
     /// Unloads a model that nobody uses now, or as soon as nobody does. Whether it was loaded.
     pub async fn unload(&self, name: &str) -> ApiResult<bool> {
-        let alias = self.alias(name);
-        let target = alias.as_ref().map_or(name, |alias| alias.from.as_str());
-        let facts = self.find(target).await?;
+        let facts = self.find(&self.target(name)).await?;
         let entry = self.entries().loaded.get(&facts.name).cloned();
         let Some(entry) = entry.filter(|entry| !entry.pinned) else { return Ok(false) };
         drop(claim(&entry, Some(KeepAlive::For(Duration::ZERO))));
@@ -440,6 +458,12 @@ impl ModelPool {
             };
             Some(LoadedModel {
                 model: entry.model()?,
+                aliases: entry
+                    .aliases()
+                    .iter()
+                    .filter(|name| self.target(name) == entry.name)
+                    .cloned()
+                    .collect(),
                 users: use_of.users,
                 expires: left.map(|left| wall + left),
                 pinned: entry.pinned,
@@ -453,7 +477,8 @@ impl ModelPool {
     /// # Errors
     /// When there is none.
     pub async fn facts(&self, name: &str) -> ApiResult<(ModelFacts, Option<Alias>)> {
-        match self.alias(name) {
+        let name = untagged(name);
+        match self.inner.aliases.find(name) {
             Some(alias) => {
                 let facts = self.find(&alias.from).await?;
                 Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
@@ -462,20 +487,33 @@ impl ModelPool {
         }
     }
 
-    fn alias(&self, name: &str) -> Option<Alias> {
-        let aliases = &self.inner.aliases;
-        aliases.find(name).or_else(|| aliases.find(name.strip_suffix(":latest")?))
+    /// What the files of a model say of it; nothing where they cannot be read.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub async fn card(&self, name: &str) -> ApiResult<ModelCard> {
+        let (loader, name) = (self.inner.loader.clone(), self.target(name));
+        let read = move || match loader.card(&name) {
+            Err(LoadError::NotFound(name)) => Err(ApiError::model_not_found(&name)),
+            Err(error) => {
+                tracing::warn!(model = name, %error, "the model's files cannot be read");
+                Ok(ModelCard::default())
+            }
+            Ok(card) => Ok(card),
+        };
+        off_the_runtime(read).await
+    }
+
+    /// The name of the model that a name leads to, whether it is there or not.
+    fn target(&self, name: &str) -> String {
+        let name = untagged(name);
+        self.inner.aliases.find(name).map_or_else(|| name.to_owned(), |alias| alias.from)
     }
 
     async fn find(&self, name: &str) -> ApiResult<ModelFacts> {
         check_name(name)?;
         let (loader, name) = (self.inner.loader.clone(), name.to_owned());
-        let find = move || match (loader.find(&name), name.strip_suffix(":latest")) {
-            // Ollama's apps put the tag behind names that have none.
-            (Err(LoadError::NotFound(_)), Some(untagged)) => loader.find(untagged),
-            (found, _) => found,
-        };
-        off_the_runtime(move || find().map_err(load_error)).await
+        off_the_runtime(move || loader.find(&name).map_err(load_error)).await
     }
 
     /// All models that can be asked for, aliases among them.
@@ -483,14 +521,23 @@ impl ModelPool {
     /// # Errors
     /// When they cannot be listed.
     pub async fn list(&self) -> ApiResult<Vec<ModelFacts>> {
-        let loader = self.inner.loader.clone();
-        let mut models = off_the_runtime(move || loader.list().map_err(load_error)).await?;
-        for (name, alias) in self.inner.aliases.all() {
-            if let Some(base) = models.iter().find(|model| model.name == alias.from).cloned() {
-                models.retain(|model| model.name != name);
-                models.push(ModelFacts { name, created: alias.created, ..base });
-            }
-        }
+        let (loader, aliases) = (self.inner.loader.clone(), self.inner.aliases.all());
+        let list = move || {
+            let mut models = loader.list().map_err(load_error)?;
+            // What an alias is made from is looked for among models alone: an alias may have a model's name.
+            let found: Vec<ModelFacts> = aliases
+                .into_iter()
+                .filter_map(|(name, alias)| {
+                    let listed = models.iter().find(|model| model.name == alias.from).cloned();
+                    let base = listed.or_else(|| loader.find(&alias.from).ok())?;
+                    Some(ModelFacts { name, created: alias.created, ..base })
+                })
+                .collect();
+            models.retain(|model| found.iter().all(|alias| alias.name != model.name));
+            models.extend(found);
+            Ok(models)
+        };
+        let mut models = off_the_runtime(list).await?;
         // Files that were named by their path are in no list, and can be asked for.
         for loaded in self.loaded() {
             if models.iter().all(|model| model.name != loaded.model.facts.name) {
@@ -540,8 +587,13 @@ impl ModelPool {
     /// # Errors
     /// When what it is made from is not there, or it cannot be kept.
     pub async fn create(&self, name: &str, mut alias: Alias) -> ApiResult<()> {
-        check_name(name)?;
-        self.facts(&alias.from).await?;
+        let name = untagged(name);
+        check_new_name(name)?;
+        if let Some(base) = self.inner.aliases.find(untagged(&alias.from)) {
+            alias = alias.over(&base);
+        }
+        alias.from = self.find(untagged(&alias.from)).await?.name;
+        alias.resolved = true;
         if let Some(path) = &alias.adapter {
             alias.adapter = Some(self.adapter_path(path).await?);
         }
@@ -554,6 +606,7 @@ impl ModelPool {
     /// # Errors
     /// When there is none, or it cannot be removed.
     pub async fn remove(&self, name: &str) -> ApiResult<()> {
+        let name = untagged(name);
         check_name(name)?;
         let (pool, owned) = (self.clone(), name.to_owned());
         if off_the_runtime(move || pool.inner.aliases.remove(&owned).map_err(load_error)).await? {
@@ -573,6 +626,7 @@ impl ModelPool {
         name: &str,
         progress: &mut (dyn FnMut(super::PullProgress) -> bool + Send),
     ) -> Result<(), LoadError> {
+        let name = untagged(name);
         check_name(name).map_err(|error| LoadError::Refused(error.message))?;
         self.inner.loader.pull(name, progress)
     }
@@ -609,14 +663,6 @@ async fn ensure_adapter(
     off_the_runtime(load).await?;
     adapters.retain(|(known, _)| known != name);
     adapters.push((name.to_owned(), path));
-    Ok(())
-}
-
-/// Names come from requests and lead to files: they are short, and of one line.
-fn check_name(name: &str) -> ApiResult<()> {
-    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
-        return Err(ApiError::model_not_found(name));
-    }
     Ok(())
 }
 

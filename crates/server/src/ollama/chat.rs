@@ -1,15 +1,20 @@
 //! `POST /api/chat`.
 
-use super::shared::{Clock, format, no_images, now, options, timings};
+use super::fit::fit;
+use super::shared::{
+    Clock, format, no_images, now, options, required, tell_logprobs, timings, told_logprobs,
+};
+use super::thinking::{Said, Thinking, Wish};
+use crate::anthropic::join_turns;
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    ChatRequest, Event, Generation, Renderer, ToolCall, arguments_object, check_messages, collect,
-    start_chat, stream,
+    ChatRequest, Event, Format, Generation, Options, Renderer, ToolCall, arguments_object, check_messages,
+    collect, start_chat, stream,
 };
 use crate::models::{KeepAlive, Lease};
 use crate::respond;
 use crate::route::{Call, Stream};
-use alti_engine::serving::Usage;
+use alti_engine::serving::{TokenOutput, Usage};
 use alti_text::{Content, Message};
 use axum::body::Body;
 use axum::http::Response;
@@ -38,14 +43,15 @@ crate::wire! {
             stream: bool,
             /// How long the model stays in memory after this.
             keep_alive: KeepAlive,
-        }
-        ignored {
-            /// Whether the model thinks first.
+            /// Whether a model that can thinks first: true, false, `low`, `medium` or `high`. Thoughts are told apart from the
+            /// answer unless it is false.
             think: Value,
             /// Whether tokens are told with their log-probabilities.
-            logprobs: Value,
-            /// How many of them.
-            top_logprobs: Value,
+            logprobs: bool,
+            /// How many of the most likely tokens are told with each token: 0 to 20.
+            top_logprobs: i64,
+            /// Whether the oldest turns are left out where the chat is longer than the context; yes if it does not say.
+            truncate: bool,
         }
     }
     /// A turn.
@@ -84,7 +90,8 @@ fn message(index: usize, message: OllamaMessage) -> ApiResult<Message> {
         call
     });
     Ok(Message {
-        role: message.role,
+        // Ollama's apps write them in any case.
+        role: message.role.to_lowercase(),
         content: message.content.map(Content::Text),
         tool_calls: tool_calls.collect(),
         extra,
@@ -94,22 +101,38 @@ fn message(index: usize, message: OllamaMessage) -> ApiResult<Message> {
 /// `POST /api/chat`.
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (OllamaChatRequest, _) = call.json(|_| false).await?;
+    required(&request.model)?;
     let messages = request.messages.unwrap_or_default();
     if messages.is_empty() {
         return only_load(&call, &request.model, request.keep_alive, "message").await;
     }
     let messages = messages.into_iter().enumerate().map(|(index, it)| message(index, it));
     let messages = check_messages(messages.collect::<ApiResult<Vec<_>>>()?, "messages")?;
+    let logprobs = told_logprobs(request.logprobs, request.top_logprobs)?;
     let model = call.state.models().acquire(Some(&request.model), request.keep_alive).await?;
     let clock = Clock { began: call.began, loading: call.began.elapsed() };
-    let options = options(&model, request.options.as_ref())?;
+    let wish = Wish::read(&model, request.think.as_ref())?;
+    let options = Options { logprobs, ..options(&model, request.options.as_ref())? };
     let common = ChatRequest {
         tools: request.tools.unwrap_or_default(),
         format: format(request.format.as_ref())?,
-        ..ChatRequest::new(messages, options)
+        variables: wish.variables(),
+        ..ChatRequest::new(join_turns(messages), options)
+    };
+    let has_format = common.format != Format::Text;
+    let (model, common) = match request.truncate.unwrap_or(true) {
+        true => fit(model, common).await?,
+        false => (model, common),
     };
     let generation = start_chat(&call, model, common).await?;
-    let lines = Lines { model: generation.model.clone(), clock, calls: Vec::new() };
+    let lines = Lines {
+        model: generation.model.clone(),
+        clock,
+        thinking: wish.reader(&generation.model, &generation.prompt, has_format),
+        calls: Vec::new(),
+        tells_tokens: logprobs.is_some(),
+        tokens: Vec::new(),
+    };
     if request.stream.unwrap_or(true) {
         let keep_alive = Duration::from_secs(call.state.settings().keep_alive_seconds);
         return Ok(stream(generation, lines, Stream::Lines, keep_alive));
@@ -143,17 +166,27 @@ pub(super) async fn only_load(
     })))
 }
 
-async fn whole(lines: Lines, generation: Generation) -> ApiResult<Response<Body>> {
+async fn whole(mut lines: Lines, generation: Generation) -> ApiResult<Response<Body>> {
     let mut answer = collect(generation).await?;
     let choice = answer.choices.pop().ok_or_else(|| ApiError::internal("an answer has no choice"))?;
     let calls: Vec<Value> =
         choice.calls.iter().zip(0..).map(|(call, index)| tool_call(call, index)).collect();
-    let mut message = json!({ "role": "assistant", "content": choice.text });
+    lines.keep(choice.tokens);
+    let mut message = message_of(&lines.thinking.whole(&choice.text));
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
     let reason = done_reason(choice.ended.openai());
     Ok(respond::json(&lines.last(message, reason, &answer.usage)))
+}
+
+/// What the assistant says.
+fn message_of(said: &Said) -> Value {
+    let mut message = json!({ "role": "assistant", "content": said.answer });
+    if !said.thoughts.is_empty() {
+        message["thinking"] = json!(said.thoughts);
+    }
+    message
 }
 
 /// Ollama's word for why an answer ended.
@@ -170,22 +203,34 @@ fn tool_call(call: &ToolCall, index: usize) -> Value {
 struct Lines {
     model: Arc<Lease>,
     clock: Clock,
+    thinking: Thinking,
     calls: Vec<ToolCall>,
+    tells_tokens: bool,
+    /// Tokens that no line has told yet.
+    tokens: Vec<TokenOutput>,
 }
 
 impl Lines {
-    fn line(&self, message: &Value, into: &mut String) {
-        let line = json!({
+    /// Keeps tokens for the next line, if they are told.
+    fn keep(&mut self, tokens: Vec<TokenOutput>) {
+        if self.tells_tokens {
+            self.tokens.extend(tokens);
+        }
+    }
+
+    fn line(&mut self, message: &Value, into: &mut String) {
+        let mut line = json!({
             "model": self.model.requested,
             "created_at": now(),
             "message": message,
             "done": false,
         });
+        tell_logprobs(&self.model, &mut self.tokens, &mut line);
         // Writing to a string cannot fail.
         let _cannot_fail = writeln!(into, "{line}");
     }
 
-    fn last(&self, message: Value, reason: &str, usage: &Usage) -> Value {
+    fn last(&mut self, message: Value, reason: &str, usage: &Usage) -> Value {
         let mut line = json!({
             "model": self.model.requested,
             "created_at": now(),
@@ -193,8 +238,15 @@ impl Lines {
             "done": true,
             "done_reason": reason,
         });
+        tell_logprobs(&self.model, &mut self.tokens, &mut line);
         timings(self.clock, usage, &mut line);
         line
+    }
+
+    fn say(&mut self, said: &Said, into: &mut String) {
+        if !said.is_empty() {
+            self.line(&message_of(said), into);
+        }
     }
 
     /// Calls are told whole: Ollama's arguments are objects.
@@ -212,8 +264,10 @@ impl Renderer for Lines {
 
     fn event(&mut self, _job: usize, event: Event, into: &mut String) {
         match event {
-            Event::Text { text, .. } if !text.is_empty() => {
-                self.line(&json!({ "role": "assistant", "content": text }), into);
+            Event::Text { text, tokens, .. } => {
+                self.keep(tokens);
+                let said = self.thinking.push(&text);
+                self.say(&said, into);
             }
             Event::CallBegin { id, name, .. } => {
                 self.calls.push(ToolCall { id, name, arguments: String::new() })
@@ -224,12 +278,13 @@ impl Renderer for Lines {
                 }
             }
             Event::Finished { ended, usage, .. } => {
+                let said = self.thinking.finish();
+                self.say(&said, into);
                 self.tell_calls(into);
-                let message = json!({ "role": "assistant", "content": "" });
-                let last = self.last(message, done_reason(ended.openai()), &usage);
+                let last = self.last(message_of(&Said::default()), done_reason(ended.openai()), &usage);
                 let _cannot_fail = writeln!(into, "{last}");
             }
-            Event::Text { .. } | Event::Prompt(_) => {}
+            Event::Prompt(_) => {}
         }
     }
 

@@ -1,10 +1,10 @@
 //! `POST /api/embed` and the older `/api/embeddings`.
 
-use super::shared::Clock;
+use super::shared::{Clock, required};
 use crate::error::ApiResult;
 use crate::generate::{embed, normalized};
 use crate::models::KeepAlive;
-use crate::openai::embeddings::{dimensions, inputs};
+use crate::openai::embeddings::inputs;
 use crate::respond;
 use crate::route::Call;
 use crate::wire::{OneOrMany, TextOrTokens};
@@ -21,11 +21,11 @@ crate::wire! {
             model: String,
         }
         optional {
-            /// One or several texts; none loads the model.
+            /// One or several texts; none, or an empty one, loads the model.
             input: OneOrMany<String>,
             /// Whether texts that are too long are cut; yes if it does not say.
             truncate: bool,
-            /// The first so many values only, of length 1 again.
+            /// The first so many values only, of length 1 again; all of them if there are fewer, and for 0.
             dimensions: u32,
             /// How long the model stays in memory after this.
             keep_alive: KeepAlive,
@@ -79,13 +79,17 @@ crate::wire! {
 /// `POST /api/embed`.
 pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (EmbedRequest, _) = call.json(|_| false).await?;
+    required(&request.model)?;
     let model = call.state.models().acquire(Some(&request.model), request.keep_alive).await?;
     let clock = Clock { began: call.began, loading: call.began.elapsed() };
-    let dimensions = dimensions(&model, request.dimensions)?;
-    let texts = request.input.map(OneOrMany::into_vec).unwrap_or_default();
-    let mut texts = match texts.is_empty() {
-        true => Vec::new(),
-        false => inputs(&call, &model, TextOrTokens::Texts(texts).into_inputs())?,
+    // None of them, and more than there are, are all of them.
+    let dimensions = request.dimensions.filter(|&wanted| wanted > 0).map(|wanted| wanted as usize);
+    let mut texts = match request.input {
+        // Nothing loads the model.
+        None => Vec::new(),
+        Some(OneOrMany::One(text)) if text.is_empty() => Vec::new(),
+        Some(OneOrMany::Many(texts)) if texts.is_empty() => Vec::new(),
+        Some(texts) => inputs(&call, &model, TextOrTokens::Texts(texts.into_vec()).into_inputs())?,
     };
     if request.truncate.unwrap_or(true) {
         texts.iter_mut().for_each(|tokens| tokens.truncate(model.inference.context()));
@@ -103,6 +107,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
 /// `POST /api/embeddings`.
 pub(super) async fn create_one(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (EmbedOneRequest, _) = call.json(|_| false).await?;
+    required(&request.model)?;
     let model = call.state.models().acquire(Some(&request.model), request.keep_alive).await?;
     let Some(prompt) = request.prompt.filter(|prompt| !prompt.is_empty()) else {
         return Ok(respond::json(&EmbeddedOne { embedding: Vec::new() }));

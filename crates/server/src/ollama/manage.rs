@@ -4,9 +4,9 @@ use super::modelfile;
 use super::shared::{details, moment};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
-use crate::models::{Alias, LoadError, ModelFacts, PullProgress};
+use crate::models::{Alias, LoadError, LoadedModel, ModelFacts, PullProgress, load_error, tagged};
 use crate::respond;
-use crate::route::{Call, Stream};
+use crate::route::{Call, Family, Stream};
 use crate::wire::OneOrMany;
 use alti_text::Message;
 use axum::body::Body;
@@ -21,17 +21,6 @@ use tokio::sync::mpsc::{Receiver, channel};
 const OLLAMA_VERSION: &str = "0.12.0";
 
 crate::wire! {
-    /// Which model.
-    pub struct ShowRequest {
-        optional {
-            /// The model's name.
-            model: String,
-            /// The older name of `model`.
-            name: String,
-            /// Whether long values are given, too.
-            verbose: bool,
-        }
-    }
     /// Which model.
     pub struct DeleteRequest {
         optional {
@@ -88,6 +77,10 @@ crate::wire! {
             license: OneOrMany<String>,
             /// Whether progress is streamed; yes if it does not say.
             stream: bool,
+            /// Files to make a model from: refused, since models come from the store.
+            files: Map<String, Value>,
+            /// Files to make adapters from: refused; an adapter is named in a Modelfile.
+            adapters: Map<String, Value>,
         }
         ignored {
             /// A quantisation: `alti quantize` does that.
@@ -102,12 +95,17 @@ impl crate::wire::Described for Message {
     }
 }
 
-fn name(model: Option<String>, name: Option<String>) -> ApiResult<String> {
+/// The model's name, in whichever of its fields it is.
+///
+/// # Errors
+/// When it is in none.
+pub(super) fn name(model: Option<String>, name: Option<String>) -> ApiResult<String> {
     let name = model.filter(|name| !name.is_empty()).or(name).filter(|name| !name.is_empty());
     name.ok_or_else(|| ApiError::field("model", "`model` is missing"))
 }
 
-fn created(facts: &ModelFacts) -> String {
+/// When a model came.
+pub(super) fn created(facts: &ModelFacts) -> String {
     moment(UNIX_EPOCH + Duration::from_secs(facts.created.min(1 << 36)))
 }
 
@@ -115,9 +113,10 @@ fn created(facts: &ModelFacts) -> String {
 pub(super) async fn tags(call: Call) -> ApiResult<Response<Body>> {
     let models = call.state.models().list().await?;
     let told = models.iter().map(|facts| {
+        let name = tagged(&facts.name);
         json!({
-            "name": facts.name,
-            "model": facts.name,
+            "name": name,
+            "model": name,
             "modified_at": created(facts),
             "size": facts.size,
             "digest": facts.digest,
@@ -129,22 +128,30 @@ pub(super) async fn tags(call: Call) -> ApiResult<Response<Body>> {
 
 /// `GET /api/ps`.
 pub(super) async fn ps(call: Call) -> ApiResult<Response<Body>> {
-    let told = call.state.models().loaded().into_iter().map(|loaded| {
-        let facts = &loaded.model.facts;
-        // Ollama's clients want a date where a model stays for ever, too.
-        let never = || SystemTime::now() + Duration::from_secs(100 * 365 * 24 * 3600);
-        json!({
-            "name": facts.name,
-            "model": facts.name,
-            "size": loaded.model.memory_bytes,
-            "digest": facts.digest,
-            "details": details(facts, ""),
-            "expires_at": moment(loaded.expires.unwrap_or_else(never)),
-            "size_vram": 0,
-            "context_length": loaded.model.inference.context(),
-        })
+    let loaded = call.state.models().loaded();
+    let told = loaded.iter().flat_map(|loaded| {
+        // Apps look for the name they asked for.
+        let names = std::iter::once(&loaded.model.facts.name).chain(&loaded.aliases);
+        names.map(|name| running(&tagged(name), loaded))
     });
     Ok(respond::json(&json!({ "models": told.collect::<Vec<_>>() })))
+}
+
+/// A model in memory, under one of its names.
+fn running(name: &str, loaded: &LoadedModel) -> Value {
+    let facts = &loaded.model.facts;
+    // Ollama's clients want a date where a model stays for ever, too.
+    let never = || SystemTime::now() + Duration::from_secs(100 * 365 * 24 * 3600);
+    json!({
+        "name": name,
+        "model": name,
+        "size": loaded.model.memory_bytes,
+        "digest": facts.digest,
+        "details": details(facts, ""),
+        "expires_at": moment(loaded.expires.unwrap_or_else(never)),
+        "size_vram": 0,
+        "context_length": loaded.model.inference.context(),
+    })
 }
 
 /// `GET /api/version`.
@@ -152,58 +159,6 @@ pub(super) fn version() -> Response<Body> {
     respond::json(
         &json!({ "version": OLLAMA_VERSION, "server": concat!("alti ", env!("CARGO_PKG_VERSION")) }),
     )
-}
-
-/// `POST /api/show`. It tells what is known without loading the model, and its template if it is loaded.
-pub(super) async fn show(mut call: Call) -> ApiResult<Response<Body>> {
-    let (request, _): (ShowRequest, _) = call.json(|_| false).await?;
-    let (facts, alias) = call.state.models().facts(&name(request.model, request.name)?).await?;
-    let alias = alias.unwrap_or_default();
-    let base = if alias.from.is_empty() { &facts.name } else { &alias.from };
-    let loaded = call.state.models().loaded().into_iter().find(|loaded| loaded.model.facts.name == *base);
-    let own =
-        loaded.and_then(|it| it.model.template.as_ref().ok().map(|template| template.source().to_owned()));
-    let template = alias.template.clone().or(own).unwrap_or_default();
-    let parameters: Vec<String> =
-        alias.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let architecture = &facts.architecture;
-    let mut info = json!({
-        "general.architecture": architecture,
-        "general.parameter_count": facts.parameters,
-        "general.basename": base,
-    });
-    if let Some(context) = facts.context {
-        info[format!("{architecture}.context_length")] = json!(context);
-    }
-    Ok(respond::json(&json!({
-        "modelfile": to_modelfile(base, &alias),
-        "parameters": parameters.join("\n"),
-        "template": template,
-        "system": alias.system.clone().unwrap_or_default(),
-        "license": alias.license.clone().or(facts.license.clone()).unwrap_or_default(),
-        "details": details(&facts, &alias.from),
-        "model_info": info,
-        "capabilities": ["completion", "tools", "embedding"],
-        "modified_at": created(&facts),
-    })))
-}
-
-fn to_modelfile(from: &str, alias: &Alias) -> String {
-    let mut text = format!("FROM {from}\n");
-    for (name, value) in &alias.parameters {
-        let values = match value {
-            Value::Array(values) => values.clone(),
-            value => vec![value.clone()],
-        };
-        values.iter().for_each(|value| text.push_str(&format!("PARAMETER {name} {value}\n")));
-    }
-    if let Some(system) = &alias.system {
-        text.push_str(&format!("SYSTEM \"\"\"{system}\"\"\"\n"));
-    }
-    if let Some(template) = &alias.template {
-        text.push_str(&format!("TEMPLATE \"\"\"{template}\"\"\"\n"));
-    }
-    text
 }
 
 /// `DELETE /api/delete`.
@@ -216,6 +171,11 @@ pub(super) async fn delete(mut call: Call) -> ApiResult<Response<Body>> {
 /// `POST /api/copy`.
 pub(super) async fn copy(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (CopyRequest, _) = call.json(|_| false).await?;
+    for (field, name) in [("source", &request.source), ("destination", &request.destination)] {
+        if name.is_empty() {
+            return Err(ApiError::field(field, format!("`{field}` is empty: it must be a model's name")));
+        }
+    }
     let alias = Alias { from: request.source, created: ids::unix_seconds(), ..Alias::default() };
     call.state.models().create(&request.destination, alias).await?;
     Ok(respond::json(&json!({})))
@@ -226,6 +186,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (CreateRequest, _) = call.json(|_| false).await?;
     let streams = request.stream.unwrap_or(true);
     let name = name(request.model, request.name)?;
+    no_files(request.files.as_ref(), request.adapters.as_ref())?;
     let mut alias = match &request.modelfile {
         Some(text) => modelfile::read(text)?,
         None => Alias::default(),
@@ -256,47 +217,74 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     })
 }
 
+/// Refuses files: whoever sends them believes that they are uploaded.
+fn no_files(files: Option<&Map<String, Value>>, adapters: Option<&Map<String, Value>>) -> ApiResult<()> {
+    let is_given = |files: Option<&Map<String, Value>>| files.is_some_and(|files| !files.is_empty());
+    if is_given(files) {
+        let message =
+            "`files` are not taken: fetch the model with `alti pull` or /api/pull, and name it in `from`";
+        return Err(ApiError::field("files", message));
+    }
+    if is_given(adapters) {
+        let message = "`adapters` are not taken: put the adapter in a folder of the setting server.adapter_folders, \
+                       and name it in a Modelfile's ADAPTER";
+        return Err(ApiError::field("adapters", message));
+    }
+    Ok(())
+}
+
 /// `POST /api/pull`.
 pub(super) async fn pull(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _): (PullRequest, _) = call.json(|_| false).await?;
     let name = name(request.model, request.name)?;
     let pool = call.state.models().clone();
     // A client that reads slowly slows the telling, not the download: what does not fit is left out.
-    let (sender, receiver) = channel::<Result<PullProgress, LoadError>>(64);
+    let (sender, receiver) = channel::<Pulled>(64);
     tokio::task::spawn_blocking(move || {
         let told = sender.clone();
         let outcome = pool.pull(&name, &mut |progress| {
-            !matches!(told.try_send(Ok(progress)), Err(tokio::sync::mpsc::error::TrySendError::Closed(_)))
+            let progress = Pulled::Progress(progress);
+            !matches!(told.try_send(progress), Err(tokio::sync::mpsc::error::TrySendError::Closed(_)))
         });
-        if let Err(error) = outcome {
-            // Nobody listens any more, then.
-            let _nobody_listens = sender.blocking_send(Err(error));
-        }
+        // Nobody listens any more, then.
+        let _nobody_listens = sender.blocking_send(Pulled::Ended(outcome));
     });
     if request.stream.unwrap_or(true) {
         return Ok(pull_stream(receiver));
     }
     let mut receiver = receiver;
-    while let Some(progress) = receiver.recv().await {
-        progress.map_err(pull_error)?;
+    loop {
+        match receiver.recv().await {
+            Some(Pulled::Progress(_)) => {}
+            Some(Pulled::Ended(outcome)) => {
+                outcome.map_err(load_error)?;
+                return Ok(respond::json(&json!({ "status": "success" })));
+            }
+            None => return Err(broken_off()),
+        }
     }
-    Ok(respond::json(&json!({ "status": "success" })))
 }
 
-fn pull_error(error: LoadError) -> ApiError {
-    match error {
-        LoadError::NotFound(name) => ApiError::model_not_found(&name),
-        other => crate::models::load_error(other),
-    }
+/// What is told of a download.
+enum Pulled {
+    Progress(PullProgress),
+    Ended(Result<(), LoadError>),
 }
 
-fn pull_stream(receiver: Receiver<Result<PullProgress, LoadError>>) -> Response<Body> {
+/// A download that ended without a word.
+fn broken_off() -> ApiError {
+    ApiError::internal("a download broke off without an outcome")
+}
+
+fn pull_stream(receiver: Receiver<Pulled>) -> Response<Body> {
     let lines = futures_util::stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;
+        let failed = |error: ApiError| error.body(Family::Ollama);
         let (line, rest) = match receiver.recv().await {
-            Some(Ok(progress)) => (progress_line(&progress), Some(receiver)),
-            Some(Err(error)) => (json!({ "error": pull_error(error).message }), None),
-            None => (json!({ "status": "success" }), None),
+            Some(Pulled::Progress(progress)) => (progress_line(&progress), Some(receiver)),
+            Some(Pulled::Ended(Ok(()))) => (json!({ "status": "success" }), None),
+            Some(Pulled::Ended(Err(error))) => (failed(load_error(error)), None),
+            None => (failed(broken_off()), None),
         };
         Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), rest))
     });

@@ -2,10 +2,13 @@
 
 mod chat;
 mod embed;
+mod fit;
 mod generate;
 mod manage;
 mod modelfile;
 mod shared;
+mod show;
+mod thinking;
 
 use crate::route::{Family, Route, Scope, Stream};
 
@@ -34,10 +37,8 @@ pub const ROUTES: &[Route] = &[
     .takes(embed::EmbedOneRequest::OBJECT)
     .gives(embed::EmbeddedOne::OBJECT),
     Route::get("/api/tags", OLLAMA, Scope::Models, "Lists the models.", |call| Box::pin(manage::tags(call))),
-    Route::post("/api/show", OLLAMA, Scope::Models, "Describes a model.", |call| {
-        Box::pin(manage::show(call))
-    })
-    .takes(manage::ShowRequest::OBJECT),
+    Route::post("/api/show", OLLAMA, Scope::Models, "Describes a model.", |call| Box::pin(show::show(call)))
+        .takes(show::ShowRequest::OBJECT),
     Route::get("/api/ps", OLLAMA, Scope::Models, "Lists the models in memory.", |call| {
         Box::pin(manage::ps(call))
     }),

@@ -1,14 +1,17 @@
 //! Modelfiles: what Ollama makes models from. Only what names and settings are made of is read; the rest is refused by
 //! name, so that nobody believes in what has no effect.
 
-use super::shared::most_tokens;
+use super::shared::setting;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::models::Alias;
-use alti_text::Message;
+use alti_text::{Content, Message};
 use serde_json::{Map, Value};
 
 /// The longest Modelfile.
 const MOST_BYTES: usize = 1 << 20;
+
+/// Lines that are left, with their numbers.
+type Lines<'a> = std::iter::Enumerate<std::str::Lines<'a>>;
 
 /// Reads a Modelfile.
 ///
@@ -22,33 +25,10 @@ pub(super) fn read(text: &str) -> ApiResult<Alias> {
     let mut lines = text.lines().enumerate();
     while let Some((number, line)) = lines.next() {
         let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let wrong = |problem: &str| {
-            ApiError::field("modelfile", format!("Modelfile: line {}: {problem}", number + 1))
-        };
-        let (instruction, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let value = value_of(value.trim(), &mut lines).ok_or_else(|| wrong("the quotes are not closed"))?;
-        match instruction.to_ascii_uppercase().as_str() {
-            "FROM" => alias.from = value,
-            "SYSTEM" => alias.system = Some(value),
-            "TEMPLATE" => set_template(&mut alias, value),
-            "ADAPTER" => alias.adapter = Some(value.into()),
-            "LICENSE" => alias.license = Some(value),
-            "PARAMETER" => {
-                let (name, value) = value
-                    .split_once(char::is_whitespace)
-                    .ok_or_else(|| wrong("a parameter has a name and a value"))?;
-                set_parameter(&mut alias.parameters, name, scalar(value.trim().trim_matches('"')));
-            }
-            "MESSAGE" => {
-                let (role, text) = value
-                    .split_once(char::is_whitespace)
-                    .ok_or_else(|| wrong("a message has a role and a text"))?;
-                alias.messages.push(Message::text(role, text.trim()));
-            }
-            other => return Err(wrong(&format!("there is no instruction `{}`", excerpt(other)))),
+        if !line.is_empty() && !line.starts_with('#') {
+            instruction(line, &mut lines, &mut alias).map_err(|problem| {
+                ApiError::field("modelfile", format!("Modelfile: line {}: {problem}", number + 1))
+            })?;
         }
     }
     if alias.from.is_empty() {
@@ -58,21 +38,68 @@ pub(super) fn read(text: &str) -> ApiResult<Alias> {
     Ok(alias)
 }
 
-/// A value that may go over several lines between `"""`.
-fn value_of<'a>(first: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) -> Option<String> {
-    let Some(rest) = first.strip_prefix("\"\"\"") else {
-        let inner = first.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        return Some(inner.unwrap_or(first).to_owned());
+/// Reads an instruction, which may go on in the lines that follow.
+fn instruction(line: &str, lines: &mut Lines<'_>, alias: &mut Alias) -> Result<(), String> {
+    let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let name = name.to_ascii_uppercase();
+    let mut value = |text: &str| value_of(text.trim(), lines).ok_or("the quotes are not closed");
+    let pair = |what: &str| {
+        rest.trim().split_once(char::is_whitespace).ok_or_else(|| format!("a {what} has a name and a value"))
     };
-    if let Some(inner) = rest.strip_suffix("\"\"\"") {
+    match name.as_str() {
+        "FROM" => alias.from = value(rest)?,
+        "SYSTEM" => alias.system = Some(value(rest)?),
+        "TEMPLATE" => set_template(alias, value(rest)?),
+        "ADAPTER" => alias.adapter = Some(value(rest)?.into()),
+        "LICENSE" => alias.license = Some(value(rest)?),
+        "PARAMETER" => {
+            let (name, text) = pair("parameter")?;
+            set_parameter(&mut alias.parameters, name, scalar(&value(text)?));
+        }
+        "MESSAGE" => {
+            let (role, text) = pair("message").map_err(|_| "a message has a role and a text".to_owned())?;
+            alias.messages.push(Message::text(role.to_lowercase(), value(text)?));
+        }
+        // They name code of Ollama's own: how prompts are written and answers are read is known of the model here.
+        "RENDERER" | "PARSER" | "REQUIRES" => drop(value(rest)?),
+        other => return Err(format!("there is no instruction `{}`", excerpt(other))),
+    }
+    Ok(())
+}
+
+/// A value that may go over several lines between `"""` or `"`.
+fn value_of(first: &str, lines: &mut Lines<'_>) -> Option<String> {
+    if let Some(rest) = first.strip_prefix("\"\"\"") {
+        return until(rest, "\"\"\"", lines);
+    }
+    let Some(rest) = first.strip_prefix('"') else { return Some(first.to_owned()) };
+    match rest.strip_suffix('"') {
+        Some(inner) => Some(inner.to_owned()),
+        // More quotes in the line are part of what it says.
+        None if rest.contains('"') => Some(first.to_owned()),
+        None => {
+            let before = lines.clone();
+            let found = until(rest, "\"", lines);
+            if found.is_none() {
+                // It begins with a quote that is one, and the lines are what they are.
+                *lines = before;
+            }
+            Some(found.unwrap_or_else(|| first.to_owned()))
+        }
+    }
+}
+
+/// What comes up to a line that ends with `end`.
+fn until(first: &str, end: &str, lines: &mut Lines<'_>) -> Option<String> {
+    if let Some(inner) = first.strip_suffix(end) {
         return Some(inner.to_owned());
     }
-    let mut text = rest.to_owned();
+    let mut text = first.to_owned();
     for (_, line) in lines {
         if !text.is_empty() {
             text.push('\n');
         }
-        match line.trim_end().strip_suffix("\"\"\"") {
+        match line.trim_end().strip_suffix(end) {
             Some(last) => {
                 text.push_str(last);
                 return Some(text);
@@ -91,15 +118,13 @@ fn scalar(text: &str) -> Value {
     }
 }
 
-/// Sets a parameter; `stop` may be given several times.
+/// Sets a parameter; `stop` may be given several times. What is none of the sampler's, like `num_ctx`, is kept to be shown:
+/// how much is kept in memory is the server's setting.
 pub(super) fn set_parameter(parameters: &mut Map<String, Value>, name: &str, value: Value) {
-    let value = if name == "num_predict" { most_tokens(value) } else { value };
-    let name = match name {
-        "num_predict" => "max_tokens",
-        // How much is kept in memory is the server's setting.
-        "num_ctx" | "num_gpu" | "num_thread" | "num_keep" | "num_batch" => return,
-        name => name,
-    };
+    let (name, value) = setting(name, value);
+    if value.is_null() {
+        return;
+    }
     if name == "stop" {
         let mut stops = match parameters.remove("stop") {
             Some(Value::Array(stops)) => stops,
@@ -136,6 +161,53 @@ pub(super) fn check(alias: &Alias) -> ApiResult<()> {
     Ok(())
 }
 
+/// An alias's parameters under Ollama's names, one for each value.
+pub(super) fn parameters(alias: &Alias) -> impl Iterator<Item = (&str, &Value)> {
+    alias.parameters.iter().flat_map(|(name, value)| {
+        let name = if name == "max_tokens" { "num_predict" } else { name };
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            value => std::slice::from_ref(value),
+        };
+        values.iter().map(move |value| (name, value))
+    })
+}
+
+/// The Modelfile that makes an alias from the model `from`.
+pub(super) fn write(from: &str, alias: &Alias) -> String {
+    let mut text = format!("FROM {from}\n");
+    let mut line = |line: String| text.extend([line.as_str(), "\n"]);
+    if let Some(adapter) = &alias.adapter {
+        line(format!("ADAPTER {}", adapter.display()));
+    }
+    if let Some(template) = &alias.template {
+        line(format!("TEMPLATE {}", quoted(template)));
+    }
+    if let Some(system) = &alias.system {
+        line(format!("SYSTEM {}", quoted(system)));
+    }
+    parameters(alias).for_each(|(name, value)| line(format!("PARAMETER {name} {value}")));
+    for message in &alias.messages {
+        line(format!("MESSAGE {} {}", message.role, quoted(said(message))));
+    }
+    if let Some(license) = &alias.license {
+        line(format!("LICENSE {}", quoted(license)));
+    }
+    text
+}
+
+/// The text of an alias's turn.
+pub(super) fn said(message: &Message) -> &str {
+    match &message.content {
+        Some(Content::Text(text)) => text,
+        _ => "",
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"\"\"{text}\"\"\"")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,8 +220,27 @@ mod tests {
                     MESSAGE user hi there\n";
         let alias = read(text).unwrap();
         assert_eq!((alias.from.as_str(), alias.system.as_deref()), ("llama3.2", Some("You are\nbrief.")));
-        assert_eq!(Value::Object(alias.parameters), json!({ "temperature": 0.2, "stop": ["<end>", "STOP"] }));
+        assert_eq!(
+            Value::Object(alias.parameters),
+            json!({ "temperature": 0.2, "stop": ["<end>", "STOP"], "num_ctx": 4096 })
+        );
         assert_eq!((alias.template, alias.messages.len()), (None, 1));
+    }
+
+    #[test]
+    fn values_go_over_lines_and_ollamas_own_code_is_passed_over() {
+        let text = "FROM x\nSYSTEM \"You are\nbrief.\"\nMESSAGE User \"\"\"hi\nthere\"\"\"\nRENDERER qwen3\nPARSER qwen3\n\
+                    REQUIRES 0.14.0\nMESSAGE assistant \"Yes\" he said\nPARAMETER num_predict 12.0\nLICENSE \"open\nMESSAGE user b";
+        let alias = read(text).unwrap();
+        let turns: Vec<_> = alias.messages.iter().map(|it| (it.role.as_str(), said(it))).collect();
+        assert_eq!(turns, [("user", "hi\nthere"), ("assistant", "\"Yes\" he said"), ("user", "b")]);
+        assert_eq!(
+            (alias.system.as_deref(), alias.license.as_deref()),
+            (Some("You are\nbrief."), Some("\"open"))
+        );
+        let again = read(&write(&alias.from, &alias)).unwrap();
+        assert_eq!(again, alias);
+        assert!(write("x", &alias).contains("PARAMETER num_predict 12\n"));
     }
 
     #[test]

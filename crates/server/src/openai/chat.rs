@@ -1,11 +1,13 @@
 //! `POST /v1/chat/completions`.
 
-use super::shared::{ChatMessage, ChoiceLogprobs, CompletionUsage, logprobs, usage, within};
+use super::shared::{
+    ChatMessage, ChoiceLogprobs, CompletionUsage, check_logit_bias, format, logprobs, usage, within,
+};
 use super::tools::{allowed, tool_choice, turns};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
-    Answer, ChatRequest, Choice, Ended, Event, Format, Options, Renderer, ToolCall, check_messages, collect,
-    is_setting, response_format, sampling, start_chat, stream,
+    Answer, ChatRequest, Choice, Ended, Event, Options, Renderer, ToolCall, check_messages, collect,
+    is_setting, sampling, start_chat, stream,
 };
 use crate::ids;
 use crate::models::Lease;
@@ -216,8 +218,13 @@ impl ChatCompletionRequest {
         if self.modalities.iter().flatten().any(|it| it != "text") {
             return Err(ApiError::field("modalities", "this model writes text only"));
         }
-        if self.max_completion_tokens.or(self.max_tokens) == Some(0) {
-            return Err(ApiError::field("max_tokens", "`max_tokens` must be at least 1"));
+        check_logit_bias(self.logit_bias.as_ref())?;
+        let most = match self.max_completion_tokens {
+            Some(most) => ("max_completion_tokens", Some(most)),
+            None => ("max_tokens", self.max_tokens),
+        };
+        if let (field, Some(0)) = most {
+            return Err(ApiError::field(field, format!("`{field}` must be at least 1")));
         }
         if self.stream_options.is_some() && self.stream != Some(true) {
             return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true"));
@@ -254,13 +261,6 @@ impl ChatCompletionRequest {
         })
     }
 
-    fn format(&self, others: &Map<String, Value>) -> ApiResult<Format> {
-        match &self.response_format {
-            Some(format) => response_format(&Value::Object(format.clone())),
-            None => crate::llama_cpp::grammar_fields(others),
-        }
-    }
-
     /// The request as all APIs have it.
     ///
     /// # Errors
@@ -268,8 +268,8 @@ impl ChatCompletionRequest {
     pub fn into_common(mut self, model: &Lease, others: Map<String, Value>) -> ApiResult<ChatRequest> {
         self.check()?;
         self.modernize()?;
-        let format = self.format(&others)?;
-        let options = self.options(model, others)?;
+        let (format, grammar_field) = format(self.response_format.as_ref(), &others)?;
+        let options = Options { grammar_field, ..self.options(model, others)? };
         let tool_choice = tool_choice(self.tool_choice.as_ref())?;
         Ok(ChatRequest {
             tools: allowed(self.tools.unwrap_or_default(), self.tool_choice.as_ref())?,

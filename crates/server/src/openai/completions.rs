@@ -1,7 +1,7 @@
 //! `POST /v1/completions`.
 
 use super::chat::fingerprint;
-use super::shared::{CompletionUsage, finite, usage, within};
+use super::shared::{CompletionUsage, check_logit_bias, finite, format, usage, within};
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{
     Answer, Choice, Event, Options, Parts, Renderer, encode_text, fill_in_prompt, is_setting, likelihood,
@@ -13,7 +13,7 @@ use crate::respond;
 use crate::route::{Call, Family, Stream};
 use crate::wire::{Nullable, OneOrMany, TextOrIds, TextOrTokens};
 use alti_engine::serving::{TokenOutput, Usage};
-use alti_text::{Specials, Tokenizer};
+use alti_text::{Detokenizer, Specials, Tokenizer};
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Map, Value, json};
@@ -125,8 +125,52 @@ crate::wire! {
 /// Most answers that some are chosen of.
 const MOST_BEST_OF: u32 = 20;
 
-/// Puts tokens with their probabilities behind a text of `offset` characters.
-fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], mut offset: usize) -> CompletionLogprobs {
+/// The text that comes before an answer, where that is wanted.
+#[derive(Clone, Debug, Default)]
+struct Echo {
+    text: String,
+    /// Whether control tokens are spelled in it, as they were in a prompt that was text.
+    spells_specials: bool,
+}
+
+/// Where tokens begin in a text, in characters.
+#[derive(Clone, Debug)]
+struct Offsets {
+    detokenizer: Detokenizer,
+    at: usize,
+    /// A token that is in front of the text and not in it.
+    unsaid: Option<u32>,
+}
+
+impl Offsets {
+    /// Those of a prompt's tokens.
+    fn of_prompt(tokenizer: &Tokenizer, echo: &Echo) -> Offsets {
+        let (detokenizer, bos) = (tokenizer.detokenizer(), tokenizer.bos());
+        let unsaid = bos.filter(|&bos| !echo.text.starts_with(&*tokenizer.token_text(bos)));
+        match echo.spells_specials {
+            true => Offsets { detokenizer: detokenizer.spelling_specials(), at: 0, unsaid },
+            false => Offsets { detokenizer, at: 0, unsaid },
+        }
+    }
+
+    /// Those of an answer's tokens behind so much text.
+    fn of_answer(tokenizer: &Tokenizer, echo: &Echo) -> Offsets {
+        let at = echo.text.chars().count();
+        Offsets { detokenizer: tokenizer.detokenizer().continuing(), at, unsaid: None }
+    }
+
+    /// Where the next token begins. The parts of a character that is several tokens begin where it does.
+    fn next(&mut self, token: u32) -> usize {
+        let offset = self.at;
+        if self.unsaid.take() != Some(token) {
+            self.at += self.detokenizer.push(token).chars().count();
+        }
+        offset
+    }
+}
+
+/// Puts tokens with their probabilities into lists.
+fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], offsets: &mut Offsets) -> CompletionLogprobs {
     let mut lists = CompletionLogprobs {
         tokens: Vec::new(),
         token_logprobs: Vec::new(),
@@ -135,8 +179,7 @@ fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], mut offset: usize) ->
     };
     for token in tokens {
         let text = tokenizer.token_text(token.token).into_owned();
-        lists.text_offset.push(offset);
-        offset += text.chars().count();
+        lists.text_offset.push(offsets.next(token.token));
         let own = token.logprob.map(|logprob| (token.token, logprob));
         let told = |&(token, logprob): &(u32, f32)| {
             (tokenizer.token_text(token).into_owned(), json!(finite(logprob)))
@@ -149,6 +192,17 @@ fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput], mut offset: usize) ->
     lists
 }
 
+impl CompletionLogprobs {
+    /// Puts other lists behind these.
+    fn append(mut self, others: CompletionLogprobs) -> CompletionLogprobs {
+        self.tokens.extend(others.tokens);
+        self.token_logprobs.extend(others.token_logprobs);
+        self.top_logprobs.extend(others.top_logprobs);
+        self.text_offset.extend(others.text_offset);
+        self
+    }
+}
+
 impl CompletionRequest {
     fn check(&self) -> ApiResult<()> {
         within("temperature", self.temperature, 0.0, 2.0)?;
@@ -156,6 +210,7 @@ impl CompletionRequest {
         within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
         within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
         within("logprobs", self.logprobs.map(|count| count as f32), 0.0, 20.0)?;
+        check_logit_bias(self.logit_bias.as_ref())?;
         self.check_best_of()?;
         if self.stream_options.is_some() && self.stream != Some(true) {
             return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true"));
@@ -186,21 +241,25 @@ impl CompletionRequest {
         Ok(())
     }
 
-    /// The prompts' tokens, and their texts.
-    fn encode(&self, model: &Lease, inputs: Vec<TextOrIds>) -> ApiResult<(Vec<Vec<u32>>, Vec<String>)> {
+    /// The prompts' tokens, and what is said of them.
+    fn encode(&self, model: &Lease, inputs: Vec<TextOrIds>) -> ApiResult<(Vec<Vec<u32>>, Vec<Echo>)> {
+        let said = |text, spells_specials| match self.echo {
+            Some(true) => Echo { text, spells_specials },
+            _ => Echo::default(),
+        };
         let encoded = inputs.into_iter().map(|input| match (input, &self.suffix) {
             (TextOrIds::Text(text), Some(suffix)) => {
-                Ok((fill_in_prompt(&model.tokenizer, &text, suffix)?, text))
+                Ok((fill_in_prompt(&model.tokenizer, &text, suffix)?, said(text, true)))
             }
             (TextOrIds::Ids(_), Some(_)) => {
                 Err(ApiError::field("suffix", "`suffix` needs a prompt that is text"))
             }
             (TextOrIds::Text(text), None) => {
-                Ok((encode_text(&model.tokenizer, &text, Specials::Parse), text))
+                Ok((encode_text(&model.tokenizer, &text, Specials::Parse), said(text, true)))
             }
             (TextOrIds::Ids(ids), None) => {
                 let text = model.tokenizer.decode(&ids);
-                Ok((ids, text))
+                Ok((ids, said(text, false)))
             }
         });
         encoded.collect()
@@ -218,10 +277,7 @@ impl CompletionRequest {
             ("logit_bias", json!(self.logit_bias)),
         ];
         let fields = others.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let format = match &self.response_format {
-            Some(format) => crate::generate::response_format(&Value::Object(format.clone()))?,
-            None => crate::llama_cpp::grammar_fields(others)?,
-        };
+        let (format, grammar_field) = format(self.response_format.as_ref(), others)?;
         let n = self.n.unwrap_or(1);
         let choices = self.best_of.unwrap_or(n);
         Ok(Options {
@@ -232,6 +288,7 @@ impl CompletionRequest {
             slot: crate::llama_cpp::slots::named(model, self.id_slot)?,
             ignore_end: self.ignore_eos.unwrap_or(false),
             grammar: format.grammar(),
+            grammar_field,
             ..Options::new(sampling(&model.base_sampling(Family::OpenAi)?, fields.chain(own))?)
         })
     }
@@ -253,10 +310,7 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         return Err(ApiError::field("prompt", format!("`prompt` must have between 1 and {most} texts")));
     }
     let bytes = inputs.iter().map(TextOrIds::text_bytes).sum();
-    let (prompts, mut echoes) = with_text(bytes, || request.encode(&model, inputs))?;
-    if request.echo != Some(true) {
-        echoes.iter_mut().for_each(String::clear);
-    }
+    let (prompts, echoes) = with_text(bytes, || request.encode(&model, inputs))?;
     let id = ids::new("cmpl-");
     let (choices, with_logprobs) = (options.choices, request.logprobs.is_some());
     let parts = Parts::start(&call, model.clone(), prompts, options).await;
@@ -290,7 +344,7 @@ async fn answer(
     id: String,
     model: &Lease,
     mut parts: Parts,
-    echoes: Vec<String>,
+    echoes: Vec<Echo>,
     count: u32,
     with_logprobs: bool,
 ) -> ApiResult<Response<Body>> {
@@ -300,11 +354,16 @@ async fn answer(
         let Some(Answer { prompt, choices: answers, usage }) = parts.answer().await? else { break };
         crate::generate::add_usage(&mut sum, &usage);
         for choice in best(answers, count) {
-            let tokens: Vec<TokenOutput> = prompt.iter().cloned().chain(choice.tokens).collect();
+            let tokenizer = &model.tokenizer;
+            let lists = || {
+                let before = logprobs(tokenizer, &prompt, &mut Offsets::of_prompt(tokenizer, &echo));
+                let mut offsets = Offsets::of_answer(tokenizer, &echo);
+                before.append(logprobs(tokenizer, &choice.tokens, &mut offsets))
+            };
             choices.push(CompletionChoice {
                 index: choices.len() as u32,
-                text: format!("{echo}{}", choice.text),
-                logprobs: with_logprobs.then(|| logprobs(&model.tokenizer, &tokens, 0)).into(),
+                text: format!("{}{}", echo.text, choice.text),
+                logprobs: with_logprobs.then(lists).into(),
                 finish_reason: choice.ended.openai().into(),
             });
         }
@@ -320,16 +379,24 @@ async fn answer(
     }))
 }
 
+/// A piece's tokens with their probabilities, where they are told.
+fn told_lists(wanted: bool, tokenizer: &Tokenizer, tokens: &[TokenOutput], offsets: &mut Offsets) -> Value {
+    match wanted && !tokens.is_empty() {
+        true => json!(logprobs(tokenizer, tokens, offsets)),
+        false => Value::Null,
+    }
+}
+
 /// Writes events as completion chunks.
 struct Chunks {
     head: String,
     tail: &'static str,
     model: Arc<Lease>,
-    /// The prompts' texts, where they are to be told.
-    echoes: Vec<String>,
+    /// The prompts' texts, where they are still to be told.
+    echoes: Vec<Echo>,
     choices: u32,
-    /// Characters told so far, of each choice.
-    offsets: Vec<usize>,
+    /// Where the next token of each choice begins.
+    offsets: Vec<Offsets>,
     with_logprobs: bool,
     include_usage: bool,
     sum: Usage,
@@ -339,7 +406,7 @@ impl Chunks {
     fn new(
         id: &str,
         model: Arc<Lease>,
-        echoes: Vec<String>,
+        echoes: Vec<Echo>,
         choices: u32,
         with_logprobs: bool,
         include_usage: bool,
@@ -356,8 +423,11 @@ impl Chunks {
         Chunks {
             head: format!("data: {head},\"choices\":["),
             tail: if include_usage { "],\"usage\":null}\n\n" } else { "]}\n\n" },
+            offsets: echoes
+                .iter()
+                .flat_map(|echo| vec![Offsets::of_answer(&model.tokenizer, echo); choices as usize])
+                .collect(),
             model,
-            offsets: vec![0; echoes.len() * choices as usize],
             echoes,
             choices,
             with_logprobs,
@@ -366,12 +436,7 @@ impl Chunks {
         }
     }
 
-    fn chunk(&mut self, index: usize, text: &str, tokens: &[TokenOutput], finish: &Value, into: &mut String) {
-        let probabilities = match self.with_logprobs && !tokens.is_empty() {
-            true => json!(logprobs(&self.model.tokenizer, tokens, self.offsets[index])),
-            false => Value::Null,
-        };
-        self.offsets[index] += text.chars().count();
+    fn chunk(&self, index: usize, text: &str, probabilities: &Value, finish: &Value, into: &mut String) {
         let text = json!(text);
         // Writing to a string cannot fail.
         let _cannot_fail = write!(
@@ -383,11 +448,14 @@ impl Chunks {
 
     /// The prompt of a job, for each of its choices.
     fn echo(&mut self, job: usize, tokens: &[TokenOutput], into: &mut String) {
-        let text = std::mem::take(&mut self.echoes[job]);
-        if !text.is_empty() {
+        let echo = std::mem::take(&mut self.echoes[job]);
+        if !echo.text.is_empty() {
+            let tokenizer = &self.model.tokenizer;
+            let mut offsets = Offsets::of_prompt(tokenizer, &echo);
+            let lists = told_lists(self.with_logprobs, tokenizer, tokens, &mut offsets);
             let first = job * self.choices as usize;
             for index in first..first + self.choices as usize {
-                self.chunk(index, &text, tokens, &Value::Null, into);
+                self.chunk(index, &echo.text, &lists, &Value::Null, into);
             }
         }
     }
@@ -403,7 +471,9 @@ impl Renderer for Chunks {
                 self.echo(job, &[], into);
                 if !text.is_empty() || (self.with_logprobs && !tokens.is_empty()) {
                     let index = job * self.choices as usize + choice as usize;
-                    self.chunk(index, &text, &tokens, &Value::Null, into);
+                    let (tokenizer, offsets) = (&self.model.tokenizer, &mut self.offsets[index]);
+                    let lists = told_lists(self.with_logprobs, tokenizer, &tokens, offsets);
+                    self.chunk(index, &text, &lists, &Value::Null, into);
                 }
             }
             Event::CallBegin { .. } | Event::CallArguments { .. } => {}
@@ -411,7 +481,7 @@ impl Renderer for Chunks {
                 self.echo(job, &[], into);
                 crate::generate::add_usage(&mut self.sum, &usage);
                 let index = job * self.choices as usize + choice as usize;
-                self.chunk(index, "", &[], &json!(ended.openai()), into);
+                self.chunk(index, "", &Value::Null, &json!(ended.openai()), into);
             }
         }
     }

@@ -1,11 +1,12 @@
 //! `POST /v1/embeddings`.
 
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{embed, encode_text, normalized, with_text};
+use crate::generate::{embed, normalized, with_text};
+use crate::llama_cpp::prompts::{Prompt, Prompts};
 use crate::models::Lease;
 use crate::respond;
 use crate::route::Call;
-use crate::wire::{Described, TextOrIds, TextOrTokens};
+use crate::wire::Described;
 use alti_engine::serving::Pooling;
 use alti_text::Specials;
 use axum::body::Body;
@@ -19,7 +20,7 @@ crate::wire! {
     pub struct EmbeddingRequest {
         required {
             /// One or several texts, or their tokens.
-            input: TextOrTokens,
+            input: Prompts,
         }
         optional {
             /// The model's name; the server's default model where none is given.
@@ -107,20 +108,16 @@ pub(crate) fn pooling(name: Option<&str>) -> ApiResult<Pooling> {
 ///
 /// # Errors
 /// Nothing, too much, or something empty.
-pub(crate) fn inputs(call: &Call, model: &Lease, inputs: Vec<TextOrIds>) -> ApiResult<Vec<Vec<u32>>> {
+pub(crate) fn inputs(call: &Call, model: &Lease, inputs: impl Into<Prompts>) -> ApiResult<Vec<Vec<u32>>> {
+    let inputs = inputs.into().into_list();
     let most = call.state.settings().max_inputs;
     if inputs.is_empty() || inputs.len() > most {
         return Err(ApiError::field("input", format!("`input` must have between 1 and {most} texts")));
     }
-    let bytes = inputs.iter().map(TextOrIds::text_bytes).sum();
-    let tokens = inputs.into_iter().enumerate().map(|(index, input)| {
-        let empty = || Err(ApiError::field(format!("input[{index}]"), format!("input {index} is empty")));
-        match input {
-            TextOrIds::Text(text) if text.is_empty() => empty(),
-            TextOrIds::Ids(ids) if ids.is_empty() => empty(),
-            TextOrIds::Text(text) => Ok(encode_text(&model.tokenizer, &text, Specials::AsText)),
-            TextOrIds::Ids(ids) => Ok(ids),
-        }
+    let bytes = inputs.iter().map(Prompt::text_bytes).sum();
+    let tokens = inputs.iter().enumerate().map(|(index, input)| match input.is_empty() {
+        true => Err(ApiError::field(format!("input[{index}]"), format!("input {index} is empty"))),
+        false => input.tokens(&model.tokenizer, "input", Specials::AsText),
     });
     with_text(bytes, || tokens.collect())
 }
@@ -153,12 +150,11 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     };
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let dimensions = dimensions(&model, request.dimensions)?;
-    let inputs = request.input.into_inputs();
-    if inputs.len() > MOST_INPUTS {
-        let message = format!("`input` has {} texts: it may have {MOST_INPUTS} at most", inputs.len());
+    let texts = inputs(&call, &model, request.input)?;
+    if texts.len() > MOST_INPUTS {
+        let message = format!("`input` has {} texts: it may have {MOST_INPUTS} at most", texts.len());
         return Err(ApiError::field("input", message));
     }
-    let texts = self::inputs(&call, &model, inputs)?;
     let (vectors, usage) = embed(&call, &model, texts, pooling).await?;
     let data = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = normalized(values, dimensions);

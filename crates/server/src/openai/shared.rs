@@ -1,8 +1,9 @@
 //! What OpenAI's routes have in common: messages, usage, probabilities, ranges.
 
-use crate::error::{ApiError, ApiResult};
-use crate::generate::shortest;
+use crate::error::{ApiError, ApiResult, excerpt};
+use crate::generate::{Format, response_format, shortest};
 use crate::wire::{Described, Nullable};
+use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{TokenOutput, Usage};
 use alti_text::{Content, Message, Tokenizer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -194,6 +195,42 @@ impl ChatMessage {
             tool_calls: self.tool_calls.unwrap_or_default(),
             extra,
         }
+    }
+}
+
+/// What an answer has to obey, by `response_format` or else by llama.cpp's fields; and the field that says it.
+///
+/// # Errors
+/// A format that is none.
+pub(super) fn format(
+    given: Option<&Map<String, Value>>,
+    others: &Map<String, Value>,
+) -> ApiResult<(Format, &'static str)> {
+    if let Some(given) = given {
+        return Ok((response_format(&Value::Object(given.clone()))?, "response_format"));
+    }
+    let format = crate::llama_cpp::grammar_fields(others)?;
+    let field = match &format {
+        Format::Grammar(GrammarSource::Gbnf(_)) => "grammar",
+        Format::Grammar(GrammarSource::Regex(_)) => "regex",
+        _ => "json_schema",
+    };
+    Ok((format, field))
+}
+
+/// Checks that the biases of tokens are in the range that OpenAI documents.
+///
+/// # Errors
+/// When one is outside.
+pub(super) fn check_logit_bias(biases: Option<&Map<String, Value>>) -> ApiResult<()> {
+    let outside = |bias: &Value| bias.as_f64().is_some_and(|bias| !(-100.0..=100.0).contains(&bias));
+    match biases.into_iter().flatten().find(|(_, bias)| outside(bias)) {
+        Some((token, bias)) => {
+            let token = excerpt(token);
+            let message = format!("`logit_bias` of token {token} is {bias}: it must be between -100 and 100");
+            Err(ApiError::field("logit_bias", message))
+        }
+        None => Ok(()),
     }
 }
 

@@ -14,7 +14,10 @@ pub fn openapi() -> Value {
         let operations = paths.entry(route.openapi_path()).or_insert_with(|| json!({}));
         operations[route.verb.name().to_ascii_lowercase()] = operation(route);
     }
-    let schemas = objects().into_iter().map(|object| (object.name.to_owned(), object.schema()));
+    let taken = objects(|route| [route.request, None]);
+    let is_taken = |object: &Object| taken.iter().any(|it| it.name == object.name);
+    let schemas = objects(|route| [route.request, route.response]).into_iter();
+    let schemas = schemas.map(|object| (object.name.to_owned(), object.schema(is_taken(object))));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -31,20 +34,44 @@ pub fn openapi() -> Value {
     })
 }
 
-/// Every object that a route's request or response is or refers to.
-fn objects() -> Vec<&'static Object> {
+/// Every object that what is `named` of each route is or refers to.
+fn objects(named: fn(&Route) -> [Option<&'static Object>; 2]) -> Vec<&'static Object> {
     let mut objects = Vec::new();
     for route in crate::routes::table() {
-        route.request.into_iter().chain(route.response).for_each(|object| object.collect(&mut objects));
+        named(route).into_iter().flatten().for_each(|object| object.collect(&mut objects));
     }
     objects
 }
 
+/// Routes that answer with a list in the place of their object where several were asked for, or another form was.
+const OR_A_LIST: [&str; 7] =
+    ["/completion", "/completions", "/rerank", "/v1/rerank", "/v2/rerank", "/reranking", "/v1/reranking"];
+/// Routes whose body may be left out.
+const BODY_IF_ANY: [&str; 1] = ["/slots/{slot}"];
+
+/// The schema of a route's answer that is JSON.
+fn answer(route: &Route, object: &Object) -> Value {
+    let mut shapes = vec![reference(object)];
+    if route.request.is_some_and(|request| request.has("response_fields")) {
+        shapes.push(json!({ "type": "object", "description": "The fields that `response_fields` names." }));
+    }
+    if OR_A_LIST.contains(&route.path) {
+        shapes.push(json!({ "type": "array", "items": { "type": "object" } }));
+    }
+    match shapes.len() {
+        1 => shapes.remove(0),
+        _ => json!({ "anyOf": shapes }),
+    }
+}
+
+fn reference(object: &Object) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{}", object.name) })
+}
+
 fn operation(route: &Route) -> Value {
-    let reference = |object: &Object| json!({ "$ref": format!("#/components/schemas/{}", object.name) });
     let mut content = Map::new();
     if let Some(object) = route.response {
-        content.insert("application/json".into(), json!({ "schema": reference(object) }));
+        content.insert("application/json".into(), json!({ "schema": answer(route, object) }));
     }
     if let Some(stream) = route.streams {
         // What does not stream is JSON, whether its object has a name here or not.
@@ -55,6 +82,7 @@ fn operation(route: &Route) -> Value {
     let parameters: Vec<Value> = route
         .path_parameters()
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .chain(super::queries::parameters(route))
         .collect();
     let mut operation = json!({
         "summary": route.summary,
@@ -66,15 +94,17 @@ fn operation(route: &Route) -> Value {
         },
     });
     if let Some(object) = route.request {
-        operation["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": reference(object) } } });
+        let content = json!({ "application/json": { "schema": reference(object) } });
+        let required = !BODY_IF_ANY.contains(&route.path);
+        operation["requestBody"] = json!({ "required": required, "content": content });
     }
     if let Some(form) = route.form {
         operation["requestBody"] =
             json!({ "required": true, "content": { "multipart/form-data": { "schema": form() } } });
     }
     if route.scope != Scope::Open {
-        operation["security"] = json!([{ "key": [route.scope.name()] }]);
+        // A server without keys answers its own machine without one.
+        operation["security"] = json!([{ "key": [route.scope.name()] }, {}]);
     }
     operation
 }
@@ -125,7 +155,7 @@ pub fn documentation() -> String {
         }
     }
     text.push_str("\n# Objects\n");
-    for object in objects() {
+    for object in objects(|route| [route.request, route.response]) {
         let about = object.about.trim();
         let _cannot_fail =
             write!(text, "\n## {}\n\n{about}\n\n| field | type | | for |\n|---|---|---|---|\n", object.name);
@@ -153,7 +183,7 @@ fn type_name(schema: &Value) -> String {
         let name = reference.rsplit('/').next().unwrap_or_default();
         return format!("[{name}](#{})", name.to_ascii_lowercase());
     }
-    if let Some(choices) = schema["oneOf"].as_array() {
+    if let Some(choices) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
         return choices.iter().map(type_name).collect::<Vec<_>>().join(" | ");
     }
     match schema["type"].as_str() {
@@ -256,6 +286,34 @@ mod tests {
         }
         let form = &paths["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"];
         assert_eq!(form["required"], json!(["file", "purpose"]));
+    }
+
+    #[test]
+    fn what_may_be_null_left_out_or_of_several_shapes_is_described_so() {
+        let description = openapi();
+        let schemas = &description["components"]["schemas"];
+        let request = &schemas["LlamaCompletionRequest"]["properties"];
+        assert_eq!(request["stream"]["anyOf"], json!([{ "type": "boolean" }, { "type": "null" }]));
+        assert!(request["prompt"]["anyOf"].as_array().unwrap().iter().all(|it| it["type"] != "null"));
+        assert_eq!(request["n_probs"]["anyOf"][0]["maximum"], u32::MAX);
+        // What is given has no nulls in the place of fields that are left out.
+        assert!(schemas["LlamaCompletion"]["properties"]["index"]["anyOf"].is_null());
+        let paths = &description["paths"];
+        let completion = &paths["/completion"]["post"]["responses"]["200"]["content"]["application/json"];
+        assert_eq!(completion["schema"]["anyOf"][2]["type"], "array");
+        let slot = &paths["/slots/{slot}"]["post"];
+        assert_eq!(
+            (&slot["parameters"][1]["name"], &slot["parameters"][1]["in"]),
+            (&json!("action"), &json!("query"))
+        );
+        assert_eq!(slot["requestBody"]["required"], false);
+        let list = paths["/v1/vector_stores"]["get"]["parameters"].as_array().unwrap();
+        let names: Vec<&str> = list.iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["limit", "order", "after", "before"]);
+        assert_eq!(paths["/slots"]["get"]["security"], json!([{ "key": ["metrics"] }, {}]));
+        for path in OR_A_LIST.iter().chain(&BODY_IF_ANY) {
+            assert!(paths[path].is_object(), "{path}");
+        }
     }
 
     #[test]

@@ -79,10 +79,14 @@ impl Object {
         self.fields.iter().any(|field| field.nullable && field.name() == name)
     }
 
-    /// Its JSON schema.
-    pub fn schema(&self) -> Value {
+    /// Its JSON schema. In what is `taken` of clients, `null` is the same as an optional field that is not there; what is
+    /// given leaves such a field out.
+    pub fn schema(&self, taken: bool) -> Value {
         let properties = self.fields.iter().map(|field| {
             let mut schema = (field.schema)();
+            if taken && field.support != Support::Required && !field.nullable {
+                schema = or_null(schema);
+            }
             if let Value::Object(schema) = &mut schema {
                 let ignored =
                     if field.support == Support::Ignored { " (Read, and without effect.)" } else { "" };
@@ -102,6 +106,15 @@ impl Object {
     }
 }
 
+/// The schema of what may be `null`, too.
+fn or_null(schema: Value) -> Value {
+    match schema.as_object().is_some_and(Map::is_empty) {
+        // Whatever may be anything may be null.
+        true => schema,
+        false => json!({ "anyOf": [schema, { "type": "null" }] }),
+    }
+}
+
 macro_rules! described {
     ($($type:ty => $schema:expr;)*) => { $(
         impl Described for $type {
@@ -117,15 +130,15 @@ described! {
     bool => json!({ "type": "boolean" });
     f32 => json!({ "type": "number" });
     f64 => json!({ "type": "number" });
-    u32 => json!({ "type": "integer", "minimum": 0 });
-    u64 => json!({ "type": "integer", "minimum": 0 });
-    usize => json!({ "type": "integer", "minimum": 0 });
-    i32 => json!({ "type": "integer" });
-    i64 => json!({ "type": "integer" });
+    u32 => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX });
+    u64 => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX });
+    usize => json!({ "type": "integer", "minimum": 0, "maximum": usize::MAX });
+    i32 => json!({ "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX });
+    i64 => json!({ "type": "integer", "minimum": i64::MIN, "maximum": i64::MAX });
     Value => json!({});
     Map<String, Value> => json!({ "type": "object", "additionalProperties": true });
-    TextOrIds => json!({ "oneOf": [String::schema(), Vec::<u32>::schema()] });
-    TextOrTokens => json!({ "oneOf": [
+    TextOrIds => json!({ "anyOf": [String::schema(), Vec::<u32>::schema()] });
+    TextOrTokens => json!({ "anyOf": [
         String::schema(),
         Vec::<String>::schema(),
         Vec::<u32>::schema(),
@@ -172,7 +185,7 @@ impl<T: Described> Described for BTreeMap<String, T> {
 impl<T: Described> Described for Nullable<T> {
     const NULLABLE: bool = true;
     fn schema() -> Value {
-        json!({ "oneOf": [T::schema(), { "type": "null" }] })
+        or_null(T::schema())
     }
     fn objects(into: &mut Vec<&'static Object>) {
         T::objects(into);
@@ -181,7 +194,7 @@ impl<T: Described> Described for Nullable<T> {
 
 impl<T: Described> Described for OneOrMany<T> {
     fn schema() -> Value {
-        json!({ "oneOf": [T::schema(), Vec::<T>::schema()] })
+        json!({ "anyOf": [T::schema(), Vec::<T>::schema()] })
     }
     fn objects(into: &mut Vec<&'static Object>) {
         T::objects(into);

@@ -7,6 +7,7 @@ mod describe;
 mod read;
 
 pub use describe::{Described, Field, Object, Support};
+pub(crate) use read::integer;
 pub use read::{UnknownFields, read_json};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -110,6 +111,12 @@ pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// Reads a field that has to be there, be it `null`: for required fields of type [`Nullable`], which would be `null` where
+/// they are not there, under `#[serde(deserialize_with = "crate::wire::given")]`.
+pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    T::deserialize(deserializer)
 }
 
 /// One value, or a list of them.

@@ -70,12 +70,69 @@ pub fn from_value<T: DeserializeOwned>(value: Value, object: &'static Object) ->
     let mut others = Map::new();
     for name in fields.keys().filter(|name| !object.has(name)).cloned().collect::<Vec<_>>() {
         if let Some(value) = fields.remove(&name) {
-            others.insert(name, value);
+            others.insert(name, integer(&value).unwrap_or(value));
         }
+    }
+    if fields.values().any(has_whole_fraction) {
+        let mut objects = Vec::new();
+        object.collect(&mut objects);
+        mend_object(&mut fields, object, &objects);
     }
     let value =
         serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| type_error(&error))?;
     Ok(Read { value, others })
+}
+
+/// The integer that a number written as a fraction is: JSON Schema counts 1.0 among the integers, and serde does not.
+pub(crate) fn integer(value: &Value) -> Option<Value> {
+    /// Beyond this, fractions stand for several integers.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    let number = value.as_number().filter(|number| number.is_f64())?.as_f64()?;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then(|| Value::from(number as i64))
+}
+
+fn has_whole_fraction(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_whole_fraction),
+        Value::Object(fields) => fields.values().any(has_whole_fraction),
+        value => integer(value).is_some(),
+    }
+}
+
+/// Makes integers of whole fractions where the object's fields ask for integers; `objects` are those it refers to.
+fn mend_object(fields: &mut Map<String, Value>, object: &Object, objects: &[&'static Object]) {
+    for field in object.fields {
+        if let Some(value) = fields.get_mut(field.name()) {
+            mend(value, &(field.schema)(), objects);
+        }
+    }
+}
+
+/// The same of a value with this schema.
+fn mend(value: &mut Value, schema: &Value, objects: &[&'static Object]) {
+    for choices in ["anyOf", "oneOf"] {
+        schema[choices].as_array().into_iter().flatten().for_each(|schema| mend(value, schema, objects));
+    }
+    match value {
+        Value::Number(_) if schema["type"] == "integer" => {
+            *value = integer(value).unwrap_or_else(|| value.take());
+        }
+        Value::Array(items) if schema["items"].is_object() => {
+            items.iter_mut().for_each(|item| mend(item, &schema["items"], objects));
+        }
+        Value::Object(fields) => {
+            let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+            match objects.iter().find(|object| Some(object.name) == name) {
+                Some(object) => mend_object(fields, object, objects),
+                None if schema["additionalProperties"].is_object() => {
+                    let own = &schema["additionalProperties"];
+                    fields.values_mut().for_each(|value| mend(value, own, objects));
+                }
+                None => {}
+            }
+        }
+        _ => {}
+    }
 }
 
 impl<T> Read<T> {
@@ -95,7 +152,8 @@ fn type_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError
     if let Some(missing) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         let separator = if path.is_empty() { "" } else { "." };
         let path = format!("{path}{separator}{missing}");
-        return ApiError::invalid(format!("`{path}` is missing")).param(path);
+        return ApiError::field(path.clone(), format!("`{path}` is missing"))
+            .code("missing_required_parameter");
     }
     match path.is_empty() {
         true => ApiError::invalid(message),
@@ -128,6 +186,10 @@ mod tests {
                 n: u32,
                 /// Inner.
                 inner: Vec<Inner>,
+                /// Anything.
+                any: Value,
+                /// Numbers by name.
+                counts: std::collections::HashMap<String, crate::wire::OneOrMany<u32>>,
                 /// Labels.
                 #[serde(deserialize_with = "crate::wire::present")]
                 labels: crate::wire::Nullable<Value>,
@@ -138,6 +200,10 @@ mod tests {
             required {
                 /// A kind.
                 r#type: String,
+            }
+            optional {
+                /// How often.
+                times: i64,
             }
         }
     }
@@ -160,6 +226,29 @@ mod tests {
             ("`inner[0].type` is missing", Some("inner[0].type"))
         );
         assert_eq!(error("{}").1.as_deref(), Some("model"));
+    }
+
+    #[test]
+    fn whole_fractions_are_integers_where_integers_are_asked_for() {
+        let body = r#"{"model": "m", "n": 3.0, "any": {"n": 3.0}, "inner": [{"type": "a", "times": -2.0}],
+            "counts": {"a": 1.0, "b": [2.0, 3]}, "top_k": 40.0, "temperature": 0.5}"#;
+        let read = read_json::<Probe>(body.as_bytes(), Probe::OBJECT).unwrap();
+        assert_eq!((read.value.n, read.value.inner.unwrap()[0].times), (Some(3), Some(-2)));
+        assert_eq!(read.value.any.unwrap().to_string(), r#"{"n":3.0}"#, "what is free stays as it is");
+        let counts = read.value.counts.unwrap();
+        assert_eq!(counts["a"], crate::wire::OneOrMany::One(1));
+        assert_eq!(counts["b"], crate::wire::OneOrMany::Many(vec![2, 3]));
+        assert_eq!(
+            (&read.others["top_k"], &read.others["temperature"]),
+            (&Value::from(40), &Value::from(0.5))
+        );
+        for wrong in ["1.5", "-1.0", "1e300", "4294967296.0"] {
+            assert_eq!(
+                error(&format!(r#"{{"model": "m", "n": {wrong}}}"#)).1.as_deref(),
+                Some("n"),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -47,13 +47,38 @@ def check_tools():
 
 
 def check_counting():
-    assert client.messages.count_tokens(model=model, messages=messages).input_tokens > 0
+    counted = client.messages.count_tokens(model=model, messages=messages).input_tokens
+    for _ in range(2):
+        usage = client.messages.create(model=model, max_tokens=2, messages=messages).usage
+        assert usage.input_tokens == counted and usage.cache_read_input_tokens == 0
+    with client.messages.stream(model=model, max_tokens=2, messages=messages) as stream:
+        assert stream.get_final_message().usage.input_tokens == counted
+
+
+def check_documents():
+    source = {"type": "text", "media_type": "text/plain", "data": "The moon is round."}
+    found = {
+        "type": "search_result",
+        "source": "https://a.example",
+        "title": "Sun",
+        "content": [{"type": "text", "text": "The sun shines."}],
+    }
+    content = [{"type": "document", "title": "Moon", "source": source}, found, {"type": "text", "text": "Why?"}]
+    turns = [*messages, {"role": "user", "content": content}]
+    assert client.messages.create(model=model, max_tokens=4, messages=turns).content
+
+
+def check_models():
+    names = [entry.id for entry in client.models.list(limit=1)]
+    assert model in names and len(names) == len(set(names))
 
 
 def check_errors():
     for expected, request in [
         (anthropic.NotFoundError, {"model": "no-such-model", "max_tokens": 5, "messages": messages}),
+        (anthropic.BadRequestError, {"model": "", "max_tokens": 5, "messages": messages}),
         (anthropic.BadRequestError, {"model": model, "max_tokens": 5, "messages": []}),
+        (anthropic.BadRequestError, {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": ""}]}),
         (anthropic.BadRequestError, {"model": model, "max_tokens": -5, "messages": messages}),
     ]:
         try:
@@ -64,6 +89,6 @@ def check_errors():
             raise AssertionError(f"{request} was not refused")
 
 
-for check in [check_messages, check_tools, check_counting, check_errors]:
+for check in [check_messages, check_tools, check_counting, check_documents, check_models, check_errors]:
     check()
     print("ok", check.__name__)

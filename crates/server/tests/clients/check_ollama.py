@@ -17,11 +17,22 @@ SCHEMA = {
 }
 
 
+def tagged(name):
+    """The name as Ollama lists it."""
+    return name if ":" in name.rsplit("/")[-1] else f"{name}:latest"
+
+
+def listed():
+    return [entry.model for entry in client.list().models]
+
+
 def check_models():
-    assert model in [entry.model for entry in client.list().models]
-    assert client.show(model).details.family
+    assert tagged(model) in listed()
+    shown = client.show(model)
+    assert shown.details.family and "completion" in shown.capabilities and "embedding" not in shown.capabilities
     client.generate(model=model, prompt="x", options=options)
-    assert client.ps().models[0].context_length > 0
+    running = client.ps().models
+    assert tagged(model) in [entry.model for entry in running] and running[0].context_length > 0
 
 
 def check_chat():
@@ -31,6 +42,19 @@ def check_chat():
     assert "".join(part.message.content for part in stream) == answer.message.content
     obeyed = client.chat(model=model, messages=messages, format=SCHEMA, options={"num_predict": 60})
     assert json.loads(obeyed.message.content)["colour"] in ("red", "blue")
+
+
+def check_probabilities():
+    asked = {"model": model, "messages": messages, "options": options, "logprobs": True, "top_logprobs": 2}
+    answer = client._request_raw("POST", "/api/chat", json={**asked, "stream": False}).json()
+    assert all(len(token["top_logprobs"]) == 2 and token["logprob"] <= 0 for token in answer["logprobs"])
+
+
+def check_long_chats():
+    context = next(entry.context_length for entry in client.ps().models if entry.model == tagged(model))
+    turns = [{"role": "user", "content": "word " * context}, {"role": "assistant", "content": "Yes."}]
+    answer = client.chat(model=model, messages=turns + messages, options=options)
+    assert answer.done and answer.prompt_eval_count < context
 
 
 def check_tools():
@@ -60,10 +84,12 @@ def check_embeddings():
 
 def check_names():
     client.create(model="brief-one", from_=model, system="Be brief.", parameters={"temperature": 0.1})
-    assert "brief-one" in [entry.model for entry in client.list().models]
-    client.copy("brief-one", "brief-two")
-    client.chat(model="brief-two", messages=messages, options=options)
-    client.delete("brief-one")
+    assert tagged("brief-one") in listed()
+    assert client.show("brief-one:latest").parameters.split() == ["temperature", "0.1"]
+    client.copy("brief-one", "brief-two:latest")
+    client.delete("brief-one:latest")
+    assert client.chat(model="brief-two", messages=messages, options=options).model == "brief-two"
+    assert tagged("brief-two") in [entry.model for entry in client.ps().models]
     client.delete("brief-two")
 
 
@@ -76,6 +102,16 @@ def check_errors():
         raise AssertionError("a model that is not there answers")
 
 
-for check in [check_models, check_chat, check_tools, check_generate, check_embeddings, check_names, check_errors]:
+for check in [
+    check_models,
+    check_chat,
+    check_probabilities,
+    check_tools,
+    check_generate,
+    check_embeddings,
+    check_names,
+    check_errors,
+    check_long_chats,
+]:
     check()
     print("ok", check.__name__)

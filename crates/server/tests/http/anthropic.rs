@@ -1,7 +1,8 @@
 //! Anthropic's API.
 
 use crate::support::{Script, app, tokenizer, user};
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 fn request(extra: Value) -> Value {
@@ -124,6 +125,13 @@ async fn an_answer_obeys_the_schema_it_was_asked_for() {
 #[tokio::test]
 async fn what_is_wrong_is_told_in_anthropics_words() {
     for extra in [
+        json!({ "model": "" }),
+        json!({ "messages": [{ "role": "user", "content": "" }] }),
+        json!({ "messages": [{ "role": "user", "content": [] }] }),
+        json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "" }] }] }),
+        json!({ "messages": [
+            { "role": "user", "content": "x" }, { "role": "assistant", "content": [] }, { "role": "user", "content": "y" },
+        ] }),
         json!({ "max_tokens": 0 }),
         json!({ "max_tokens": null }),
         json!({ "messages": [] }),
@@ -154,4 +162,121 @@ async fn what_is_wrong_is_told_in_anthropics_words() {
         (missing.status, &missing.json()["error"]["type"]),
         (StatusCode::NOT_FOUND, &json!("not_found_error"))
     );
+}
+
+#[tokio::test]
+async fn cached_tokens_are_told_apart_where_a_request_marks_them() {
+    let app = app();
+    let long = "A long text, read again and again. ".repeat(12);
+    let asked = |content: Value, stream: bool| {
+        let messages = json!([{ "role": "user", "content": content }]);
+        json!({ "model": "tiny", "max_tokens": 2, "messages": messages, "stream": stream })
+    };
+    let plain = asked(json!(long), false);
+    let counted = json!({ "model": "tiny", "messages": plain["messages"] });
+    let counted = app.post("/v1/messages/count_tokens", counted).await.ok()["input_tokens"].clone();
+    for _ in 0..2 {
+        let usage = app.post("/v1/messages", plain.clone()).await.ok()["usage"].clone();
+        assert_eq!((&usage["input_tokens"], &usage["cache_read_input_tokens"]), (&counted, &json!(0)));
+    }
+    let (events, _) = app.post("/v1/messages", asked(json!(long), true)).await.events();
+    let end = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(
+        (&events[0]["message"]["usage"]["input_tokens"], &end["usage"]["input_tokens"]),
+        (&counted, &counted)
+    );
+    let block = json!([{ "type": "text", "text": long, "cache_control": { "type": "ephemeral" } }]);
+    let usage = app.post("/v1/messages", asked(block, false)).await.ok()["usage"].clone();
+    let [input, cached] =
+        ["input_tokens", "cache_read_input_tokens"].map(|field| usage[field].as_u64().unwrap());
+    assert!(cached > 0, "{usage}");
+    assert_eq!(json!(input + cached), counted);
+    let mut top = plain;
+    top["cache_control"] = json!({ "type": "ephemeral" });
+    assert!(app.post("/v1/messages", top).await.ok()["usage"]["cache_read_input_tokens"].as_u64() > Some(0));
+}
+
+#[tokio::test]
+async fn documents_and_search_results_are_text() {
+    let app = app();
+    let document =
+        |source: Value| json!({ "type": "document", "title": "Moon", "context": "Old.", "source": source });
+    let found = json!({
+        "type": "search_result", "source": "https://a.example", "title": "Sun",
+        "content": [{ "type": "text", "text": "It shines." }],
+    });
+    let content = json!([
+        document(json!({ "type": "text", "media_type": "text/plain", "data": "It is round." })),
+        document(json!({ "type": "content", "content": [{ "type": "text", "text": "It is far." }] })),
+        found,
+        { "type": "text", "text": "Why?" },
+    ]);
+    let called = json!({ "role": "assistant", "content": [{ "type": "tool_use", "id": "t", "name": "f", "input": {} }] });
+    let told = |content: Value| {
+        json!({ "role": "user", "content": [
+        { "type": "text", "text": "So:" },
+        { "type": "tool_result", "tool_use_id": "t", "content": content },
+    ] })
+    };
+    let messages = |result: Value| json!([{ "role": "user", "content": content }, called, told(result)]);
+    let results = json!([found, document(json!({ "type": "text", "data": "It is cold." }))]);
+    app.post("/v1/messages", request(json!({ "messages": messages(results) }))).await.ok();
+    let prompt = tokenizer().decode(&app.last_job().prompt);
+    for part in [
+        "Moon\nOld.\nIt is round.\n\nMoon\nOld.\nIt is far.\n\nSun\nhttps://a.example\nIt shines.\n\nWhy?",
+        "Sun\nhttps://a.example\nIt shines.\n\nMoon\nOld.\nIt is cold.",
+    ] {
+        assert!(prompt.contains(part), "{part} is not in {prompt}");
+    }
+    let refused = async |messages: Value, place: &str| {
+        let answer = app.post("/v1/messages", request(json!({ "messages": messages }))).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text());
+        assert!(answer.text().contains(place), "{}", answer.text());
+    };
+    let pdf = document(json!({ "type": "base64", "media_type": "application/pdf", "data": "AA" }));
+    refused(json!([{ "role": "user", "content": [pdf] }]), "messages.0.content.0.source.type").await;
+    // The places are the client's own, whatever became of the turns before.
+    refused(messages(json!([{ "type": "image", "source": {} }])), "messages.2.content.1.content.0.type")
+        .await;
+    refused(messages(json!([{ "type": "text", "text": "x" }, pdf])), "messages.2.content.1.content.1.source")
+        .await;
+    refused(messages(json!([{ "type": "text" }])), "messages.2.content.1.content.0.text").await;
+}
+
+#[tokio::test]
+async fn turns_of_one_role_are_told_as_one() {
+    let app = app();
+    let messages = json!([
+        { "role": "user", "content": "One." },
+        { "role": "user", "content": [{ "type": "text", "text": "Two." }] },
+        { "role": "assistant", "content": "" },
+    ]);
+    app.post("/v1/messages", request(json!({ "messages": messages }))).await.ok();
+    let prompt = tokenizer().decode_spelling_specials(&app.last_job().prompt);
+    assert!(prompt.contains("One.\n\nTwo."), "{prompt}");
+    assert_eq!(prompt.matches("<|im_start|>user").count(), 1, "{prompt}");
+}
+
+#[tokio::test]
+async fn models_are_listed_in_pages() {
+    let app = app();
+    let page = async |query: &str| {
+        let request = Request::get(format!("/v1/models{query}")).header("anthropic-version", "2023-06-01");
+        app.send(request.body(Body::empty()).unwrap()).await
+    };
+    let first = page("?limit=2").await.ok();
+    assert_eq!(
+        (&first["first_id"], &first["last_id"], &first["has_more"]),
+        (&json!("tiny"), &json!("scripted"), &json!(true))
+    );
+    let rest = page("?limit=2&after_id=scripted").await.ok();
+    assert_eq!((&rest["data"][0]["id"], &rest["has_more"]), (&json!("owner/other:Q4_0"), &json!(false)));
+    let back = page("?limit=1&before_id=scripted").await.ok();
+    assert_eq!((&back["data"][0]["id"], &back["has_more"]), (&json!("tiny"), &json!(false)));
+    assert_eq!(page("").await.ok()["has_more"], false);
+    for wrong in ["?limit=0", "?limit=1001", "?limit=many", "?after_id=none"] {
+        assert_eq!(page(wrong).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    // OpenAI's clients get all of them.
+    assert_eq!(app.get("/v1/models?limit=1").await.ok()["data"].as_array().unwrap().len(), 3);
 }

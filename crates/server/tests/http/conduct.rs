@@ -247,6 +247,9 @@ async fn numbers_are_what_prometheus_and_kubernetes_read() {
         "alti_http_requests_total{method=\"GET\",path=\"/v1/models/{*model}\",status=\"404\"} 1",
         "alti_answers_total{model=\"scripted\",outcome=\"stop\"} 1",
         "alti_time_to_first_token_seconds_count{model=\"scripted\"} 1",
+        "llamacpp:tokens_predicted_total 6",
+        "llamacpp:requests_deferred 3",
+        "llamacpp:kv_cache_usage_ratio 0.25",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     }
@@ -257,6 +260,27 @@ async fn numbers_are_what_prometheus_and_kubernetes_read() {
         let base =
             ["_bucket", "_sum", "_count"].iter().find_map(|end| base.strip_suffix(end)).unwrap_or(base);
         assert!(text.contains(&format!("# TYPE {base} ")), "{line} has no type");
+    }
+}
+
+#[tokio::test]
+async fn numbers_of_two_models_are_told_apart_and_added_up() {
+    let app = app();
+    for model in ["scripted", "owner/other:Q4_0"] {
+        app.post("/v1/chat/completions", json!({ "model": model, "messages": user("Hi") })).await.ok();
+    }
+    let text = app.get("/metrics").await.text();
+    let mut series: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+        .collect();
+    let count = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), count, "a series is there twice:\n{text}");
+    for line in ["llamacpp:tokens_predicted_total 12", "llamacpp:requests_deferred 6"] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     }
 }
 

@@ -50,9 +50,9 @@ async fn samplers_are_named_as_editors_name_them() {
         ask(samplers).await.ok();
         assert_eq!(app.last_job().sampling.samplers, [SamplerName::TopK, SamplerName::TopP]);
     }
-    let refused = ask(json!(["top_k", "guess"])).await;
-    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-    assert!(refused.json()["error"]["message"].as_str().unwrap().contains("no sampler `guess`"));
+    ask(json!(["top_k", "guess"])).await.ok();
+    assert_eq!(app.last_job().sampling.samplers, [SamplerName::TopK], "what nobody knows is passed over");
+    assert_eq!(ask(json!([3])).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
@@ -96,22 +96,36 @@ async fn a_slots_text_is_saved_brought_back_and_given_up() {
         ("x", "erase", "", 400),
         ("-1", "erase", "", 400),
         ("100000", "erase", "", 400),
-        ("3", "save", "a.slot", 400),
         ("3", "save", "../a", 400),
         ("3", "save", ".a", 400),
         ("3", "save", "", 400),
         ("3", "delete", "none", 404),
-        ("3", "restore", "none", 404),
+        ("3", "restore", "none", 400),
     ] {
         let answer = act(slot, action, filename).await;
         assert_eq!(answer.status, status, "{slot} {action} {filename}: {}", answer.text());
         assert!(!answer.text().contains(folder.path().to_str().unwrap()), "{}", answer.text());
     }
+    for (slot, action, filename, message) in [
+        ("3", "dance", "a", "Invalid action"),
+        ("x", "erase", "", "Invalid slot ID"),
+        ("100000", "erase", "", "Invalid slot ID"),
+        ("3", "save", "../a", "Invalid filename"),
+        ("3", "restore", "none", "Unable to restore slot"),
+    ] {
+        let answer = act(slot, action, filename).await.json();
+        assert!(answer["error"]["message"].as_str().unwrap().contains(message), "{answer}");
+        assert_eq!(answer["error"]["type"], "invalid_request_error");
+    }
+    // A slot without a text is saved as nothing, and does not leave what another left under the name.
+    let untouched = act("7", "save", "a.slot").await.ok();
+    assert_eq!((&untouched["n_saved"], &untouched["n_written"]), (&json!(0), &json!(0)));
+    assert_eq!(act("7", "restore", "a.slot").await.status, StatusCode::BAD_REQUEST);
     let own = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
     std::fs::write(own.join("b.slot"), "no slot").unwrap();
     assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::BAD_REQUEST);
     assert_eq!(act("0", "delete", "b.slot").await.ok()["n_deleted"], 7);
-    assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(act("3", "restore", "b.slot").await.status, StatusCode::BAD_REQUEST);
     // What cannot be written is not the client's fault, and its place is not told.
     std::fs::create_dir(own.join("folder")).unwrap();
     let fault = act("2", "save", "folder").await;
@@ -128,10 +142,9 @@ async fn a_slots_text_is_saved_brought_back_and_given_up() {
     let far = json!({ "model": "tiny", "prompt": "x", "id_slot": 100_000 });
     assert_eq!(app.post("/completion", far).await.status, StatusCode::BAD_REQUEST);
     let closed = crate::support::app().post("/slots/0?action=save", json!({ "filename": "a" })).await;
-    assert_eq!(
-        closed.json()["error"]["message"].as_str().map(|it| it.contains("server.slot_folder")),
-        Some(true)
-    );
+    let closed = closed.json();
+    assert_eq!(closed["error"]["message"].as_str().map(|it| it.contains("server.slot_folder")), Some(true));
+    assert_eq!(closed["error"]["type"], "not_supported_error");
 }
 
 #[tokio::test]
@@ -148,6 +161,10 @@ async fn text_and_tokens_are_turned_into_each_other() {
     assert_eq!(text["content"], "hé<s>");
     let prompt = app.post("/apply-template", json!({ "messages": user("Hi") })).await.ok();
     assert!(prompt["prompt"].as_str().unwrap().contains("<|im_start|>user\nHi<|im_end|>"));
+    let mixed = app.post("/tokenize", json!({ "content": ["h", 195, 169.0, "<s>"] })).await.ok();
+    assert_eq!(mixed["tokens"], json!([104, 195, 169, 250]));
+    assert_eq!(app.post("/tokenize", json!({})).await.ok()["tokens"], json!([]));
+    assert_eq!(app.post("/detokenize", json!({})).await.ok()["content"], "");
     let unknown = app.post("/detokenize", json!({ "tokens": [999] })).await;
     assert_eq!(unknown.status, StatusCode::BAD_REQUEST);
 }
@@ -161,7 +178,7 @@ async fn documents_are_ordered_by_how_likely_they_make_the_query() {
     let scores: Vec<f64> = results.iter().map(|result| result["relevance_score"].as_f64().unwrap()).collect();
     assert!(scores.iter().all(|score| *score < 0.0) && scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
     let mut indices: Vec<u64> = results.iter().map(|result| result["index"].as_u64().unwrap()).collect();
-    assert_eq!(results[0]["document"], request["documents"][indices[0] as usize]);
+    assert_eq!(results[0]["document"]["text"], ["one", "two", "three"][indices[0] as usize]);
     indices.sort_unstable();
     assert_eq!(indices, [0, 1, 2]);
     // The definition: the mean log-probability of the query's tokens behind the document.
@@ -179,7 +196,14 @@ async fn documents_are_ordered_by_how_likely_they_make_the_query() {
         .await
         .ok();
     assert_eq!(two["results"].as_array().unwrap().len(), 2);
+    let texts = json!({ "query": "abc", "texts": ["one", "two", "three"], "return_text": true, "top_n": 99 });
+    let scored = app.post("/rerank", texts).await.ok();
+    assert_eq!(scored.as_array().unwrap().len(), 3);
+    assert_eq!((&scored[0]["index"], &scored[0]["text"]), (&json!(best), &json!(document)));
+    assert!((scored[0]["score"].as_f64().unwrap() - scores[0]).abs() < 1e-9);
     for wrong in [
+        json!({ "query": "x" }),
+        json!({ "query": "x", "texts": [] }),
         json!({ "query": "", "documents": ["x"] }),
         json!({ "query": "x", "documents": [] }),
         json!({ "query": "x", "documents": [3] }),
@@ -202,7 +226,237 @@ async fn vectors_state_and_what_the_model_cannot() {
     assert_eq!((&props["eos_token"], &props["total_slots"]), (&json!("<|im_end|>"), &json!(16)));
     assert!(app.get("/slots").await.ok().is_array());
     let infill = app.post("/infill", json!({ "input_prefix": "a", "input_suffix": "b" })).await;
-    assert_eq!(infill.status, StatusCode::BAD_REQUEST);
     assert!(infill.json()["error"]["message"].as_str().unwrap().contains("cannot fill in"));
-    assert_eq!(infill.json()["error"]["code"], 400);
+    assert_eq!(infill.json()["error"]["type"], "not_supported_error");
+    let props = app.post("/props", json!({})).await;
+    assert_eq!(props.json()["error"]["type"], "not_supported_error");
+}
+
+#[tokio::test]
+async fn what_is_to_be_filled_in_is_read_before_the_model_is_asked_whether_it_can() {
+    let app = app();
+    for wrong in [
+        json!({ "input_extra": [{}] }),
+        json!({ "input_extra": [{ "filename": "a" }] }),
+        json!({ "input_extra": [{ "filename": 3, "text": "b" }] }),
+        json!({ "input_extra": [{ "text": 4 }] }),
+        json!({ "input_extra": ["a"] }),
+        json!({ "n_probs": "many" }),
+        json!({ "id_slot": 100_000 }),
+        json!({ "top_k": "many" }),
+        json!({ "grammar": "root ::= \"a\"", "json_schema": {} }),
+    ] {
+        let mut request = wrong;
+        request["input_prefix"] = json!("a");
+        request["input_suffix"] = json!("b");
+        let answer = app.post("/infill", request.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{request}");
+        assert_eq!(answer.json()["error"]["type"], "invalid_request_error", "{request}");
+    }
+}
+
+#[tokio::test]
+async fn routes_have_the_names_that_llama_cpp_gives_them() {
+    let app = app();
+    let rerank = json!({ "query": "a", "documents": ["b"] });
+    let chat = json!({ "model": "scripted", "messages": user("Hi") });
+    for (path, request) in [
+        ("/completions", json!({ "model": "scripted", "prompt": "x" })),
+        ("/chat/completions", chat),
+        ("/embeddings", json!({ "content": "x", "model": "tiny" })),
+        ("/v2/rerank", rerank.clone()),
+        ("/reranking", rerank.clone()),
+        ("/v1/reranking", rerank),
+    ] {
+        assert!(!app.post(path, request).await.ok().is_null(), "{path}");
+    }
+    let request = json!({ "model": "scripted", "input": "Hi", "store": false });
+    let (own, other) =
+        (app.post("/v1/responses", request.clone()).await, app.post("/responses", request).await);
+    assert_eq!((own.status, own.json()["object"].clone()), (other.status, other.json()["object"].clone()));
+    assert_ne!(other.json()["error"]["code"], "unknown_url");
+    assert_eq!(app.get("/models").await.ok()["object"], "list");
+    let wrong = app.post("/completions", json!({})).await.json();
+    assert_eq!(wrong["error"]["code"], 400, "errors are the family's: {wrong}");
+}
+
+#[tokio::test]
+async fn adapters_are_listed_and_scales_that_cannot_be_set_are_refused() {
+    let app = app();
+    assert_eq!(app.get("/lora-adapters?model=tiny").await.ok(), json!([]));
+    assert_eq!(app.post("/lora-adapters?model=tiny", json!([])).await.ok(), json!({ "success": true }));
+    for wrong in [json!({}), json!([{ "id": 0, "scale": 1 }]), json!([3])] {
+        let answer = app.post("/lora-adapters?model=tiny", wrong).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    }
+}
+
+#[tokio::test]
+async fn slots_that_are_idle_are_listed() {
+    let app = app();
+    app.post("/completion", json!({ "model": "scripted", "prompt": "x" })).await.ok();
+    let slots = app.get("/slots?fail_on_no_slot=1").await.ok();
+    let ids: Vec<u64> = slots.as_array().unwrap().iter().map(|slot| slot["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [0, 1, 2, 3]);
+    assert_eq!((&slots[3]["is_processing"], &slots[3]["speculative"]), (&json!(false), &json!(false)));
+}
+
+#[tokio::test]
+async fn an_answer_has_the_fields_that_are_asked_for_and_says_how_it_ended() {
+    let app = app().says("a\nb");
+    let fields = json!(["content", "generation_settings/n_predict", "prompt", "none"]);
+    let mut request =
+        json!({ "model": "scripted", "prompt": "<s>x", "n_predict": 32, "response_fields": fields });
+    let expected = json!({ "content": "a\nb", "generation_settings/n_predict": 32, "prompt": "<s>x" });
+    assert_eq!(app.post("/completion", request.clone()).await.ok(), expected);
+    request["stream"] = json!(true);
+    let (events, _) = app.post("/completion", request.clone()).await.events();
+    assert_eq!(events.last().unwrap()["generation_settings/n_predict"], 32);
+    assert_eq!((events.last().unwrap().as_object().unwrap().len(), &events[0]["stop"]), (3, &json!(false)));
+    request["response_fields"] = json!([]);
+    let (events, _) = app.post("/completion", request.clone()).await.events();
+    let last = events.last().unwrap();
+    assert_eq!((&last["has_new_line"], &last["truncated"]), (&json!(true), &json!(false)));
+    assert_eq!(last["prompt"], "<s>x");
+    // The prompt's two tokens and the answer's three, whose last is not computed.
+    assert_eq!((&last["tokens_cached"], &last["timings"]["cache_n"]), (&json!(4), &json!(0)));
+    request["stream"] = json!(false);
+    let whole = app.post("/completion", request).await.ok();
+    assert_eq!((&whole["has_new_line"], &whole["prompt"]), (&json!(true), &json!("<s>x")));
+    let long = "x".repeat(crate::support::CONTEXT - 2);
+    for stream in [false, true] {
+        let request =
+            json!({ "model": "tiny", "prompt": long, "n_predict": -2, "ignore_eos": true, "stream": stream });
+        let answer = app.post("/completion", request).await;
+        let last = if stream { answer.events().0.pop().unwrap() } else { answer.ok() };
+        assert_eq!((&last["truncated"], &last["stop_type"]), (&json!(true), &json!("limit")));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_ends_in_time_once_a_line_is_written() {
+    let app = app();
+    let ask = async |lines: &str| {
+        let request = json!({
+            "model": "tiny", "prompt": "Once", "grammar": lines, "n_predict": 200, "t_max_predict_ms": 1,
+        });
+        app.post("/completion", request).await.ok()
+    };
+    let in_time = ask(r#"root ::= "\n" "a"{900}"#).await;
+    assert_eq!((&in_time["stop_type"], &in_time["truncated"]), (&json!("limit"), &json!(false)));
+    assert!(in_time["tokens_predicted"].as_u64().unwrap() < 200, "{in_time}");
+    assert_eq!(ask(r#"root ::= "a"{900}"#).await["tokens_predicted"], 200, "no line is written");
+}
+
+#[tokio::test]
+async fn every_piece_of_a_stream_has_tokens() {
+    let app = app();
+    let request = |stop: Value, stream: bool| json!({ "model": "tiny", "prompt": "Once", "n_predict": 6, "stop": stop, "stream": stream });
+    let whole = app.post("/completion", request(json!([]), false)).await.ok();
+    let text = whole["content"].as_str().unwrap();
+    // What may be the beginning of a stop string is held back, and comes behind the last token.
+    let held = format!("{}and more", text.chars().last().unwrap());
+    let (events, _) = app.post("/completion", request(json!([held]), true)).await.events();
+    let (last, pieces) = events.split_last().unwrap();
+    for piece in pieces {
+        assert!(!piece["tokens"].as_array().unwrap().is_empty(), "{piece}");
+    }
+    let told: String = events.iter().map(|event| event["content"].as_str().unwrap()).collect();
+    assert_eq!((told.as_str(), &last["stop"]), (text, &json!(true)));
+    let tokens: usize = pieces.iter().map(|piece| piece["tokens"].as_array().unwrap().len()).sum();
+    assert_eq!(tokens, 6);
+}
+
+#[tokio::test]
+async fn probabilities_are_told_as_such_where_they_are_asked_for() {
+    let app = app();
+    let ask = async |temperature: f64, plain: bool| {
+        let request = json!({
+            "model": "tiny", "prompt": "Once", "n_predict": 1, "n_probs": 3, "seed": 5,
+            "temperature": temperature, "post_sampling_probs": plain,
+        });
+        app.post("/completion", request).await.ok()["completion_probabilities"][0].clone()
+    };
+    let (logarithms, plain) = (ask(1.0, false).await, ask(1.0, true).await);
+    assert_eq!((plain.get("logprob"), plain.get("top_logprobs")), (None, None));
+    let close = |probability: &Value, logarithm: &Value| {
+        (probability.as_f64().unwrap() - logarithm.as_f64().unwrap().exp()).abs() < 1e-5
+    };
+    assert!(close(&plain["prob"], &logarithms["logprob"]));
+    assert!(close(&plain["top_probs"][2]["prob"], &logarithms["top_logprobs"][2]["logprob"]));
+    let certain = ask(0.0, true).await;
+    let top: Vec<&Value> = certain["top_probs"].as_array().unwrap().iter().map(|it| &it["prob"]).collect();
+    assert_eq!((&certain["prob"], top), (&json!(1.0), vec![&json!(1.0), &json!(0.0), &json!(0.0)]));
+}
+
+#[tokio::test]
+async fn settings_are_read_as_llama_cpp_reads_them() {
+    let app = app();
+    let ask = async |name: &str, value: Value| {
+        let mut request = json!({ "model": "scripted", "prompt": "x" });
+        request[name] = value;
+        app.post("/completion", request).await.ok();
+        app.last_job().sampling
+    };
+    for bias in [json!([["ab", -100], [99, false]]), json!({ "ab": -100, "99": false })] {
+        let biases = ask("logit_bias", bias).await.logit_bias.0;
+        assert_eq!((biases[&97], biases[&98], biases[&99]), (-100.0, -100.0, f32::NEG_INFINITY));
+        assert_eq!(biases.len(), 3);
+    }
+    assert_eq!(ask("stop", json!(["", "END"])).await.stop, ["END"]);
+    assert!(ask("stop", json!("")).await.stop.is_empty());
+    assert_eq!(ask("n_predict", json!(-2)).await.max_tokens, -1);
+    assert_eq!(ask("n_predict", json!(3.0)).await.max_tokens, 3);
+    assert_eq!(ask("temperature", json!(-1.0)).await.temperature, 0.0);
+    assert_eq!(ask("top_k", json!(7.0)).await.top_k, 7);
+    for wrong in [
+        json!({ "prompt": "x", "logit_bias": [["a"]] }),
+        json!({ "prompt": "x", "logit_bias": [["a", "b"]] }),
+        json!({ "prompt": "x", "grammar": "root ::= \"a\"", "json_schema": {} }),
+        json!({ "prompt": { "prompt_string": "x", "multimodal_data": ["eA=="] } }),
+        json!({ "prompt": { "text": "x" } }),
+        json!({ "prompt": [] }),
+    ] {
+        assert_eq!(app.post("/completion", wrong.clone()).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn vectors_are_made_of_text_tokens_and_both() {
+    let app = app();
+    let embed = async |path: &str, field: &str, input: Value| {
+        let mut request = json!({ "model": "tiny" });
+        request[field] = input;
+        app.post(path, request).await
+    };
+    let parts = json!({ "content": [{ "type": "text", "text": "str" }, { "type": "text", "text": "ing" }] });
+    for (input, count) in [
+        (json!([12, 34, "string", 56]), 1),
+        (json!([[12, "string", 34], "x"]), 2),
+        (json!([12.0, 34]), 1),
+        (json!([{ "prompt_string": "string" }, parts, "string"]), 3),
+    ] {
+        let own = embed("/embeddings", "content", input.clone()).await.ok();
+        assert_eq!(own.as_array().unwrap().len(), count, "{input}");
+        let other = embed("/v1/embeddings", "input", input.clone()).await.ok();
+        assert_eq!(other["data"].as_array().unwrap().len(), count, "{input}");
+        assert_eq!(own[0]["embedding"][0], other["data"][0]["embedding"], "{input}");
+        if count == 3 {
+            assert_eq!(
+                (&own[0]["embedding"], &own[1]["embedding"]),
+                (&own[2]["embedding"], &own[2]["embedding"])
+            );
+        }
+    }
+    for wrong in
+        [json!({}), json!({ "content": "string" }), json!([[1.5]]), json!([true]), json!([""]), json!([])]
+    {
+        let answer = embed("/v1/embeddings", "input", wrong.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let scaled = json!({ "model": "tiny", "content": "string", "embd_normalize": 1 });
+    let scaled = app.post("/embedding", scaled).await.ok();
+    let values = scaled[0]["embedding"][0].as_array().unwrap();
+    let sum: f64 = values.iter().map(|value| value.as_f64().unwrap().abs()).sum();
+    assert!((sum - 1.0).abs() < 1e-4, "{sum}");
 }

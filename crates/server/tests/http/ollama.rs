@@ -1,10 +1,31 @@
 //! Ollama's API.
 
-use crate::support::{App, Script, app, tokenizer, user};
-use alti_server::ServerSettings;
+use crate::support::{Answer, App, CONTEXT, Script, Shelf, app, tokenizer, user};
+use alti_server::models::ModelCard;
+use alti_server::{
+    AppState, LoadError, ModelFacts, ModelLoader, PullProgress, ServedModel, ServerSettings, router,
+};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
+use std::sync::Arc;
+
+async fn delete(app: &App, name: &str) -> Answer {
+    let body = Body::from(json!({ "model": name }).to_string());
+    app.send(Request::delete("/api/delete").body(body).unwrap()).await
+}
+
+/// What the scripted model was last given, control tokens spelled out.
+fn last_prompt(app: &App) -> String {
+    tokenizer().decode_spelling_specials(&app.last_job().prompt)
+}
+
+#[track_caller]
+fn refused(answer: &Answer, words: &str) {
+    let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{error}");
+    assert!(error.contains(words), "{error}");
+}
 
 #[tokio::test]
 async fn a_prompt_is_answered_in_lines_or_at_once() {
@@ -36,11 +57,14 @@ async fn a_prompt_is_answered_in_lines_or_at_once() {
     let whole = whole.await.ok();
     assert_eq!((&whole["response"], &whole["done_reason"]), (&json!("Hel"), &json!("length")));
     assert_eq!(app.last_job().prompt, b"Hi".map(u32::from));
+    assert_eq!(whole["context"], Value::Null, "a raw answer has none");
     // The context of an answer is where the next one goes on.
-    assert_eq!(whole["context"].as_array().unwrap().len(), 5);
-    let next = json!({ "model": "scripted", "prompt": "!", "raw": true, "context": whole["context"], "stream": false });
+    let first = app.post("/api/generate", json!({ "model": "scripted", "prompt": "Hi", "stream": false }));
+    let context = first.await.ok()["context"].clone();
+    let next = json!({ "model": "scripted", "prompt": "!", "context": context, "stream": false });
     app.post("/api/generate", next).await.ok();
-    assert_eq!(tokenizer().decode(&app.last_job().prompt), "HiHel!");
+    let prompt = tokenizer().decode(&app.last_job().prompt);
+    assert!(prompt.contains("Hi") && prompt.contains("Hello.") && prompt.contains('!'), "{prompt}");
 }
 
 #[tokio::test]
@@ -103,7 +127,7 @@ async fn models_are_listed_described_and_kept_in_memory() {
     let tags = app.get("/api/tags").await.ok();
     assert_eq!(
         (&tags["models"][0]["name"], &tags["models"][0]["details"]["parameter_size"]),
-        (&json!("tiny"), &json!("135M"))
+        (&json!("tiny:latest"), &json!("135M"))
     );
     assert_eq!(app.get("/api/ps").await.ok()["models"], json!([]));
     let loaded =
@@ -112,7 +136,7 @@ async fn models_are_listed_described_and_kept_in_memory() {
     let running = app.get("/api/ps").await.ok();
     assert_eq!(
         (&running["models"][0]["name"], &running["models"][0]["context_length"]),
-        (&json!("scripted"), &json!(1024))
+        (&json!("scripted:latest"), &json!(1024))
     );
     let show = app.post("/api/show", json!({ "model": "scripted" })).await.ok();
     assert!(
@@ -172,12 +196,303 @@ async fn a_modelfile_makes_a_model_that_lasts() {
     assert_eq!((app.last_job().sampling.top_k, app.last_job().sampling.temperature), (3, 0.25));
     let wrong = app.post("/api/create", json!({ "model": "x", "modelfile": "FROM none" })).await;
     assert_eq!(wrong.status, StatusCode::NOT_FOUND);
-    let delete = |name: &str| {
-        Request::delete("/api/delete").body(Body::from(json!({ "model": name }).to_string())).unwrap()
-    };
-    app.send(delete("luigi")).await.ok();
+    delete(&app, "luigi").await.ok();
     assert!(!app.get("/api/tags").await.text().contains("luigi"));
-    assert_eq!(app.send(delete("tiny")).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(delete(&app, "tiny").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_tag_latest_says_nothing_in_any_name() {
+    let app = app();
+    let chat = async |name: &str| {
+        let asked = json!({ "model": name, "messages": user("Hi"), "stream": false });
+        app.post("/api/chat", asked).await
+    };
+    let made =
+        json!({ "model": "mario:latest", "from": "scripted:latest", "system": "Mario.", "stream": false });
+    app.post("/api/create", made).await.ok();
+    app.post(
+        "/api/create",
+        json!({ "model": "wario", "from": "mario:latest", "parameters": { "top_k": 3 }, "stream": false }),
+    )
+    .await
+    .ok();
+    app.post("/api/copy", json!({ "source": "mario:latest", "destination": "copy:latest" })).await.ok();
+    for name in ["mario", "mario:latest", "wario", "wario:latest", "copy", "copy:latest"] {
+        assert_eq!(chat(name).await.ok()["model"], name);
+        assert!(last_prompt(&app).contains("Mario."), "{name}");
+        app.post("/api/show", json!({ "model": name })).await.ok();
+    }
+    let listed = app.get("/api/tags").await.ok();
+    let names: Vec<&str> =
+        listed["models"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let all =
+        ["tiny:latest", "scripted:latest", "owner/other:Q4_0", "copy:latest", "mario:latest", "wario:latest"];
+    assert_eq!(names, all);
+    // Apps look for the names they asked for, and for the model's own.
+    let running = app.get("/api/ps").await.ok();
+    let running: Vec<&str> =
+        running["models"].as_array().unwrap().iter().map(|it| it["model"].as_str().unwrap()).collect();
+    assert_eq!(running, ["scripted:latest", "copy:latest", "mario:latest", "wario:latest"]);
+    // What was made from it does not need it any more.
+    delete(&app, "mario:latest").await.ok();
+    assert_eq!(chat("mario").await.status, StatusCode::NOT_FOUND);
+    chat("wario").await.ok();
+    chat("copy").await.ok();
+    assert!(last_prompt(&app).contains("Mario."));
+    assert_eq!(delete(&app, "mario").await.status, StatusCode::NOT_FOUND);
+    // The model itself, which this loader keeps: it is found.
+    assert_eq!(delete(&app, "tiny:latest").await.status, StatusCode::BAD_REQUEST);
+    let pulled = app.post("/api/pull", json!({ "model": "tiny:latest", "stream": false })).await.ok();
+    assert_eq!(pulled["status"], "success");
+    // A name may stand in front of its own model, and be made anew from itself.
+    for system in ["One.", "Two."] {
+        let again = json!({ "model": "scripted", "from": "scripted", "system": system, "stream": false });
+        app.post("/api/create", again).await.ok();
+        chat("scripted").await.ok();
+        assert!(last_prompt(&app).contains(system));
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_none_are_refused() {
+    let app = app();
+    for name in ["a b", ":latest", "a\nb", &"x".repeat(300)] {
+        let made = app.post("/api/create", json!({ "model": name, "from": "scripted" })).await;
+        refused(&made, "cannot be a model's name");
+    }
+    for (source, destination, field) in [("", "x", "source"), ("scripted", "", "destination")] {
+        let copied = app.post("/api/copy", json!({ "source": source, "destination": destination })).await;
+        refused(&copied, field);
+    }
+    let files = json!({ "model": "x", "files": { "a.gguf": "sha256:0" } });
+    refused(&app.post("/api/create", files).await, "alti pull");
+    let adapters = json!({ "model": "x", "from": "scripted", "adapters": { "a.gguf": "sha256:0" } });
+    refused(&app.post("/api/create", adapters).await, "ADAPTER");
+    for (path, rest) in [
+        ("/api/chat", json!({ "messages": user("Hi") })),
+        ("/api/generate", json!({ "prompt": "Hi" })),
+        ("/api/embed", json!({ "input": "Hi" })),
+        ("/api/embeddings", json!({ "prompt": "Hi" })),
+    ] {
+        let mut asked = rest;
+        asked["model"] = json!("");
+        refused(&app.post(path, asked).await, "model is required");
+    }
+    for more in [json!({ "system": "x" }), json!({ "template": "x" }), json!({ "context": [1] })] {
+        let mut asked = more;
+        (asked["model"], asked["prompt"], asked["raw"]) = (json!("scripted"), json!("Hi"), json!(true));
+        let answer = app.post("/api/generate", asked).await;
+        refused(&answer, "raw mode does not support template, system, or context");
+    }
+}
+
+#[tokio::test]
+async fn long_conversations_lose_their_oldest_turns() {
+    let app = app();
+    let said = |letter: &str| letter.repeat(CONTEXT / 4);
+    let mut messages = vec![json!({ "role": "SYSTEM", "content": "Be brief." })];
+    for (role, letter) in ["user", "assistant"].iter().cycle().zip(["a", "b", "c", "d", "e", "f", "g"]) {
+        messages.push(json!({ "role": role, "content": said(letter) }));
+    }
+    let chat = json!({ "model": "scripted", "messages": messages, "stream": false });
+    app.post("/api/chat", chat.clone()).await.ok();
+    let prompt = last_prompt(&app);
+    assert!(app.last_job().prompt.len() <= CONTEXT && prompt.contains("Be brief."), "{prompt}");
+    assert!(!prompt.contains(&said("d")), "an answer without its question: {prompt}");
+    assert!(["e", "f", "g"].iter().all(|letter| prompt.contains(&said(letter))), "{prompt}");
+    // One that refuses what is too long.
+    let mut whole = chat;
+    (whole["model"], whole["truncate"]) = (json!("tiny"), json!(false));
+    refused(&app.post("/api/chat", whole).await, "context");
+    let alone = json!({ "model": "tiny", "messages": user(&"x".repeat(2 * CONTEXT)), "stream": false });
+    refused(&app.post("/api/chat", alone).await, "context");
+    let context: Vec<u32> = std::iter::repeat_n(u32::from(b'a'), CONTEXT).collect();
+    let mut on = json!({ "model": "scripted", "prompt": "Hi", "context": context, "stream": false });
+    app.post("/api/generate", on.clone()).await.ok();
+    assert_eq!(app.last_job().prompt.len(), CONTEXT);
+    assert!(last_prompt(&app).contains("Hi"));
+    (on["model"], on["truncate"]) = (json!("tiny"), json!(false));
+    refused(&app.post("/api/generate", on).await, "context");
+}
+
+#[tokio::test]
+async fn turns_of_one_role_are_told_as_one() {
+    let app = app();
+    let messages = json!([
+        { "role": "User", "content": "One." },
+        { "role": "user", "content": "Two." },
+    ]);
+    app.post("/api/chat", json!({ "model": "scripted", "messages": messages, "stream": false })).await.ok();
+    let prompt = last_prompt(&app);
+    assert!(prompt.contains("One.\n\nTwo."), "{prompt}");
+    assert_eq!(prompt.matches("<|im_start|>user").count(), 1, "{prompt}");
+}
+
+#[tokio::test]
+async fn options_are_taken_as_ollama_takes_them() {
+    let app = app();
+    let options = json!({
+        "top_k": 40.0, "num_predict": 128.0, "seed": 42.0, "temperature": -1, "top_p": 2, "repeat_penalty": 0,
+        "stop": ["", "END"], "num_ctx": 4096, "min_p": 0.25,
+    });
+    let asked = json!({ "model": "scripted", "messages": user("Hi"), "options": options, "stream": false });
+    app.post("/api/chat", asked).await.ok();
+    let sampling = app.last_job().sampling;
+    assert_eq!((sampling.top_k, sampling.max_tokens, sampling.seed), (40, 128, 42));
+    assert_eq!((sampling.temperature, sampling.top_p, sampling.repeat_penalty), (0.0, 1.0, 1.0));
+    assert_eq!((sampling.stop, sampling.min_p), (vec!["END".to_owned()], 0.25));
+    let all = json!({ "model": "scripted", "prompt": "Hi", "options": { "top_k": -5, "stop": "" }, "stream": false });
+    app.post("/api/generate", all).await.ok();
+    assert_eq!((app.last_job().sampling.top_k, app.last_job().sampling.stop.len()), (-1, 0));
+}
+
+#[tokio::test]
+async fn thoughts_are_told_apart_from_the_answer() {
+    let app = app().says("<think>\nHm. \n</think>\n\nHello.");
+    for think in [json!(true), json!("low"), json!("high")] {
+        for (path, mut asked) in
+            [("/api/chat", json!({ "messages": user("Hi") })), ("/api/generate", json!({ "prompt": "Hi" }))]
+        {
+            (asked["model"], asked["think"]) = (json!("scripted"), think.clone());
+            refused(&app.post(path, asked).await, "\"scripted\" does not support thinking");
+        }
+    }
+    for think in [Value::Null, json!(false)] {
+        let asked = json!({ "model": "scripted", "messages": user("Hi"), "think": think, "stream": false });
+        let answer = app.post("/api/chat", asked).await.ok();
+        assert!(answer["message"]["content"].as_str().unwrap().starts_with("<think>"));
+    }
+    let template = "{{ messages[-1].content }}{% if enable_thinking is true %}!{% endif %}{# <think> #}";
+    let made = json!({ "model": "sage", "from": "scripted", "template": template, "stream": false });
+    app.post("/api/create", made).await.ok();
+    let shown = app.post("/api/show", json!({ "model": "sage" })).await.ok();
+    assert!(shown["capabilities"].as_array().unwrap().contains(&json!("thinking")));
+    let wrong = json!({ "model": "sage", "messages": user("Hi"), "think": "deeply" });
+    refused(&app.post("/api/chat", wrong).await, "invalid think value");
+    let mut asked = json!({ "model": "sage", "messages": user("Hi"), "think": true, "stream": false });
+    let answer = app.post("/api/chat", asked.clone()).await.ok();
+    assert_eq!(answer["message"], json!({ "role": "assistant", "content": "Hello.", "thinking": "Hm." }));
+    assert_eq!(last_prompt(&app), "Hi!");
+    asked["stream"] = json!(true);
+    let lines = app.post("/api/chat", asked.clone()).await.lines();
+    let told = |field: &str| lines.iter().filter_map(|it| it["message"][field].as_str()).collect::<String>();
+    assert_eq!((told("thinking").as_str(), told("content").as_str()), ("Hm.", "Hello."));
+    asked["think"] = json!(false);
+    let raw = app.post("/api/chat", asked).await.lines();
+    assert!(raw.iter().all(|line| line["message"]["thinking"].is_null()));
+    let lines = app.post("/api/generate", json!({ "model": "sage", "prompt": "Hi" })).await.lines();
+    let told = |field: &str| lines.iter().filter_map(|line| line[field].as_str()).collect::<String>();
+    assert_eq!((told("thinking").as_str(), told("response").as_str()), ("Hm.", "Hello."));
+    assert_eq!(last_prompt(&app), "Hi");
+    let raw = json!({ "model": "sage", "prompt": "Hi", "raw": true, "stream": false });
+    let answer = app.post("/api/generate", raw).await.ok();
+    assert!(answer["response"].as_str().unwrap().starts_with("<think>"), "{answer}");
+    // Where the template opens the thoughts, the answer begins in them.
+    let app = app.says("Hm.</think>Hello.");
+    let opened = json!({ "model": "seer", "from": "scripted", "template": "{{ messages[-1].content }}<think>\n", "stream": false });
+    app.post("/api/create", opened).await.ok();
+    let asked = json!({ "model": "seer", "prompt": "Hi", "stream": false });
+    let answer = app.post("/api/generate", asked).await.ok();
+    assert_eq!((&answer["thinking"], &answer["response"]), (&json!("Hm."), &json!("Hello.")));
+}
+
+#[tokio::test]
+async fn tokens_are_told_with_their_probabilities() {
+    let app = app();
+    let options = json!({ "num_predict": 4, "temperature": 0 });
+    for (path, mut asked) in
+        [("/api/chat", json!({ "messages": user("Hi") })), ("/api/generate", json!({ "prompt": "Hi" }))]
+    {
+        (asked["model"], asked["options"], asked["stream"]) = (json!("tiny"), options.clone(), json!(false));
+        assert_eq!(app.post(path, asked.clone()).await.ok()["logprobs"], Value::Null);
+        (asked["logprobs"], asked["top_logprobs"]) = (json!(true), json!(2));
+        let whole = app.post(path, asked.clone()).await.ok()["logprobs"].clone();
+        let tokens = whole.as_array().unwrap();
+        assert_eq!(tokens.len(), 4, "{path}: {whole}");
+        for token in tokens {
+            assert!(token["logprob"].as_f64().unwrap() <= 0.0 && token["bytes"].is_array());
+            assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 2);
+            assert_eq!(token["top_logprobs"][0]["token"], token["token"], "the most likely one is taken");
+        }
+        asked["stream"] = json!(true);
+        let lines = app.post(path, asked.clone()).await.lines();
+        let told = lines.iter().filter_map(|line| line["logprobs"].as_array()).flatten();
+        assert_eq!(&told.cloned().collect::<Vec<_>>(), tokens, "{path}");
+        asked["top_logprobs"] = json!(21);
+        refused(&app.post(path, asked).await, "between 0 and 20");
+    }
+}
+
+/// A loader whose models say what is in their files, and whose downloads break.
+struct Library(Arc<Shelf>);
+
+impl ModelLoader for Library {
+    fn list(&self) -> Result<Vec<ModelFacts>, LoadError> {
+        self.0.list()
+    }
+    fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
+        self.0.find(name)
+    }
+    fn card(&self, _name: &str) -> Result<ModelCard, LoadError> {
+        let numbers = vec![("llama.block_count".to_owned(), 30), ("general.file_type".to_owned(), 15)];
+        Ok(ModelCard { template: Some("{{ messages }}".into()), fills_in: true, numbers })
+    }
+    fn load(&self, name: &str) -> Result<ServedModel, LoadError> {
+        self.0.load(name)
+    }
+    fn pull(
+        &self,
+        _name: &str,
+        _progress: &mut (dyn FnMut(PullProgress) -> bool + Send),
+    ) -> Result<(), LoadError> {
+        panic!("a scripted panic")
+    }
+    fn remove(&self, name: &str) -> Result<(), LoadError> {
+        self.0.remove(name)
+    }
+}
+
+fn library() -> App {
+    let shelf = app().shelf;
+    let state = AppState::new(ServerSettings::default(), Arc::new(Library(shelf.clone())), None);
+    App { router: router(state.clone()), state, shelf }
+}
+
+#[tokio::test]
+async fn a_model_is_described_without_being_loaded() {
+    let app = library();
+    let shown = app.post("/api/show", json!({ "model": "scripted:latest" })).await.ok();
+    assert_eq!(shown["template"], "{{ messages }}");
+    assert_eq!(shown["capabilities"], json!(["completion", "tools", "insert"]));
+    let info = &shown["model_info"];
+    assert_eq!((&info["llama.block_count"], &info["general.file_type"]), (&json!(30), &json!(15)));
+    assert_eq!(info["general.parameter_count"], 134_515_008);
+    assert_eq!(shown["messages"], Value::Null);
+    let modelfile = "FROM scripted\nPARAMETER stop A\nPARAMETER stop B\nPARAMETER num_predict 7\nPARAMETER num_ctx 4096\n\
+                     MESSAGE user Hi\nLICENSE open\nRENDERER x\nPARSER x\nREQUIRES 0.14.0";
+    app.post("/api/create", json!({ "model": "made", "modelfile": modelfile, "stream": false })).await.ok();
+    let shown = app.post("/api/show", json!({ "model": "made" })).await.ok();
+    let parameters: Vec<Vec<&str>> =
+        shown["parameters"].as_str().unwrap().lines().map(|it| it.split_whitespace().collect()).collect();
+    for line in [["stop", "\"A\""], ["stop", "\"B\""], ["num_predict", "7"], ["num_ctx", "4096"]] {
+        assert!(parameters.iter().any(|it| *it == line), "{parameters:?}");
+    }
+    assert_eq!(shown["messages"], json!([{ "role": "user", "content": "Hi" }]));
+    let written = shown["modelfile"].as_str().unwrap();
+    for part in ["MESSAGE user \"\"\"Hi\"\"\"", "LICENSE \"\"\"open\"\"\"", "PARAMETER num_predict 7"] {
+        assert!(written.contains(part), "{written}");
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_is_no_success() {
+    let app = library();
+    let lines = app.post("/api/pull", json!({ "model": "tiny" })).await.lines();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0]["error"].is_string() && lines[0]["status"].is_null(), "{lines:?}");
+    let whole = app.post("/api/pull", json!({ "model": "tiny", "stream": false })).await;
+    assert_eq!(whole.status, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
 #[tokio::test]
@@ -236,6 +551,17 @@ async fn vectors_and_errors() {
         .post("/api/embed", json!({ "model": "tiny", "input": "long ".repeat(1000), "truncate": false }))
         .await;
     assert_eq!(long.status, StatusCode::BAD_REQUEST);
+    for nothing in [json!({ "input": "" }), json!({ "input": [] }), json!({})] {
+        let mut asked = nothing;
+        asked["model"] = json!("tiny");
+        let vectors = app.post("/api/embed", asked).await.ok();
+        assert_eq!((&vectors["model"], &vectors["embeddings"]), (&json!("tiny"), &json!([])));
+    }
+    for (dimensions, values) in [(0, 96), (32, 32), (4096, 96)] {
+        let asked = json!({ "model": "tiny", "input": "a", "dimensions": dimensions });
+        let vectors = app.post("/api/embed", asked).await.ok();
+        assert_eq!(vectors["embeddings"][0].as_array().unwrap().len(), values, "{dimensions}");
+    }
     let one = app.post("/api/embeddings", json!({ "model": "tiny", "prompt": "a" })).await.ok();
     assert_eq!(one["embedding"].as_array().unwrap().len(), 96);
     assert!(app.get("/api/version").await.ok()["version"].is_string());

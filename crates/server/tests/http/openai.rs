@@ -1,6 +1,8 @@
 //! OpenAI's API.
 
 use crate::support::{App, CONTEXT, Script, app, user};
+use alti_engine::grammar::GrammarSource;
+use alti_server::ServerSettings;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine;
@@ -282,6 +284,9 @@ async fn what_openai_refuses_is_refused_with_its_error() {
         (json!({ "n": -1 }), "n"),
         (json!({ "max_tokens": 0 }), "max_tokens"),
         (json!({ "max_tokens": 1.5 }), "max_tokens"),
+        (json!({ "max_completion_tokens": 0 }), "max_completion_tokens"),
+        (json!({ "logit_bias": { "65": 100.5 } }), "logit_bias"),
+        (json!({ "logit_bias": { "65": -101 } }), "logit_bias"),
         (json!({ "logprobs": true, "top_logprobs": 21 }), "top_logprobs"),
         (json!({ "top_logprobs": 2 }), "top_logprobs"),
         (json!({ "logit_bias": { "x": 1 } }), "logit_bias"),
@@ -358,8 +363,29 @@ async fn answers_obey_their_schema() {
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     let wrong =
         json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "type": "colour" } } });
-    let refused = app().post("/v1/chat/completions", chat(json!({ "response_format": wrong }))).await;
-    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let add = json!({ "type": "function", "function": { "name": "add" } });
+    for (path, extra, param) in [
+        ("/v1/chat/completions", json!({ "response_format": wrong }), "response_format"),
+        ("/v1/chat/completions", json!({ "response_format": wrong, "tools": [add] }), "response_format"),
+        ("/v1/completions", json!({ "response_format": wrong, "prompt": "x" }), "response_format"),
+        ("/v1/completions", json!({ "json_schema": { "type": "colour" }, "prompt": "x" }), "json_schema"),
+        ("/v1/chat/completions", json!({ "regex": "(" }), "regex"),
+        ("/v1/chat/completions", json!({ "grammar": "root ::= (" }), "grammar"),
+    ] {
+        let refused = app().post(path, chat(extra.clone())).await;
+        let error = &refused.json()["error"];
+        assert_eq!(
+            (refused.status, &error["param"]),
+            (StatusCode::BAD_REQUEST, &json!(param)),
+            "{extra}: {error}"
+        );
+    }
+    // A schema may be left out.
+    let any = json!({ "type": "json_schema", "json_schema": { "name": "x" } });
+    let request = chat(json!({ "response_format": any, "temperature": 1, "seed": 5, "model": "scripted" }));
+    let app = app();
+    app.post("/v1/chat/completions", request).await.ok();
+    assert_eq!(app.last_job().grammar, Some(GrammarSource::JsonObject));
 }
 
 #[tokio::test]
@@ -446,6 +472,116 @@ async fn texts_are_gone_on_with() {
     assert!(streamed(&events, 1).starts_with("Once"));
 }
 
+/// A request for thirty letters at random, with their probabilities.
+fn letters(extra: Value) -> Value {
+    let mut request = json!({
+        "model": "tiny", "regex": "[a-z]{30}", "max_tokens": 40, "temperature": 1, "seed": 4, "repeat_last_n": 0,
+    });
+    for (name, value) in extra.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+#[tokio::test]
+async fn probabilities_end_where_the_text_does() {
+    let app = app();
+    let chat = |extra: Value| {
+        let mut request = letters(extra);
+        (request["messages"], request["logprobs"]) = (user("Hi"), json!(true));
+        request
+    };
+    let join = |tokens: &Value, name: &str| -> String {
+        let tokens = tokens.as_array().unwrap().iter();
+        tokens.map(|token| token.get(name).unwrap_or(token).as_str().unwrap()).collect()
+    };
+    let whole = app.post("/v1/chat/completions", chat(json!({}))).await.ok();
+    let whole = whole["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let (before, stop) = (&whole[..11], &whole[11..15]);
+    let answer = app.post("/v1/chat/completions", chat(json!({ "stop": stop }))).await.ok();
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!(before), &json!("stop")));
+    assert_eq!(join(&choice["logprobs"]["content"], "token"), before);
+    let streaming = chat(json!({ "stop": stop, "stream": true }));
+    let (events, _) = app.post("/v1/chat/completions", streaming).await.events();
+    let pieces = events.iter().filter_map(|event| event["choices"][0]["logprobs"].get("content"));
+    let streamed: String = pieces.map(|tokens| join(tokens, "token")).collect();
+    assert_eq!(streamed, before);
+
+    let text = |extra: Value| {
+        let mut request = letters(extra);
+        (request["prompt"], request["logprobs"]) = (json!("Hi"), json!(0));
+        request
+    };
+    let whole = app.post("/v1/completions", text(json!({}))).await.ok();
+    let whole = whole["choices"][0]["text"].as_str().unwrap().to_owned();
+    let (before, stop) = (&whole[..11], &whole[11..15]);
+    // What may become a stop string and does not is told late.
+    let stops = json!([stop, format!("{}?", &whole[3..6])]);
+    let answer = app.post("/v1/completions", text(json!({ "stop": stops }))).await.ok();
+    let lists = &answer["choices"][0]["logprobs"];
+    assert_eq!(
+        (join(&lists["tokens"], "token").as_str(), &answer["choices"][0]["text"]),
+        (before, &json!(before))
+    );
+    assert_eq!(lists["text_offset"], json!((0..11).collect::<Vec<_>>()));
+    let (events, _) =
+        app.post("/v1/completions", text(json!({ "stop": stops, "stream": true }))).await.events();
+    let lists = events.iter().filter_map(|event| event["choices"][0]["logprobs"].get("text_offset"));
+    let offsets: Vec<&Value> = lists.filter_map(Value::as_array).flatten().collect();
+    assert_eq!(json!(offsets), json!((0..11).collect::<Vec<_>>()));
+}
+
+#[tokio::test]
+async fn tokens_are_found_where_they_begin_in_the_text() {
+    let app = app();
+    for (prompt, text, offsets) in [
+        (json!("h\u{e9}y"), "h\u{e9}y", [0, 1, 1, 2].as_slice()),
+        (json!("<s>hey"), "<s>hey", &[0, 3, 4, 5]),
+        (json!([0xfa, b'h', 0xf8, b'e', b'y']), "hey", &[0, 0, 1, 1, 2]),
+    ] {
+        let request = letters(json!({ "prompt": prompt, "echo": true, "logprobs": 0 }));
+        let answer = app.post("/v1/completions", request.clone()).await.ok();
+        let choice = &answer["choices"][0];
+        assert!(choice["text"].as_str().unwrap().starts_with(text), "{choice}");
+        let length = text.chars().count();
+        let expected: Vec<usize> = offsets.iter().copied().chain(length..length + 30).collect();
+        assert_eq!(choice["logprobs"]["text_offset"], json!(expected), "{prompt}");
+        let mut request = request;
+        request["stream"] = json!(true);
+        let (events, _) = app.post("/v1/completions", request).await.events();
+        let lists = events.iter().filter_map(|event| event["choices"][0]["logprobs"].get("text_offset"));
+        let streamed: Vec<&Value> = lists.filter_map(Value::as_array).flatten().collect();
+        assert_eq!(json!(streamed), json!(expected), "{prompt}");
+    }
+}
+
+#[tokio::test]
+async fn as_many_answers_are_given_as_openai_gives_though_fewer_run_at_once() {
+    let app = app();
+    let all = chat(json!({ "n": 128, "max_tokens": 2, "temperature": 1, "seed": 1 }));
+    let answer = app.post("/v1/chat/completions", all).await.ok();
+    assert_eq!(answer["choices"].as_array().map(Vec::len), Some(128));
+    assert_eq!(answer["usage"]["completion_tokens"], 256);
+    for n in [128, 129] {
+        let request =
+            json!({ "model": "tiny", "prompt": ["one", "two"], "n": n, "max_tokens": 2, "ignore_eos": true });
+        let answer = app.post("/v1/completions", request).await;
+        match n {
+            128 => assert_eq!(answer.ok()["choices"].as_array().map(Vec::len), Some(256)),
+            _ => assert_eq!(answer.json()["error"]["param"], "n"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_summary_is_kept_from_going_round_in_circles() {
+    let app = app().says("All was said.");
+    app.post("/v1/responses/compact", json!({ "model": "scripted", "input": "Hi" })).await.ok();
+    let sampling = app.last_job().sampling;
+    assert_eq!((sampling.repeat_penalty, sampling.repeat_last_n, sampling.temperature), (1.1, 64, 0.0));
+}
+
 #[tokio::test]
 async fn the_likeliest_of_several_texts_are_given() {
     let app = app();
@@ -484,13 +620,13 @@ async fn what_completions_cannot_do_is_refused() {
         (json!({ "prompt": "x", "best_of": 21 }), "best_of"),
         (json!({ "prompt": "x", "best_of": 2, "n": 3 }), "best_of"),
         (json!({ "prompt": "x", "best_of": 3, "stream": true }), "best_of"),
-        (json!({ "prompt": "x", "best_of": 5, "model": "scripted" }), "best_of"),
         (json!({ "prompt": "x", "best_of": 3, "n": 0 }), "n"),
         (json!({ "prompt": "x", "suffix": "y" }), "suffix"),
         (json!({ "prompt": [] }), "prompt"),
         (json!({ "prompt": { "a": 1 } }), "prompt"),
         (json!({ "prompt": [[1.5]] }), "prompt"),
         (json!({ "prompt": "x", "logprobs": 99 }), "logprobs"),
+        (json!({ "prompt": "x", "logit_bias": { "65": 1000 } }), "logit_bias"),
         (json!({ "max_tokens": 3 }), "prompt"),
     ] {
         let answer = app().post("/v1/completions", request.clone()).await;
@@ -499,6 +635,14 @@ async fn what_completions_cannot_do_is_refused() {
             (StatusCode::BAD_REQUEST, Some(param)),
             "{request}"
         );
+    }
+    // As many answers as a server gives at most may be fewer.
+    let few = App::new(ServerSettings { max_choices: 4, ..ServerSettings::default() });
+    for (request, param) in
+        [(json!({ "prompt": "x", "best_of": 5 }), "best_of"), (json!({ "prompt": "x", "n": 5 }), "n")]
+    {
+        let answer = few.post("/v1/completions", request).await;
+        assert_eq!(answer.json()["error"]["param"], param);
     }
     // A token that the model does not have; an empty prompt.
     for prompt in [json!([1_000_000]), json!("")] {

@@ -99,3 +99,30 @@ async fn a_running_answer_keeps_its_model() {
     assert!(answer.text().ends_with("data: [DONE]\n\n"));
     assert_eq!(loaded(&app).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn an_alias_may_stay_and_is_ready_under_any_spelling() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("models.json");
+    // As an older server wrote it: made from another alias, with a tag that says nothing.
+    std::fs::write(
+        &file,
+        r#"{ "a": { "from": "b:latest" }, "b": { "from": "tiny:latest", "system": "Be." } }"#,
+    )
+    .unwrap();
+    let settings = ServerSettings {
+        pinned_models: vec!["a:latest".into()],
+        aliases_file: Some(file),
+        ..ServerSettings::default()
+    };
+    let app = App::new(settings);
+    let pool = app.state.models();
+    assert!(!pool.is_ready());
+    pool.load_pinned().await.unwrap();
+    assert!(pool.is_ready() && pool.loaded()[0].pinned);
+    assert_eq!(pool.loaded()[0].aliases, ["a"]);
+    let names: Vec<String> = pool.list().await.unwrap().into_iter().map(|facts| facts.name).collect();
+    assert!(["a", "b"].iter().all(|name| names.iter().any(|it| it == name)), "{names:?}");
+    let lease = pool.acquire(Some("a"), None).await.unwrap();
+    assert_eq!(lease.alias.as_ref().unwrap().system.as_deref(), Some("Be."));
+}

@@ -255,3 +255,89 @@ async fn a_format_beside_tools_is_obeyed_or_a_tool_is_called() {
         assert!(called || ["\"yes\"", "\"no\""].contains(&said), "{answer}");
     }
 }
+
+/// A server with `llama`, which writes and reads as Llama 3.2 does and says what a test wants.
+async fn llama(says: &str) -> App {
+    let app = app().says(says);
+    let template = include_str!("../../../text/tests/fixtures/templates/Llama-3.2.jinja");
+    let alias = json!({ "model": "llama", "from": "scripted", "template": template, "stream": false });
+    app.post("/api/create", alias).await.ok();
+    app
+}
+
+#[tokio::test]
+async fn calls_are_written_as_the_template_has_them_that_is_used() {
+    let app = llama("{\"name\": \"add\", \"parameters\": {\"a\": 1}}").await;
+    let answer = app.post("/v1/chat/completions", request(json!({ "model": "llama" }))).await.ok();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"a\": 1}");
+}
+
+#[tokio::test]
+async fn turns_with_several_calls_are_told_to_a_model_that_makes_one_at_a_time() {
+    let app = llama("Done.").await;
+    let call = |id: &str, a: u8| {
+        json!({
+            "id": id, "type": "function", "function": { "name": "add", "arguments": format!("{{\"a\": {a}}}") },
+        })
+    };
+    let messages = json!([
+        { "role": "user", "content": "Add." },
+        { "role": "assistant", "tool_calls": [call("x", 1), call("y", 2)] },
+        { "role": "tool", "tool_call_id": "y", "content": "second" },
+        { "role": "tool", "tool_call_id": "x", "content": "first" },
+    ]);
+    let uses = |id: &str, a: u8| json!({ "type": "tool_use", "id": id, "name": "add", "input": { "a": a } });
+    let results = |id: &str, text: &str| json!({ "type": "tool_result", "tool_use_id": id, "content": text });
+    let blocks = json!([
+        { "role": "user", "content": "Add." },
+        { "role": "assistant", "content": [uses("x", 1), uses("y", 2)] },
+        { "role": "user", "content": [results("y", "second"), results("x", "first")] },
+    ]);
+    let items = json!([
+        { "role": "user", "content": "Add." },
+        { "type": "function_call", "call_id": "x", "name": "add", "arguments": "{\"a\": 1}" },
+        { "type": "function_call", "call_id": "y", "name": "add", "arguments": "{\"a\": 2}" },
+        { "type": "function_call_output", "call_id": "y", "output": "second" },
+        { "type": "function_call_output", "call_id": "x", "output": "first" },
+    ]);
+    let bare = |a: u8| json!({ "function": { "name": "add", "arguments": { "a": a } } });
+    let ollama = json!([
+        { "role": "user", "content": "Add." },
+        { "role": "assistant", "content": "", "tool_calls": [bare(1), bare(2)] },
+        { "role": "tool", "content": "first" },
+        { "role": "tool", "content": "second" },
+    ]);
+    for (path, said) in [
+        ("/v1/chat/completions", json!({ "messages": messages })),
+        ("/v1/messages", json!({ "messages": blocks, "max_tokens": 9 })),
+        ("/v1/responses", json!({ "input": items })),
+        ("/api/chat", json!({ "messages": ollama, "stream": false })),
+    ] {
+        let mut request = said;
+        request["model"] = json!("llama");
+        app.post(path, request).await.ok();
+        let prompt = crate::support::tokenizer().decode_spelling_specials(&app.last_job().prompt);
+        let places: Vec<Option<usize>> =
+            ["{\"a\": 1}", "first", "{\"a\": 2}", "second"].map(|part| prompt.find(part)).into();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{path}: {prompt}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_call_is_told_as_cut_and_what_is_none_as_text() {
+    let app = app().says("Sure.<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1");
+    let answer = app.post("/v1/chat/completions", request(json!({}))).await.ok();
+    assert_eq!(answer["choices"][0]["finish_reason"], "length", "{answer}");
+    let (events, _) = app.post("/v1/chat/completions", request(json!({ "stream": true }))).await.events();
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+    let add = json!({ "type": "function", "name": "add" });
+    let response = json!({ "model": "scripted", "input": "Add.", "tools": [add] });
+    let response = app.post("/v1/responses", response).await.ok();
+    assert_eq!(response["status"], "incomplete", "{response}");
+
+    let wrong = "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": }}</tool_call> Well.";
+    let answer = app.says(wrong).post("/v1/chat/completions", request(json!({}))).await.ok();
+    assert_eq!(answer["choices"][0]["message"]["content"], wrong);
+}

@@ -206,6 +206,10 @@ async fn a_response_in_the_background_goes_on_alone_and_can_be_cancelled() {
     let endless = fixture.post("/v1/responses", json!({ "input": "forever", "background": true })).await;
     let path = format!("/v1/responses/{}", endless["id"].as_str().expect("an id"));
     fixture.until(&path, |response| response["status"] == "in_progress").await;
+    let early = json!({ "input": "say x", "previous_response_id": endless["id"] });
+    let (status, error) = fixture.call("POST", "/v1/responses", early).await;
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("previous_response_id")), "{error}");
+    assert!(error["error"]["message"].as_str().is_some_and(|it| it.contains("still in progress")), "{error}");
     let cancelled = fixture.post(&format!("{path}/cancel"), Value::Null).await;
     assert_eq!(cancelled["status"], "cancelled");
     assert_eq!(fixture.post(&format!("{path}/cancel"), Value::Null).await, cancelled, "again is no error");
@@ -300,6 +304,15 @@ async fn requests_that_make_no_sense_are_refused_with_their_field() {
         (json!({ "input": "x", "tools": [{ "type": "file_search" }] }), "tools[0].vector_store_ids"),
         (json!({ "input": "x", "metadata": { "a": 1 } }), "metadata"),
         (json!({ "input": "x", "text": { "format": { "type": "poem" } } }), "text.format"),
+        (json!({ "input": "x", "text": "x" }), "text"),
+        (json!({ "input": "x", "text": 3 }), "text"),
+        (json!({ "input": "x", "text": true }), "text"),
+        (json!({ "input": "x", "text": [] }), "text"),
+        (json!({ "input": "x", "temperature": 2.1 }), "temperature"),
+        (json!({ "input": "x", "temperature": 50 }), "temperature"),
+        (json!({ "input": "x", "top_p": 1.5 }), "top_p"),
+        (json!({ "input": "x", "presence_penalty": 100 }), "presence_penalty"),
+        (json!({ "input": "x", "frequency_penalty": -100 }), "frequency_penalty"),
         (json!({ "input": "x", "truncation": "some" }), "truncation"),
         (json!({ "input": "x", "max_output_tokens": 0 }), "max_output_tokens"),
         (json!({ "input": "x", "top_logprobs": 21 }), "top_logprobs"),
@@ -312,6 +325,24 @@ async fn requests_that_make_no_sense_are_refused_with_their_field() {
         let (status, error) = fixture.call("POST", "/v1/responses", request.clone()).await;
         assert!((400..500).contains(&status), "{request}: {status} {error}");
         assert_eq!(error["error"]["param"], param, "{request}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_format_that_is_null_is_none() {
+    let request = json!({ "input": "say x", "text": { "format": null, "verbosity": null } });
+    let response = Fixture::scripted().post("/v1/responses", request).await;
+    assert_eq!(response["text"], json!({ "format": { "type": "text" } }));
+}
+
+#[tokio::test]
+async fn a_format_that_is_no_schema_is_refused_with_its_field() {
+    let fixture = Fixture::tiny();
+    for background in [false, true] {
+        let format = json!({ "type": "json_schema", "name": "x", "schema": { "type": "colour" } });
+        let request = json!({ "input": "x", "text": { "format": format }, "background": background });
+        let (status, error) = fixture.call("POST", "/v1/responses", request).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("text.format")), "{error}");
     }
 }
 

@@ -57,6 +57,9 @@ async fn a_store_and_its_files_are_changed_and_deleted() {
     assert_eq!(noted["attributes"], json!({ "year": 2024 }));
     let cleared = fixture.post(&format!("{path}/files/{salt}"), json!({ "attributes": null })).await;
     assert_eq!(cleared["attributes"], json!({}));
+    let (status, missing) = fixture.call("POST", &format!("{path}/files/{salt}"), json!({})).await;
+    assert_eq!((status, &missing["error"]["param"]), (400, &json!("attributes")), "{missing}");
+    assert_eq!(missing["error"]["code"], "missing_required_parameter");
     let labelled = fixture.post(&path, json!({ "metadata": { "a": "b" } })).await;
     assert_eq!((&labelled["metadata"]["a"], &labelled["expires_after"]["days"]), (&json!("b"), &json!(7)));
     let cleared = fixture.post(&path, json!({ "name": null, "metadata": null, "expires_after": null })).await;
@@ -148,6 +151,7 @@ async fn requests_that_make_no_sense_are_refused() {
         (format!("{path}/files"), json!({ "file_id": "file-none" }), 404),
         (format!("{path}/files"), json!({ "file_id": "x", "chunking_strategy": { "type": "x" } }), 400),
         (format!("{path}/file_batches"), json!({}), 400),
+        (format!("{path}/file_batches"), json!({ "file_ids": ["x"], "files": [{ "file_id": "y" }] }), 400),
         (format!("{path}/search"), json!({}), 400),
         (format!("{path}/search"), json!({ "query": " " }), 400),
         (format!("{path}/search"), json!({ "query": "x", "filters": { "type": "x" } }), 400),

@@ -70,8 +70,9 @@ impl Lines {
         {
             return match error.kind {
                 ErrorKind::Permission => {
-                    let refusal = error.response(self.route.family);
-                    Ok(outcome(line, &ids::new("req_"), refusal, Receipts::default()).await)
+                    let id = ids::new("req_");
+                    let refusal = error.response(self.route.family, &id);
+                    Ok(outcome(line, &id, refusal, Receipts::default()).await)
                 }
                 _ => Err(Later::Busy(error)),
             };
@@ -93,7 +94,7 @@ impl Lines {
             {
                 return Err(Later::Busy(error));
             }
-            Err(error) => error.response(self.route.family),
+            Err(error) => error.response(self.route.family, &id),
             Ok(response) => response,
         };
         let result = outcome(line, &id, response, receipts).await;

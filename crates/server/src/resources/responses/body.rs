@@ -10,10 +10,8 @@ use serde_json::{Value, json};
 pub(super) fn body(plan: &Plan) -> Value {
     let request = &plan.request;
     let conversation = plan.conversation.as_ref().map(|id| json!({ "id": id }));
-    let mut text = request.text.clone().unwrap_or_else(|| json!({}));
-    if text.get("format").is_none() {
-        text["format"] = json!({ "type": "text" });
-    }
+    let mut text = request.text.clone().unwrap_or_default();
+    text.entry("format").or_insert_with(|| json!({ "type": "text" }));
     let settings = told(&plan.options.sampling);
     json!({
         "id": plan.id,

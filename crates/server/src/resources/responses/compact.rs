@@ -32,6 +32,9 @@ const REPEAT_PENALTY: f64 = 1.1;
 /// Over so many tokens, as with Ollama.
 const REPEAT_WINDOW: u32 = 64;
 
+/// Why there is no summary.
+const NO_TIME: &str = "the summary was not done in the time there is for an answer";
+
 /// What the model is asked for behind the conversation.
 const INSTRUCTION: &str = "Summarize our conversation so far, so that it can be continued from your summary alone. \
     Keep what I want, what was decided, what tools returned, names, numbers and open questions. Write the summary only.";
@@ -124,10 +127,11 @@ fn whole_summary(answer: &Answer) -> ApiResult<&str> {
     let refuse = |message: &str| Err(ApiError::invalid(message).code("no_summary"));
     let Some(choice) = answer.choices.first() else { return refuse("the model gave no summary") };
     match choice.ended {
-        Ended::Cancelled => refuse("the summary was not done in the time there is for an answer"),
-        Ended::Length if answer.usage.generated_tokens < LONGEST_SUMMARY as usize => refuse(
-            "the conversation leaves no room for a summary in the model's context, or no time: leave out its oldest turns",
+        Ended::ContextFull => refuse(
+            "the conversation leaves no room for a summary in the model's context: leave out its oldest turns",
         ),
+        Ended::Cancelled => refuse(NO_TIME),
+        Ended::Length if answer.usage.generated_tokens < LONGEST_SUMMARY as usize => refuse(NO_TIME),
         _ if choice.text.trim().is_empty() => {
             refuse("the model gave no summary: try another model, or go on without")
         }

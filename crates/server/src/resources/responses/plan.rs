@@ -3,10 +3,12 @@
 use super::request::CreateResponseRequest;
 use super::search::FileSearch;
 use super::tools::Tools;
+use super::write::renamed;
 use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
 use crate::generate::{self, ChatRequest, Format, Options, ToolChoice, check_messages};
 use crate::mcp::OfferedTool;
 use crate::models::Lease;
+use crate::openai::shared::within;
 use crate::resources::{ask, fields, items, tenant};
 use crate::route::{Call, Family};
 use crate::{ids, resources::citations};
@@ -75,20 +77,20 @@ pub(super) async fn plan(
         call.state.store()?;
     }
     request.metadata = fields::metadata(request.metadata.take())?;
-    for (value, name) in [(&request.text, "text"), (&request.tool_choice, "tool_choice")] {
-        value.as_ref().map_or(Ok(()), |value| fields::check_depth(value, name))?;
+    if let Some(text) = &mut request.text {
+        // Clients send null for what they leave out.
+        text.retain(|_, value| !value.is_null());
+        text.iter().try_for_each(|(_, value)| fields::check_depth(value, "text"))?;
     }
+    request.tool_choice.as_ref().map_or(Ok(()), |choice| fields::check_depth(choice, "tool_choice"))?;
     let tools = Tools::read(call, &request).await?;
     let include = request.include.clone().unwrap_or_default();
     let conversation = conversation_id(&request)?;
     let (history, input) = said(call, &mut request, conversation.as_deref()).await?;
     let options = options(model, &request, others, include.iter().any(|it| it == LOGPROBS))?;
-    let format = match request.text.as_ref().and_then(|text| text.get("format")).filter(|it| !it.is_null()) {
+    let format = match request.text.as_ref().and_then(|text| text.get("format")) {
         None => Format::Text,
-        Some(format) => generate::response_format(format).map_err(|error| {
-            let param = error.param.as_deref().map(|it| it.replace("response_format", "text.format"));
-            ApiError { param, message: error.message.replace("response_format", "text.format"), ..error }
-        })?,
+        Some(format) => generate::response_format(format).map_err(renamed)?,
     };
     if !matches!(request.truncation.as_deref(), None | Some("auto" | "disabled")) {
         return Err(ApiError::field("truncation", "`truncation` must be `auto` or `disabled`"));
@@ -156,6 +158,10 @@ fn options(
     if request.max_output_tokens == Some(0) {
         return Err(ApiError::field("max_output_tokens", "`max_output_tokens` must be at least 1"));
     }
+    within("temperature", request.temperature, 0.0, 2.0)?;
+    within("top_p", request.top_p, 0.0, 1.0)?;
+    within("presence_penalty", request.presence_penalty, -2.0, 2.0)?;
+    within("frequency_penalty", request.frequency_penalty, -2.0, 2.0)?;
     let named = [
         ("temperature", json!(request.temperature)),
         ("top_p", json!(request.top_p)),
@@ -217,8 +223,12 @@ async fn said(
 /// What was said up to and with a response.
 async fn previous_items(call: &Call, id: String) -> ApiResult<Vec<Value>> {
     let (whose, previous) = (tenant(call), id.clone());
-    let history = ask(&call.state, move |store| store.responses().history(&whose, &previous)).await;
-    history.map_err(|error| match error.kind {
+    let history = ask(&call.state, move |store| {
+        // First: what is finished has all of its output.
+        let finished = store.responses().get(&whose, &previous)?.is_finished();
+        Ok((finished, store.responses().history(&whose, &previous)?))
+    });
+    let (finished, history) = history.await.map_err(|error| match error.kind {
         // It is the request that is wrong, as OpenAI sees it: clients that keep ids look for this word.
         ErrorKind::NotFound => {
             let message =
@@ -226,7 +236,14 @@ async fn previous_items(call: &Call, id: String) -> ApiResult<Vec<Value>> {
             ApiError::field("previous_response_id", message).code("previous_response_not_found")
         }
         _ => error.param("previous_response_id"),
-    })
+    })?;
+    if !finished {
+        let id = excerpt(&id);
+        let message =
+            format!("the previous response `{id}` is still in progress: wait for its end, or cancel it");
+        return Err(ApiError::field("previous_response_id", message));
+    }
+    Ok(history)
 }
 
 /// What references of the input mean that are not to the history: items of any response or conversation of the

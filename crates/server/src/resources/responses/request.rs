@@ -1,6 +1,6 @@
 //! What a response is asked for with.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 crate::wire! {
     /// A response to be made.
@@ -31,7 +31,7 @@ crate::wire! {
             /// Whether several functions may be called at once.
             parallel_tool_calls: bool,
             /// What the text has to obey: `{"format": {...}}`.
-            text: Value,
+            text: Map<String, Value>,
             /// How much chance there is.
             temperature: f32,
             /// How much of the likeliest is drawn from.

@@ -6,10 +6,10 @@ use super::live::{Listener, Live};
 use super::plan::{Plan, RESULTS, plan};
 use super::request::CreateResponseRequest;
 use super::search::without_results;
-use super::write::{Start, begin, write};
+use super::write::{Start, begin, renamed, write};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{self, render_chat};
+use crate::generate::{self, check_chat, render_chat};
 use crate::resources::{ask, deleted, listed, page, tenant};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope, Stream};
@@ -81,7 +81,12 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let plan = plan(&call, &model, request, others).await?;
     let start = match plan.background {
-        true => Start::Model(Box::new(model)),
+        // Nobody waits for what will be wrong with it.
+        true => {
+            let chat = plan.chat(&[])?;
+            let checked = off_the_runtime(move || check_chat(&model, &chat).map(|()| model)).await;
+            Start::Model(Box::new(checked.map_err(renamed)?))
+        }
         false => Start::Asked(Box::new(begin(&call, model, &plan).await?)),
     };
     let live = Arc::new(Live::new(tenant(&call), plan.background, body(&plan)));

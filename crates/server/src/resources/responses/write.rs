@@ -97,11 +97,14 @@ fn leave_out_oldest(chat: &mut ChatRequest) -> bool {
     true
 }
 
-/// Errors speak of the chat API's field.
+/// Errors speak of the chat API's fields.
 pub(super) fn renamed(error: ApiError) -> ApiError {
-    let param =
-        error.param.map(|param| if param.starts_with("messages") { "input".to_owned() } else { param });
-    ApiError { param, ..error }
+    let (chats, own) = ("response_format", "text.format");
+    let param = error.param.map(|param| match param.starts_with("messages") {
+        true => "input".to_owned(),
+        false => param.replace(chats, own),
+    });
+    ApiError { param, message: error.message.replace(chats, own), ..error }
 }
 
 /// Writes a response to its end.
@@ -115,7 +118,7 @@ pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>)
     };
     let (mut last, mut failure) = match outcome {
         None => (writer.end("cancelled", None, None), None),
-        Some(Ok((Ended::Length, usage))) => {
+        Some(Ok((Ended::Length | Ended::ContextFull, usage))) => {
             (writer.end("incomplete", Some("max_output_tokens"), Some(&usage)), None)
         }
         Some(Ok((Ended::Cancelled, _))) => {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const MOST_FILES: usize = 2000;
 
 crate::wire! {
-    /// Files to be added to a vector store together: `file_ids` with one way of cutting for all, or `files`.
+    /// Files to be added to a vector store together: either `file_ids` with one way of cutting for all, or `files`.
     pub struct CreateFileBatchRequest {
         optional {
             /// The files' ids.
@@ -51,6 +51,9 @@ fn batch_object(batch: &VectorStoreBatch) -> Value {
 
 /// The files with their attributes and chunking.
 fn additions(request: CreateFileBatchRequest) -> ApiResult<Vec<(String, Attributes, Value)>> {
+    if request.file_ids.is_some() && request.files.is_some() {
+        return Err(ApiError::field("files", "`file_ids` and `files` exclude each other"));
+    }
     let chunking = Chunking::read(request.chunking_strategy.as_ref())?.object();
     let attributes = fields::attributes(request.attributes, "attributes")?;
     let mut additions = Vec::new();

@@ -6,6 +6,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::resources::{ask, deleted, fields, listed_by, page};
 use crate::respond;
 use crate::route::Call;
+use crate::wire::Nullable;
 use alti_store::{FileStatus, VectorStoreFile};
 use axum::body::Body;
 use axum::http::Response;
@@ -27,9 +28,10 @@ crate::wire! {
     }
     /// What is to be noted about a file.
     pub struct UpdateAttributesRequest {
-        optional {
-            /// Up to 16 strings, numbers or booleans, in the place of those there were; none takes these away.
-            attributes: Value,
+        required {
+            /// Up to 16 strings, numbers or booleans, in the place of those there were; null takes these away.
+            #[serde(deserialize_with = "crate::wire::given")]
+            attributes: Nullable<Value>,
         }
     }
 }
@@ -90,7 +92,7 @@ pub(super) async fn show(call: Call) -> ApiResult<Response<Body>> {
 
 pub(super) async fn update(mut call: Call) -> ApiResult<Response<Body>> {
     let (request, _) = call.json::<UpdateAttributesRequest>(|_| false).await?;
-    let attributes = fields::attributes(request.attributes, "attributes")?;
+    let attributes = fields::attributes(request.attributes.0, "attributes")?;
     let ((tenant, id), file) = (named(&call), call.path("file").to_owned());
     let changed =
         ask(&call.state, move |store| store.vector_stores().set_attributes(&tenant, &id, &file, &attributes))
