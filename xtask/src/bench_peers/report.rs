@@ -338,7 +338,8 @@ pub(crate) mod tests {
         let text = report().markdown();
         let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 | 80 % | abc |";
         assert!(text.contains(prefill), "{text}");
-        let cold = "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  | abc |";
+        let cold =
+            "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  | abc |";
         assert!(text.contains(cold), "{text}");
         assert!(text.contains("| memory, streamed | 50.0 GB/s |"), "{text}");
         assert!(text.contains("| int8, `tdpbusd tmm` | 4.00 Top/s |"), "{text}");
