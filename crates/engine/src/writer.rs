@@ -33,6 +33,11 @@ impl Writer {
         self.bytes_read
     }
 
+    /// Whether anything is ever held back for a stop string.
+    pub(crate) fn looks_for_stops(&self) -> bool {
+        self.looks_for_stops
+    }
+
     /// Whether the last tokens may turn out to be those of a stop string.
     pub(crate) fn holds_back(&self) -> bool {
         self.looks_for_stops && (self.stops.holds_back() || !self.detokenizer.is_between_characters())

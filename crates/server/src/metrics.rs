@@ -317,7 +317,6 @@ struct Sums {
     generated_seconds: f64,
     running: usize,
     waiting: usize,
-    steps: u64,
     used_pages: usize,
     pages: usize,
 }
@@ -338,7 +337,6 @@ impl Sums {
         for Engine { status, .. } in engines {
             self.running += status.running;
             self.waiting += status.waiting;
-            self.steps += status.steps;
             self.used_pages += status.used_pages;
             self.pages += status.pages;
         }
@@ -352,7 +350,8 @@ fn ratio(part: f64, whole: f64) -> f64 {
 
 type SumValue = (&'static str, &'static str, &'static str, fn(&Sums) -> f64);
 
-/// What llama.cpp's server tells.
+/// What llama.cpp's server tells, but for `n_decode_total`: steps are counted by engines, and a sum over those that are
+/// loaded would fall when one goes. `alti_engine_steps_total` has them by model.
 const SUM_VALUES: &[SumValue] = &[
     ("llamacpp:prompt_tokens_total", "counter", "Tokens of prompts computed.", |s| s.prompt_tokens as f64),
     ("llamacpp:prompt_seconds_total", "counter", "Seconds spent on prompts.", |s| s.prompt_seconds),
@@ -360,7 +359,6 @@ const SUM_VALUES: &[SumValue] = &[
     ("llamacpp:tokens_predicted_seconds_total", "counter", "Seconds spent on generating.", |s| {
         s.generated_seconds
     }),
-    ("llamacpp:n_decode_total", "counter", "Steps taken.", |s| s.steps as f64),
     ("llamacpp:prompt_tokens_seconds", "gauge", "Mean tokens of prompts computed in a second.", |s| {
         ratio(s.prompt_tokens as f64, s.prompt_seconds)
     }),

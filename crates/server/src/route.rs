@@ -4,6 +4,7 @@
 
 use crate::auth::{Principal, UsageRow};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::operations::queries;
 use crate::running::Hold;
 use crate::settings::ServerSettings;
 use crate::state::AppState;
@@ -140,6 +141,8 @@ pub struct Route {
     pub summary: &'static str,
     /// The JSON it takes.
     pub request: Option<&'static Object>,
+    /// Whether it takes a list of such objects.
+    pub takes_list: bool,
     /// The form it takes instead (`multipart/form-data`), as a JSON schema.
     pub form: Option<fn() -> Value>,
     /// The JSON it gives.
@@ -220,6 +223,7 @@ impl Route {
             scope,
             summary,
             request: None,
+            takes_list: false,
             form: None,
             response: None,
             streams: None,
@@ -231,6 +235,13 @@ impl Route {
     /// With the JSON it takes.
     pub const fn takes(mut self, object: &'static Object) -> Route {
         self.request = Some(object);
+        self
+    }
+
+    /// With the JSON that it takes a list of.
+    pub const fn takes_list_of(mut self, object: &'static Object) -> Route {
+        self.request = Some(object);
+        self.takes_list = true;
         self
     }
 
@@ -353,7 +364,7 @@ impl Call {
         self.path.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
-    /// The query's values, percent-decoded, in order.
+    /// The query's values that this route is described to read, percent-decoded, in order.
     pub fn query(&self) -> Vec<(String, String)> {
         let decode = |text: &str| {
             percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
@@ -363,11 +374,13 @@ impl Call {
         pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(key, value)| (decode(key), decode(value)))
+            .filter(|(key, _)| queries::reads(self.route, key))
             .collect()
     }
 
-    /// The query's value of this name.
+    /// The query's value of this name, which the route has to be described with.
     pub fn query_value(&self, name: &str) -> Option<String> {
+        debug_assert!(queries::reads(self.route, name), "{} is not said to read {name}", self.route.path);
         self.query().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 

@@ -79,6 +79,21 @@ fn facts(manifest: &Manifest) -> ModelFacts {
     }
 }
 
+/// A model's sizes, under the names that GGUF files have for them.
+fn numbers(config: &ModelConfig) -> Vec<(String, u64)> {
+    let family = config.architecture.gguf_name();
+    let numbers = [
+        ("context_length", config.context_length),
+        ("embedding_length", config.embedding_length),
+        ("block_count", config.layers),
+        ("feed_forward_length", config.feed_forward_length),
+        ("attention.head_count", config.heads),
+        ("attention.head_count_kv", config.kv_heads),
+        ("vocab_size", config.vocabulary_size),
+    ];
+    numbers.map(|(key, number)| (format!("{family}.{key}"), number as u64)).to_vec()
+}
+
 /// What can be said of a file that is not in the store.
 fn facts_of_file(name: &str, path: &Path) -> ModelFacts {
     let files = files_of(path);
@@ -136,21 +151,10 @@ impl Loader {
         let checkpoint = Checkpoint::open(&self.locate(name)?.0)?;
         let tokenizer = Tokenizer::for_checkpoint(&checkpoint)?;
         let template = ChatTemplate::for_checkpoint(&checkpoint, &tokenizer).ok();
-        let config = checkpoint.config();
-        let family = config.architecture.gguf_name();
-        let numbers = [
-            ("context_length", config.context_length),
-            ("embedding_length", config.embedding_length),
-            ("block_count", config.layers),
-            ("feed_forward_length", config.feed_forward_length),
-            ("attention.head_count", config.heads),
-            ("attention.head_count_kv", config.kv_heads),
-            ("vocab_size", config.vocabulary_size),
-        ];
         Ok(ModelCard {
             template: template.map(|template| template.source().to_owned()),
             fills_in: fill_in_tokens(&tokenizer).is_some(),
-            numbers: numbers.map(|(key, number)| (format!("{family}.{key}"), number as u64)).to_vec(),
+            numbers: numbers(checkpoint.config()),
         })
     }
 
@@ -180,7 +184,7 @@ impl Loader {
             }
             _ => None,
         };
-        let sampling = model_sampling(&checkpoint);
+        let (sampling, numbers) = (model_sampling(&checkpoint), numbers(config));
         let engine = self.engine(settings, tokenizer.clone(), checkpoint, draft)?;
         let kept = self.options.prefix_folder.as_ref().map(|folder| kept_prefixes(folder, &facts));
         if let Some((file, identity)) = &kept
@@ -196,6 +200,7 @@ impl Loader {
             tokenizer,
             template,
             sampling,
+            numbers,
         })
     }
 

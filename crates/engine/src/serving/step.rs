@@ -314,7 +314,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
             // Of the page that is copied, the draft model's part is not: it computes it again.
             own.followed = its.followed.min(full * PAGE_TOKENS);
         }
-        if first.computed > sibling.computed
+        // One that is going to wait needs no page of its own yet.
+        let is_room = self.running.len() < self.settings().max_running.max(1);
+        if is_room
+            && first.computed > sibling.computed
             && let Some(page) = self.kv.free_page()
         {
             sibling.pages.push(page);

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 pub(super) type Told = (TokenOutput, String);
 
 /// What tells one answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Teller {
     writer: Writer,
     /// Tokens that are not told, with where their text begins: in bytes of the whole.
@@ -30,6 +30,9 @@ impl Teller {
     pub(super) fn push(&mut self, token: TokenOutput) -> (Vec<Told>, Option<String>) {
         let start = self.writer.bytes_read();
         let released = self.writer.push(token.token);
+        if !self.writer.looks_for_stops() {
+            return (vec![(token, released.text)], None);
+        }
         self.held.push_back((token, start));
         self.certain.push_str(&released.text);
         let end = self.told + self.certain.len();
@@ -52,10 +55,9 @@ impl Teller {
 
     /// The first `count` tokens, each with the text up to the next one's.
     fn take(&mut self, count: usize) -> Vec<Told> {
-        let taken: Vec<TokenOutput> = self.held.iter().take(count).map(|(token, _)| token.clone()).collect();
         let ends: Vec<Option<usize>> =
             (1..=count).map(|next| self.held.get(next).map(|(_, start)| *start)).collect();
-        self.held.drain(..count);
+        let taken: Vec<TokenOutput> = self.held.drain(..count).map(|(token, _)| token).collect();
         let tell = |(token, end): (TokenOutput, Option<usize>)| {
             let rest = self.certain.len();
             let length = end.map_or(rest, |end| end.saturating_sub(self.told).min(rest));

@@ -99,7 +99,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         true
     }
 
-    fn settings(&self) -> &EngineSettings {
+    pub(super) fn settings(&self) -> &EngineSettings {
         &self.shared.settings
     }
 

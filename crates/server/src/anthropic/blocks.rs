@@ -3,24 +3,58 @@
 use crate::error::{ApiError, ApiResult, excerpt};
 use serde_json::Value;
 
-/// What stands between the text of a document and what follows it.
+/// What stands between the text of a document and what is in front of it or follows it.
 const APART: &str = "\n\n";
+
+/// The text of several blocks: documents and search results stand apart from their neighbours.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    text: String,
+    ends_apart: bool,
+}
+
+impl Joined {
+    /// Adds the block at `place`.
+    ///
+    /// # Errors
+    /// When it is not text.
+    pub(super) fn push(&mut self, block: &Value, place: &str) -> ApiResult<()> {
+        let text = block_text(block, place)?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        let is_apart = block["type"] != "text";
+        if !self.text.is_empty() && (is_apart || self.ends_apart) {
+            self.text.push_str(APART);
+        }
+        self.text.push_str(&text);
+        self.ends_apart = is_apart;
+        Ok(())
+    }
+
+    /// What all of them say.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+}
 
 /// The text of blocks at `place`.
 ///
 /// # Errors
 /// One that is not text.
 pub(super) fn text_of(blocks: &[Value], place: &str) -> ApiResult<String> {
-    let texts =
-        blocks.iter().enumerate().map(|(index, block)| block_text(block, &format!("{place}.{index}")));
-    texts.collect()
+    let mut joined = Joined::default();
+    for (index, block) in blocks.iter().enumerate() {
+        joined.push(block, &format!("{place}.{index}"))?;
+    }
+    Ok(joined.into_text())
 }
 
 /// The text of the block at `place`.
 ///
 /// # Errors
 /// When it is not text.
-pub(super) fn block_text(block: &Value, place: &str) -> ApiResult<String> {
+fn block_text(block: &Value, place: &str) -> ApiResult<String> {
     match block["type"].as_str().unwrap_or_default() {
         "text" => string(&block["text"], &format!("{place}.text")),
         "document" => document(block, place),
@@ -61,11 +95,11 @@ fn document(block: &Value, place: &str) -> ApiResult<String> {
     Ok(titled(&[&block["title"], &block["context"]], &body))
 }
 
-/// A text with lines in front that say what it is, set apart from what follows.
+/// A text with lines in front that say what it is.
 fn titled(heads: &[&Value], body: &str) -> String {
     let heads = heads.iter().filter_map(|head| head.as_str()).filter(|head| !head.is_empty());
     let parts: Vec<&str> = heads.chain([body]).collect();
-    parts.join("\n") + APART
+    parts.join("\n")
 }
 
 fn string(value: &Value, place: &str) -> ApiResult<String> {

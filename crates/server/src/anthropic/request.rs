@@ -1,6 +1,6 @@
 //! Anthropic's requests, and how they become what all APIs have in common.
 
-use super::blocks::{block_text, content, text_of};
+use super::blocks::{Joined, content, text_of};
 use super::turns::join_turns;
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::generate::{ChatRequest, Format, Options, ToolChoice, check_messages, response_format, sampling};
@@ -240,7 +240,7 @@ fn turns(index: usize, message: MessageParam, into: &mut Vec<Message>) -> ApiRes
         }
         Content::Parts(blocks) => blocks,
     };
-    let mut text: Option<String> = None;
+    let mut text: Option<Joined> = None;
     let mut calls = Vec::new();
     for (number, block) in blocks.into_iter().enumerate() {
         let place = format!("messages.{index}.content.{number}");
@@ -251,11 +251,11 @@ fn turns(index: usize, message: MessageParam, into: &mut Vec<Message>) -> ApiRes
             }
             "tool_result" => into.push(tool_result(&block, &place)?),
             "thinking" | "redacted_thinking" => {}
-            _ => text.get_or_insert_default().push_str(&block_text(&block, &place)?),
+            _ => text.get_or_insert_default().push(&block, &place)?,
         }
     }
     if text.is_some() || !calls.is_empty() || message.role == "assistant" {
-        let content = text.map(Content::Text);
+        let content = text.map(|text| Content::Text(text.into_text()));
         into.push(Message { role: message.role, content, tool_calls: calls, extra: Map::new() });
     }
     Ok(())

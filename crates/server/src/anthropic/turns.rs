@@ -30,10 +30,13 @@ fn goes_on(before: &Message, next: &Message) -> bool {
 fn append(before: &mut Message, next: Message) {
     before.tool_calls = next.tool_calls;
     before.content = match (before.content.take(), next.content) {
-        (Some(Content::Text(first)), Some(Content::Text(second)))
+        (Some(Content::Text(mut first)), Some(Content::Text(second)))
             if !first.is_empty() && !second.is_empty() =>
         {
-            Some(Content::Text(format!("{first}\n\n{second}")))
+            // In place: there may be a million of them.
+            first.push_str("\n\n");
+            first.push_str(&second);
+            Some(Content::Text(first))
         }
         (Some(Content::Text(first)), second) if first.is_empty() => second.or(Some(Content::Text(first))),
         (first, second) => first.or(second),

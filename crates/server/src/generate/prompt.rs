@@ -116,7 +116,7 @@ fn parts_text(parts: &[Value], path: &str) -> ApiResult<String> {
 }
 
 /// The source of the template that a model's chats are rendered with, as far as there is one.
-pub(super) fn template_source(model: &Lease) -> &str {
+pub(crate) fn template_source(model: &Lease) -> &str {
     let own = model.alias.as_ref().and_then(|alias| alias.template.as_deref());
     own.or(model.template.as_ref().ok().map(|template| template.source())).unwrap_or_default()
 }
@@ -165,7 +165,10 @@ pub fn chat_prompt(model: &Lease, request: &ChatRequest, plan: &ToolPlan) -> Api
     let prompt =
         template.render(&conversation).or_else(|error| match one_call_each(&conversation.messages) {
             // Several calls in a turn are more than some templates take, though their models may well make them.
-            Some(messages) => template.render(&Conversation { messages, ..conversation.clone() }),
+            Some(messages) => {
+                // If that is refused, too, it is for what the caller wrote.
+                template.render(&Conversation { messages, ..conversation.clone() }).map_err(|_| error)
+            }
             None => Err(error),
         });
     let prompt = prompt.map_err(|error| ApiError::field("messages", error.to_string()))?;

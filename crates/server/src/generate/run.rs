@@ -17,11 +17,15 @@ use alti_engine::stop::FinishReason;
 use alti_text::{Specials, Tokenizer};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Longer texts are rendered and tokenized off the async threads.
 const LONG_TEXT_BYTES: usize = 16 << 10;
+
+/// What a call in a conversation counts for, as text does.
+const CALL_BYTES: usize = 256;
 
 /// Something that happened to an answer, in order.
 #[derive(Clone, Debug)]
@@ -133,8 +137,8 @@ pub struct Generation {
     /// What was metered and is not kept yet.
     unkept: Unkept,
     readers: Vec<ToolReader>,
-    /// Of all choices together, if there is one.
-    time_limit: Option<TimeLimit>,
+    /// Whether a limit of time has ended it.
+    is_out_of_time: Arc<AtomicBool>,
     /// Only the prompt was asked about: the engine draws one token behind it all the same, which is thrown away.
     silent: bool,
     open: usize,
@@ -181,7 +185,9 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     let bytes = request
         .messages
         .iter()
-        .map(|message| message.content.as_ref().map_or(0, content_bytes))
+        .map(|message| {
+            message.content.as_ref().map_or(0, content_bytes) + CALL_BYTES * message.tool_calls.len()
+        })
         .sum::<usize>();
     // Tools have a grammar, which is compiled.
     let takes_long = bytes > LONG_TEXT_BYTES || !request.tools.is_empty();
@@ -341,7 +347,19 @@ async fn submit(
     };
     let (sender, outputs) = unbounded_channel();
     let caller = sender.clone();
-    let sink = Box::new(move |output| sender.send(output).is_ok());
+    let is_out_of_time = Arc::new(AtomicBool::new(false));
+    let sink = {
+        let (mut limit, is_over) = (options.time_limit.map(TimeLimit::new), is_out_of_time.clone());
+        // On the engine's thread: whoever reads late has no more time for it.
+        Box::new(move |output| {
+            if let (Some(limit), Output::Token { text, .. }) = (&mut limit, &output)
+                && limit.ends_with(text, Instant::now())
+            {
+                is_over.store(true, Ordering::Relaxed);
+            }
+            sender.send(output).is_ok() && !is_over.load(Ordering::Relaxed)
+        })
+    };
     // A grammar is compiled where the job is submitted.
     let submitted = if job.grammar.is_some() {
         let (model, caller, field) = (model.clone(), caller, options.grammar_field);
@@ -368,7 +386,7 @@ async fn submit(
         meter: Some(meter),
         unkept: Unkept::default(),
         readers,
-        time_limit: options.time_limit.map(TimeLimit::new),
+        is_out_of_time,
         silent,
         open,
         ready: VecDeque::new(),
@@ -440,15 +458,6 @@ impl Generation {
         Ok(if self.is_at_last() { None } else { self.ready.pop_front() })
     }
 
-    /// Ends the job when it has had its time.
-    fn look_at_clock(&mut self, text: &str) {
-        if let (Some(limit), Some(cancel)) = (&mut self.time_limit, &self.cancel)
-            && limit.ends_with(text, Instant::now())
-        {
-            cancel();
-        }
-    }
-
     fn take(&mut self, output: Option<Output>) -> ApiResult<()> {
         match output {
             None => {
@@ -466,7 +475,6 @@ impl Generation {
             }
             Some(Output::Token { .. }) if self.silent => Ok(()),
             Some(Output::Token { choice, token, text }) => {
-                self.look_at_clock(&text);
                 if let Some(reader) = self.readers.get_mut(choice as usize) {
                     reader.push(choice, text, Some(token), &mut self.ready);
                 }
@@ -479,7 +487,7 @@ impl Generation {
                     text.clear();
                     reason = FinishReason::Length;
                 }
-                if reason == FinishReason::Cancelled && self.time_limit.is_some_and(|limit| limit.is_over()) {
+                if reason == FinishReason::Cancelled && self.is_out_of_time.load(Ordering::Relaxed) {
                     reason = FinishReason::TimedOut;
                 }
                 if let Some(reader) = self.readers.get_mut(choice as usize) {

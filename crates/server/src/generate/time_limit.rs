@@ -9,25 +9,18 @@ pub(super) struct TimeLimit {
     most: Duration,
     first: Option<Instant>,
     has_new_line: bool,
-    is_over: bool,
 }
 
 impl TimeLimit {
     pub(super) fn new(most: Duration) -> TimeLimit {
-        TimeLimit { most, first: None, has_new_line: false, is_over: false }
+        TimeLimit { most, first: None, has_new_line: false }
     }
 
     /// Takes the text of a token that came at `now`; whether the answer has to end with it.
     pub(super) fn ends_with(&mut self, text: &str, now: Instant) -> bool {
         let first = *self.first.get_or_insert(now);
         self.has_new_line |= text.contains('\n');
-        self.is_over |= self.has_new_line && now.duration_since(first) > self.most;
-        self.is_over
-    }
-
-    /// Whether it has ended the answer.
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over
+        self.has_new_line && now.duration_since(first) > self.most
     }
 }
 
@@ -42,8 +35,7 @@ mod tests {
         let mut limit = TimeLimit::new(Duration::from_millis(10));
         assert!(!limit.ends_with("a", at(5)), "time counts from the first token");
         assert!(!limit.ends_with("b", at(50)), "no line is written yet");
-        assert!(!limit.is_over());
-        assert!(limit.ends_with("c\n", at(51)) && limit.is_over());
+        assert!(limit.ends_with("c\n", at(51)) && limit.ends_with("d", at(52)));
         let mut limit = TimeLimit::new(Duration::from_millis(10));
         assert!(!limit.ends_with("\n", at(0)) && !limit.ends_with("a", at(10)));
         assert!(limit.ends_with("b", at(11)));

@@ -287,7 +287,7 @@ pub enum Calls {
     None,
     /// One or several tools.
     Whole,
-    /// The answer ended in the middle of a call.
+    /// A call in it has no end.
     Cut,
 }
 
@@ -355,11 +355,16 @@ impl ToolReader {
                     Event::CallArguments { choice, index, arguments: text }
                 }
                 ToolEvent::End { .. } => {
-                    self.calls = Calls::Whole;
+                    // One that is cut says so of all.
+                    self.calls = if self.calls == Calls::Cut { Calls::Cut } else { Calls::Whole };
                     continue;
                 }
-                // It is no call, and the answer goes on. Where a grammar is obeyed this does not happen.
-                ToolEvent::Abandoned { text, .. } => Event::Text { choice, text, tokens: Vec::new() },
+                // What was told cannot be taken back: the answer says that a call in it was cut, and nothing is lost. It
+                // takes a model that spells a call's beginning letter by letter, which no grammar sees.
+                ToolEvent::Abandoned { text, .. } => {
+                    self.calls = Calls::Cut;
+                    Event::Text { choice, text, tokens: Vec::new() }
+                }
             });
         }
     }

@@ -3,7 +3,7 @@
 
 use alti_text::Message;
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// The same conversation with at most one call in a turn; nothing if it is so already.
 pub(super) fn one_call_each(messages: &[Message]) -> Option<Vec<Message>> {
@@ -26,18 +26,35 @@ pub(super) fn one_call_each(messages: &[Message]) -> Option<Vec<Message>> {
 
 /// Gives each of a turn's calls a turn with its result: the one with its id, or else the first that names no call.
 fn split(turn: &Message, results: &[Message], into: &mut Vec<Message>) {
-    let is_called = |id: &Value| turn.tool_calls.iter().any(|call| call["id"] == *id);
-    let id = |result: &Message| result.extra.get("tool_call_id").cloned().filter(|id| is_called(id));
-    let (mut named, mut others): (VecDeque<_>, VecDeque<_>) =
-        results.iter().partition(|result| id(result).is_some());
-    let mut content = turn.content.clone();
-    for call in &turn.tool_calls {
-        into.push(Message { content: content.take(), tool_calls: vec![call.clone()], ..turn.clone() });
-        let own = named.iter().position(|result| id(result).as_ref() == call.get("id"));
-        let result = own.and_then(|place| named.remove(place)).or_else(|| others.pop_front());
-        into.extend(result.cloned());
+    let known: HashSet<String> = turn.tool_calls.iter().map(|call| call["id"].to_string()).collect();
+    let id = |result: &Message| result.extra.get("tool_call_id").map(Value::to_string);
+    let mut named: HashMap<String, VecDeque<usize>> = HashMap::new();
+    let mut others = VecDeque::new();
+    for (index, result) in results.iter().enumerate() {
+        match id(result).filter(|id| known.contains(id)) {
+            Some(id) => named.entry(id).or_default().push_back(index),
+            None => others.push_back(index),
+        }
     }
-    into.extend(named.into_iter().chain(others).cloned());
+    let mut is_told = vec![false; results.len()];
+    // What the turn says, and all else of it, comes once.
+    let (mut content, mut extra) = (turn.content.clone(), turn.extra.clone());
+    for call in &turn.tool_calls {
+        into.push(Message {
+            role: turn.role.clone(),
+            content: content.take(),
+            tool_calls: vec![call.clone()],
+            extra: std::mem::take(&mut extra),
+        });
+        let own = named.get_mut(&call["id"].to_string()).and_then(VecDeque::pop_front);
+        if let Some(index) = own.or_else(|| others.pop_front()) {
+            is_told[index] = true;
+            into.push(results[index].clone());
+        }
+    }
+    into.extend(
+        results.iter().zip(is_told).filter(|(_, is_told)| !is_told).map(|(result, _)| result.clone()),
+    );
 }
 
 #[cfg(test)]

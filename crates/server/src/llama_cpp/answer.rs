@@ -10,6 +10,7 @@ use alti_engine::serving::{TokenOutput, Usage};
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +127,8 @@ fn only(object: Value, fields: &[String]) -> Value {
         return object;
     }
     let of = |path: &String| path.split('/').try_fold(&object, |value, name| value.get(name));
-    fields.iter().filter_map(|path| Some((path.clone(), of(path)?.clone()))).collect::<Map<_, _>>().into()
+    let named: BTreeSet<&String> = fields.iter().collect();
+    named.into_iter().filter_map(|path| Some((path.clone(), of(path)?.clone()))).collect::<Map<_, _>>().into()
 }
 
 /// What was told of an answer so far.
@@ -236,6 +238,7 @@ impl Writer {
         let told = &mut self.texts[job];
         last.has_new_line = told.has_new_line;
         last.content = std::mem::take(&mut told.rest);
+        last.tokens = std::mem::take(&mut told.waiting);
         only(json!(last), &self.telling.fields)
     }
 

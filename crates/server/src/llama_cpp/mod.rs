@@ -92,7 +92,8 @@ pub const ROUTES: &[Route] = &[
         Scope::Inference,
         "Takes scales of adapters that are so already; others cannot be set.",
         |call| Box::pin(state::set_adapters(call)),
-    ),
+    )
+    .takes_list_of(state::AdapterScale::OBJECT),
     Route::get("/slots", LLAMA, Scope::Metrics, "Lists the answers in the works, and places for more.", |call| {
         Box::pin(slots::list(call))
     }),

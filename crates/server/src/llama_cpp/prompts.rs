@@ -32,13 +32,23 @@ impl Prompts {
     /// The single prompts.
     pub(crate) fn into_list(self) -> Vec<Prompt> {
         match self.0 {
-            // A list without a number is a list of prompts.
-            Value::Array(items) if !items.iter().any(Value::is_number) => {
-                items.into_iter().map(Prompt).collect()
-            }
+            Value::Array(items) if is_several(&items) => items.into_iter().map(Prompt).collect(),
             prompt => vec![Prompt(prompt)],
         }
     }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        match &self.0 {
+            Value::Array(items) if is_several(items) => items.len(),
+            _ => 1,
+        }
+    }
+}
+
+/// Whether a list is one of prompts: one with a number in it is a prompt.
+fn is_several(items: &[Value]) -> bool {
+    !items.iter().any(Value::is_number)
 }
 
 /// One prompt, not read yet.

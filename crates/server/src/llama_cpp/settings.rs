@@ -71,7 +71,7 @@ pub(super) fn token_biases(tokenizer: &Tokenizer, value: Value) -> Value {
     for (key, bias) in pairs {
         match &key {
             Value::String(text) => {
-                let tokens = tokenizer.encode(text, Specials::AsText);
+                let tokens = crate::generate::encode_plain(tokenizer, text, Specials::AsText);
                 biases.extend(tokens.into_iter().map(|token| json!([token, bias])));
             }
             key => biases.push(json!([token_id(key).map_or_else(|| key.clone(), Value::from), bias])),

@@ -5,9 +5,22 @@ use crate::generate::told;
 use crate::models::Lease;
 use crate::respond;
 use crate::route::{Call, Family};
+use crate::wire::from_value;
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Value, json};
+
+crate::wire! {
+    /// How much of an adapter is in what a model answers.
+    pub struct AdapterScale {
+        required {
+            /// The adapter's number, as `GET /lora-adapters` tells it.
+            id: usize,
+            /// How much: 0 is nothing.
+            scale: f64,
+        }
+    }
+}
 
 /// `GET /props`.
 pub(super) async fn props(call: Call) -> ApiResult<Response<Body>> {
@@ -66,16 +79,15 @@ pub(super) async fn set_adapters(mut call: Call) -> ApiResult<Response<Body>> {
     let adapters = adapters(&model);
     // llama.cpp has those that are not named at nothing.
     let mut scales = vec![0.0; adapters.len()];
-    for (index, entry) in wanted.iter().enumerate() {
-        let id = entry["id"].as_u64().and_then(|id| scales.get_mut(usize::try_from(id).ok()?));
-        let (Some(scale), Some(wanted)) = (id, entry["scale"].as_f64()) else {
+    for (index, entry) in wanted.into_iter().enumerate() {
+        let wrong = |why: &str| {
             let place = format!("[{index}]");
-            return Err(ApiError::field(
-                place.clone(),
-                format!("`{place}` has no `id` of an adapter, or no `scale`"),
-            ));
+            let message = format!("`{place}` has no `id` of an adapter, or no `scale`: {why}");
+            ApiError::field(place, message)
         };
-        *scale = wanted;
+        let wanted: AdapterScale =
+            from_value(entry, AdapterScale::OBJECT).map_err(|error| wrong(&error.message))?.value;
+        *scales.get_mut(wanted.id).ok_or_else(|| wrong("there is no such adapter"))? = wanted.scale;
     }
     if adapters.iter().zip(&scales).any(|((_, is), wanted)| is != wanted) {
         let message = "the scale of an adapter cannot be set: ask for the model by a name that has the adapter \

@@ -76,9 +76,14 @@ impl Aliases {
             tracing::error!(%error, "the file of model names cannot be read: it is left alone");
             None
         });
-        let named = named.unwrap_or_default();
-        let followed =
-            named.iter().filter_map(|(name, alias)| Some((name.clone(), follow(&named, name, alias)?)));
+        let named = under_plain_names(named.unwrap_or_default());
+        let followed = named.iter().filter_map(|(name, alias)| match follow(&named, name, alias) {
+            Ok(followed) => Some((name.clone(), followed)),
+            Err(endless) => {
+                tracing::warn!(model = name, "{endless}: the alias is left out");
+                None
+            }
+        });
         let followed = followed.collect();
         Aliases { file, named: Mutex::new(followed) }
     }
@@ -131,20 +136,47 @@ impl Aliases {
     }
 }
 
-/// An alias of an older server's file, which may be made from others: as it would be stored today. None where it goes in
-/// circles.
-fn follow(named: &BTreeMap<String, Alias>, name: &str, alias: &Alias) -> Option<Alias> {
-    let (mut alias, mut name) = (alias.clone(), name.to_owned());
-    for _ in 0..LONGEST_CHAIN {
+/// Aliases of an older server's file under the names that they are looked for by: it kept tags that say nothing. Where a
+/// name is there with and without one, requests led to the one without.
+fn under_plain_names(named: BTreeMap<String, Alias>) -> BTreeMap<String, Alias> {
+    let (mut plain, tagged): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        named.into_iter().partition(|(name, _)| untagged(name) == name);
+    for (name, alias) in tagged {
+        plain.entry(untagged(&name).to_owned()).or_insert(alias);
+    }
+    plain
+}
+
+/// Why an alias leads to no model.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Endless {
+    #[error("what it is made from goes in a circle")]
+    Circle,
+    #[error(
+        "it is made from an alias, that from another, and so on: more than {LONGEST_CHAIN} are not followed"
+    )]
+    LongChain,
+}
+
+/// An alias of an older server's file, which may be made from others: as it would be stored today.
+///
+/// # Errors
+/// When it leads to no model.
+fn follow(named: &BTreeMap<String, Alias>, name: &str, alias: &Alias) -> Result<Alias, Endless> {
+    let mut alias = alias.clone();
+    let mut seen = vec![name.to_owned()];
+    while seen.len() <= LONGEST_CHAIN {
         let from = untagged(&alias.from).to_owned();
         // One that has the name of its model stands in front of it.
-        let base = named.get(&from).filter(|_| !alias.resolved && from != name);
-        let Some(base) = base else { return Some(Alias { resolved: true, from, ..alias }) };
+        let base = named.get(&from).filter(|_| !alias.resolved && seen.last() != Some(&from));
+        let Some(base) = base else { return Ok(Alias { resolved: true, from, ..alias }) };
+        if seen.contains(&from) {
+            return Err(Endless::Circle);
+        }
         alias = alias.over(base);
-        name = from;
+        seen.push(from);
     }
-    tracing::warn!(model = name, "the alias is made from itself: it is left out");
-    None
+    Err(Endless::LongChain)
 }
 
 fn read(file: &Path) -> std::io::Result<BTreeMap<String, Alias>> {
@@ -197,5 +229,43 @@ mod tests {
         assert!(again.remove("brief").unwrap());
         assert!(!again.remove("brief").unwrap());
         assert_eq!(again.find("briefer").unwrap().system.as_deref(), Some("Be brief."));
+    }
+
+    #[test]
+    fn names_with_tags_of_older_files_are_found_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("names.json");
+        let text = r#"{
+            "mario:latest": { "from": "model", "system": "It is me." },
+            "luigi": { "from": "mario:latest" },
+            "peach": { "from": "model", "system": "Plain." },
+            "peach:latest": { "from": "model", "system": "Tagged." },
+            "toad:latest:latest": { "from": "model:latest" }
+        }"#;
+        std::fs::write(&file, text).unwrap();
+        let aliases = Aliases::open(Some(file.clone()));
+        let names: Vec<String> = aliases.all().into_keys().collect();
+        assert_eq!(names, ["luigi", "mario", "peach", "toad"]);
+        let luigi = aliases.find("luigi").unwrap();
+        assert_eq!((luigi.from.as_str(), luigi.system.as_deref()), ("model", Some("It is me.")));
+        assert_eq!(aliases.find("peach").unwrap().system.as_deref(), Some("Plain."));
+        assert!(aliases.remove("mario").unwrap());
+        assert_eq!(Aliases::open(Some(file)).find("mario"), None, "it is gone from the file, too");
+    }
+
+    #[test]
+    fn a_circle_is_told_from_a_long_chain() {
+        let mut named: BTreeMap<String, Alias> =
+            (0..20).map(|number| (format!("a{number}"), alias(&format!("a{}", number + 1)))).collect();
+        named.extend([
+            ("b".to_owned(), alias("c")),
+            ("c".to_owned(), alias("d")),
+            ("d".to_owned(), alias("c")),
+        ]);
+        let outcome = |name: &str| follow(&named, name, &named[name]).map(|alias| alias.from);
+        assert_eq!(outcome("a0"), Err(Endless::LongChain));
+        assert_eq!(outcome("a19"), Ok("a20".to_owned()));
+        assert_eq!(outcome(&format!("a{}", 20 - LONGEST_CHAIN)), Ok("a20".to_owned()));
+        assert_eq!(outcome("b"), Err(Endless::Circle));
     }
 }

@@ -1,6 +1,7 @@
 //! What the server asks of whoever knows where models are: the command line.
 
 use super::{Inference, ModelFacts};
+use crate::generate::fill_in_tokens;
 use alti_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -18,8 +19,21 @@ pub struct ServedModel {
     pub template: Result<ChatTemplate, String>,
     /// Sampler settings that the model names itself: they go before an API's defaults, and behind what a request says.
     pub sampling: Map<String, Value>,
+    /// Its sizes, as in [`ModelCard::numbers`].
+    pub numbers: Vec<(String, u64)>,
     /// Bytes it takes in memory.
     pub memory_bytes: u64,
+}
+
+impl ServedModel {
+    /// What its files say of it, as far as it is known in memory.
+    pub fn card(&self) -> ModelCard {
+        ModelCard {
+            template: self.template.as_ref().ok().map(|template| template.source().to_owned()),
+            fills_in: fill_in_tokens(&self.tokenizer).is_some(),
+            numbers: self.numbers.clone(),
+        }
+    }
 }
 
 impl std::fmt::Debug for ServedModel {

@@ -1,6 +1,7 @@
 //! The models that are served: who loads them, which are in memory, and who uses them now.
 
 mod aliases;
+mod cards;
 mod facts;
 mod inference;
 mod keep_alive;

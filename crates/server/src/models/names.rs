@@ -7,7 +7,7 @@ const LATEST: &str = ":latest";
 
 /// The name without the tag that says nothing: a model is known by this one, however it was asked for.
 pub(crate) fn untagged(name: &str) -> &str {
-    name.strip_suffix(LATEST).unwrap_or(name)
+    name.trim_end_matches(LATEST)
 }
 
 /// The name as Ollama lists it: always with a tag.
@@ -59,6 +59,11 @@ mod tests {
             assert_eq!(untagged(listed), plain);
         }
         assert_eq!(tagged("mario:latest"), "mario:latest");
+        assert_eq!(
+            untagged("mario:latest:latest"),
+            "mario",
+            "names that lead on are looked for untagged, too"
+        );
     }
 
     #[test]

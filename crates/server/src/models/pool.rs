@@ -2,6 +2,7 @@
 //! uses it and for its keep-alive after that, and goes earlier when another one needs its memory.
 
 use super::aliases::Aliases;
+use super::cards::Cards;
 use super::names::{check_name, check_new_name, untagged};
 use super::{Alias, KeepAlive, LoadError, ModelCard, ModelFacts, ModelLoader, ServedModel};
 use crate::auth::off_the_runtime;
@@ -25,6 +26,7 @@ pub struct ModelPool {
 struct Inner {
     loader: Arc<dyn ModelLoader>,
     aliases: Aliases,
+    cards: Cards,
     budget: Option<u64>,
     keep_alive: KeepAlive,
     pinned: Vec<String>,
@@ -187,6 +189,7 @@ impl ModelPool {
             inner: Arc::new(Inner {
                 loader,
                 aliases: Aliases::open(settings.aliases_file.clone()),
+                cards: Cards::default(),
                 budget: settings.memory_bytes,
                 keep_alive: keep_alive.map_or(KeepAlive::Forever, KeepAlive::For),
                 pinned: settings.pinned_models.iter().map(|name| untagged(name).to_owned()).collect(),
@@ -461,7 +464,8 @@ impl ModelPool {
                 aliases: entry
                     .aliases()
                     .iter()
-                    .filter(|name| self.target(name) == entry.name)
+                    // An alias may have its model's own name.
+                    .filter(|name| **name != entry.name && self.target(name) == entry.name)
                     .cloned()
                     .collect(),
                 users: use_of.users,
@@ -472,7 +476,8 @@ impl ModelPool {
         entries.iter().filter_map(model).collect()
     }
 
-    /// What is known of the model of this name; an alias is known by its own name.
+    /// What is known of the model of this name; an alias is known by its own name, and made from a name that its model is
+    /// loaded under.
     ///
     /// # Errors
     /// When there is none.
@@ -481,27 +486,32 @@ impl ModelPool {
         match self.inner.aliases.find(name) {
             Some(alias) => {
                 let facts = self.find(&alias.from).await?;
+                let alias = Alias { from: facts.name, ..alias };
                 Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
             }
             None => Ok((self.find(name).await?, None)),
         }
     }
 
-    /// What the files of a model say of it; nothing where they cannot be read.
+    /// What the files of the model that is loaded under this name, and has this digest, say of it; nothing where they
+    /// cannot be read.
     ///
     /// # Errors
     /// When there is no such model.
-    pub async fn card(&self, name: &str) -> ApiResult<ModelCard> {
-        let (loader, name) = (self.inner.loader.clone(), self.target(name));
-        let read = move || match loader.card(&name) {
-            Err(LoadError::NotFound(name)) => Err(ApiError::model_not_found(&name)),
-            Err(error) => {
-                tracing::warn!(model = name, %error, "the model's files cannot be read");
+    pub async fn card(&self, name: &str, digest: &str) -> ApiResult<ModelCard> {
+        let loaded = self.entries().loaded.get(name).and_then(|entry| entry.model());
+        if let Some(model) = loaded {
+            return Ok(model.card());
+        }
+        let (loader, owned) = (self.inner.loader.clone(), name.to_owned());
+        let read = self.inner.cards.card(name, digest, move || loader.card(&owned).map_err(load_error)).await;
+        match read {
+            Err(error) if error.kind != ErrorKind::NotFound => {
+                tracing::warn!(model = name, error = error.message, "the model's files cannot be read");
                 Ok(ModelCard::default())
             }
-            Ok(card) => Ok(card),
-        };
-        off_the_runtime(read).await
+            read => read,
+        }
     }
 
     /// The name of the model that a name leads to, whether it is there or not.

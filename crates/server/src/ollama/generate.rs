@@ -1,6 +1,7 @@
 //! `POST /api/generate`.
 
 use super::chat::{done_reason, only_load};
+use super::fit::longest_prompt;
 use super::shared::{
     Clock, format, no_images, now, options, required, tell_logprobs, timings, told_logprobs,
 };
@@ -102,7 +103,7 @@ impl GenerateRequest {
         };
         let earlier = self.context.as_deref().unwrap_or_default();
         let most = match self.truncate.unwrap_or(true) {
-            true => model.inference.context().saturating_sub(tokens.len()),
+            true => longest_prompt(model, options).saturating_sub(tokens.len()),
             false => earlier.len(),
         };
         let earlier = &earlier[earlier.len().saturating_sub(most)..];

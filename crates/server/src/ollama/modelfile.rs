@@ -1,5 +1,5 @@
-//! Modelfiles: what Ollama makes models from. Only what names and settings are made of is read; the rest is refused by
-//! name, so that nobody believes in what has no effect.
+//! Modelfiles: what Ollama makes models from. What names and settings are made of is read; what says how Ollama's own code
+//! runs a model is passed over, and instructions that are none are refused by name.
 
 use super::shared::setting;
 use crate::error::{ApiError, ApiResult, excerpt};
@@ -11,7 +11,11 @@ use serde_json::{Map, Value};
 const MOST_BYTES: usize = 1 << 20;
 
 /// Lines that are left, with their numbers.
-type Lines<'a> = std::iter::Enumerate<std::str::Lines<'a>>;
+struct Lines<'a> {
+    rest: std::iter::Enumerate<std::str::Lines<'a>>,
+    /// That no line that is left ends with a quote is known: nobody looks for one again.
+    has_no_quote: bool,
+}
 
 /// Reads a Modelfile.
 ///
@@ -22,8 +26,8 @@ pub(super) fn read(text: &str) -> ApiResult<Alias> {
         return Err(ApiError::field("modelfile", format!("the Modelfile is longer than {MOST_BYTES} bytes")));
     }
     let mut alias = Alias::default();
-    let mut lines = text.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
+    let mut lines = Lines { rest: text.lines().enumerate(), has_no_quote: false };
+    while let Some((number, line)) = lines.rest.next() {
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') {
             instruction(line, &mut lines, &mut alias).map_err(|problem| {
@@ -54,7 +58,10 @@ fn instruction(line: &str, lines: &mut Lines<'_>, alias: &mut Alias) -> Result<(
         "LICENSE" => alias.license = Some(value(rest)?),
         "PARAMETER" => {
             let (name, text) = pair("parameter")?;
-            set_parameter(&mut alias.parameters, name, scalar(&value(text)?));
+            // As they are told: `"\n"` is a new line.
+            let told = serde_json::from_str::<String>(text.trim()).map(Value::String);
+            let given = told.or_else(|_| value(text).map(|text| scalar(&text)))?;
+            set_parameter(&mut alias.parameters, name, given);
         }
         "MESSAGE" => {
             let (role, text) = pair("message").map_err(|_| "a message has a role and a text".to_owned())?;
@@ -76,13 +83,13 @@ fn value_of(first: &str, lines: &mut Lines<'_>) -> Option<String> {
     match rest.strip_suffix('"') {
         Some(inner) => Some(inner.to_owned()),
         // More quotes in the line are part of what it says.
-        None if rest.contains('"') => Some(first.to_owned()),
+        None if rest.contains('"') || lines.has_no_quote => Some(first.to_owned()),
         None => {
-            let before = lines.clone();
+            let before = lines.rest.clone();
             let found = until(rest, "\"", lines);
             if found.is_none() {
                 // It begins with a quote that is one, and the lines are what they are.
-                *lines = before;
+                (lines.rest, lines.has_no_quote) = (before, true);
             }
             Some(found.unwrap_or_else(|| first.to_owned()))
         }
@@ -95,10 +102,8 @@ fn until(first: &str, end: &str, lines: &mut Lines<'_>) -> Option<String> {
         return Some(inner.to_owned());
     }
     let mut text = first.to_owned();
-    for (_, line) in lines {
-        if !text.is_empty() {
-            text.push('\n');
-        }
+    for (_, line) in &mut lines.rest {
+        text.push('\n');
         match line.trim_end().strip_suffix(end) {
             Some(last) => {
                 text.push_str(last);
@@ -251,5 +256,22 @@ mod tests {
         assert!(error("FROM x\nSYSTEM \"\"\"hi").contains("line 2: the quotes are not closed"));
         assert!(error("FROM x\nPARAMETER temperature hot").contains("temperature"));
         assert!(error("FROM x\nPARAMETER temperature").contains("a name and a value"));
+    }
+
+    #[test]
+    fn what_is_written_reads_back_as_it_was() {
+        let alias = read(
+            "FROM x\nSYSTEM \"\"\"\n\nBe brief.\n\"\"\"\nPARAMETER stop \"\\n\"\nPARAMETER stop \"a b\"",
+        )
+        .unwrap();
+        assert_eq!(alias.system.as_deref(), Some("\n\nBe brief.\n"));
+        assert_eq!(alias.parameters["stop"], json!(["\n", "a b"]));
+        assert_eq!(read(&write("x", &alias)).unwrap(), alias);
+    }
+
+    #[test]
+    fn quotes_that_nothing_closes_are_looked_through_once() {
+        let lines = "SYSTEM \"a\n".repeat(90_000);
+        assert_eq!(read(&format!("FROM x\n{lines}")).unwrap().system.as_deref(), Some("\"a"));
     }
 }

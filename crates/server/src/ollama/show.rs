@@ -5,15 +5,12 @@ use super::modelfile;
 use super::shared::details;
 use super::thinking::thinks;
 use crate::error::ApiResult;
-use crate::generate::fill_in_tokens;
-use crate::models::{ModelCard, ModelFacts, ServedModel};
+use crate::models::{ModelCard, ModelFacts};
 use crate::respond;
 use crate::route::Call;
-use alti_text::ChatTemplate;
 use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 crate::wire! {
     /// Which model.
@@ -39,8 +36,7 @@ pub(super) async fn show(mut call: Call) -> ApiResult<Response<Body>> {
     let (facts, alias) = models.facts(&name(request.model, request.name)?).await?;
     let alias = alias.unwrap_or_default();
     let base = if alias.from.is_empty() { facts.name.clone() } else { alias.from.clone() };
-    let loaded = models.loaded().into_iter().find(|loaded| loaded.model.facts.name == base);
-    let card = known(models.card(&base).await?, loaded.map(|loaded| loaded.model).as_ref());
+    let card = models.card(&base, &facts.digest).await?;
     let template = alias.template.as_ref().or(card.template.as_ref());
     let parameters =
         modelfile::parameters(&alias).map(|(name, value)| format!("{name:<NAME_WIDTH$} {value}"));
@@ -61,16 +57,6 @@ pub(super) async fn show(mut call: Call) -> ApiResult<Response<Body>> {
         told["messages"] = messages.collect();
     }
     Ok(respond::json(&told))
-}
-
-/// What the model's files say of it, and where they do not say it, what the model in memory does.
-fn known(mut card: ModelCard, loaded: Option<&Arc<ServedModel>>) -> ModelCard {
-    if let Some(model) = loaded {
-        let own = || model.template.as_ref().ok().map(ChatTemplate::source).map(str::to_owned);
-        card.template = card.template.or_else(own);
-        card.fills_in |= fill_in_tokens(&model.tokenizer).is_some();
-    }
-    card
 }
 
 /// The model's numbers, under the names that GGUF files have for them.

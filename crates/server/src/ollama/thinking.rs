@@ -1,8 +1,8 @@
 //! Thoughts: what a model writes between `<think>` and `</think>` before it answers is told apart from the answer.
 
 use crate::error::{ApiError, ApiResult};
+use crate::generate::template_source;
 use crate::models::Lease;
-use alti_text::ChatTemplate;
 use serde_json::{Map, Value};
 
 const OPEN: &str = "<think>";
@@ -13,12 +13,6 @@ const TAIL: usize = 16;
 /// Whether a model thinks: its template says so.
 pub(super) fn thinks(template: Option<&str>) -> bool {
     template.is_some_and(|source| source.contains(OPEN) || source.contains(CLOSE))
-}
-
-/// The template that a model is used with.
-pub(super) fn template(model: &Lease) -> Option<&str> {
-    let alias = model.alias.as_ref().and_then(|alias| alias.template.as_deref());
-    alias.or_else(|| model.template.as_ref().ok().map(ChatTemplate::source))
 }
 
 /// What a request's `think` asks for.
@@ -45,7 +39,7 @@ impl Wish {
                 return Err(ApiError::field("think", message));
             }
         };
-        let thinks = thinks(template(model));
+        let thinks = thinks(Some(template_source(model)));
         if told == Some(true) && !thinks {
             let message = format!("{:?} does not support thinking", model.requested);
             return Err(ApiError::field("think", message));

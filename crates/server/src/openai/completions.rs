@@ -449,7 +449,7 @@ impl Chunks {
     /// The prompt of a job, for each of its choices.
     fn echo(&mut self, job: usize, tokens: &[TokenOutput], into: &mut String) {
         let echo = std::mem::take(&mut self.echoes[job]);
-        if !echo.text.is_empty() {
+        if !echo.text.is_empty() || (self.with_logprobs && !tokens.is_empty()) {
             let tokenizer = &self.model.tokenizer;
             let mut offsets = Offsets::of_prompt(tokenizer, &echo);
             let lists = told_lists(self.with_logprobs, tokenizer, tokens, &mut offsets);

@@ -148,13 +148,14 @@ pub(super) async fn create(mut call: Call) -> ApiResult<Response<Body>> {
             return Err(ApiError::field("encoding_format", "`encoding_format` must be float or base64"));
         }
     };
+    let count = request.input.count();
+    if count > MOST_INPUTS {
+        let message = format!("`input` has {count} texts: it may have {MOST_INPUTS} at most");
+        return Err(ApiError::field("input", message));
+    }
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let dimensions = dimensions(&model, request.dimensions)?;
     let texts = inputs(&call, &model, request.input)?;
-    if texts.len() > MOST_INPUTS {
-        let message = format!("`input` has {} texts: it may have {MOST_INPUTS} at most", texts.len());
-        return Err(ApiError::field("input", message));
-    }
     let (vectors, usage) = embed(&call, &model, texts, pooling).await?;
     let data = vectors.into_iter().enumerate().map(|(index, values)| {
         let values = normalized(values, dimensions);

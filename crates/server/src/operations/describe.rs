@@ -94,7 +94,11 @@ fn operation(route: &Route) -> Value {
         },
     });
     if let Some(object) = route.request {
-        let content = json!({ "application/json": { "schema": reference(object) } });
+        let schema = match route.takes_list {
+            true => json!({ "type": "array", "items": reference(object) }),
+            false => reference(object),
+        };
+        let content = json!({ "application/json": { "schema": schema } });
         let required = !BODY_IF_ANY.contains(&route.path);
         operation["requestBody"] = json!({ "required": required, "content": content });
     }
@@ -144,11 +148,12 @@ pub fn documentation() -> String {
             };
             let _cannot_fail = writeln!(
                 text,
-                "| `{} {}` | {} | {} | {} | {} |",
+                "| `{} {}` | {} | {} | {}{} | {} |",
                 route.verb.name(),
                 route.openapi_path(),
                 route.summary,
                 route.scope.name(),
+                if route.takes_list { "list of " } else { "" },
                 link(route.request),
                 link(route.response),
             );
@@ -187,7 +192,10 @@ fn type_name(schema: &Value) -> String {
         return choices.iter().map(type_name).collect::<Vec<_>>().join(" | ");
     }
     match schema["type"].as_str() {
-        Some("array") => format!("list of {}", type_name(&schema["items"])),
+        Some("array") => match type_name(&schema["items"]) {
+            several if several.contains(" | ") => format!("list of ({several})"),
+            one => format!("list of {one}"),
+        },
         Some(name) => name.to_owned(),
         None => "any".to_owned(),
     }
@@ -307,6 +315,8 @@ mod tests {
             (&json!("action"), &json!("query"))
         );
         assert_eq!(slot["requestBody"]["required"], false);
+        let scales = &paths["/lora-adapters"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(scales["items"]["$ref"], "#/components/schemas/AdapterScale");
         let list = paths["/v1/vector_stores"]["get"]["parameters"].as_array().unwrap();
         let names: Vec<&str> = list.iter().map(|it| it["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["limit", "order", "after", "before"]);
@@ -314,6 +324,14 @@ mod tests {
         for path in OR_A_LIST.iter().chain(&BODY_IF_ANY) {
             assert!(paths[path].is_object(), "{path}");
         }
+    }
+
+    #[test]
+    fn lists_of_several_types_are_told_from_several_types() {
+        let choice = json!({ "anyOf": [{ "type": "string" }, { "type": "integer" }] });
+        let list = json!({ "type": "array", "items": choice });
+        let schema = json!({ "anyOf": [{ "type": "array", "items": { "type": "string" } }, list, choice] });
+        assert_eq!(type_name(&schema), "list of string | list of (string | integer) | string | integer");
     }
 
     #[test]

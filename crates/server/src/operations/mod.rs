@@ -1,7 +1,7 @@
 //! What an owner and a cluster need: whether it lives, whether it is ready, how it does, what it can.
 
 mod describe;
-mod queries;
+pub(crate) mod queries;
 
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::respond;

@@ -1,4 +1,5 @@
-//! What routes read of a request's query: their handlers read it value by value, and this table says so to others.
+//! What routes read of a request's query. Handlers get no other values than those that are in this table: one without a
+//! row is of no effect, which a test of it notices.
 
 use crate::route::{Route, Verb};
 use serde_json::{Value, json};
@@ -9,10 +10,12 @@ struct Parameter {
     about: &'static str,
     schema: fn() -> Value,
     required: bool,
+    /// How OpenAPI calls the way it is written, where that is not as always.
+    style: Option<&'static str>,
 }
 
 const fn optional(name: &'static str, about: &'static str, schema: fn() -> Value) -> Parameter {
-    Parameter { name, about, schema, required: false }
+    Parameter { name, about, schema, required: false, style: None }
 }
 
 fn text() -> Value {
@@ -42,9 +45,39 @@ const FILTER: Parameter = optional(
 const MODEL: Parameter =
     optional("model", "The model's name; the server's default model where none is given.", text);
 
+/// The part of the list of models that one of Anthropic's clients wants.
+const MODELS: &[Parameter] = &[
+    optional(
+        "limit",
+        "Most entries, for clients that send `anthropic-version`; others get all of them.",
+        || json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),
+    ),
+    optional("after_id", "For the same clients: only what comes behind the model with this id.", text),
+    optional("before_id", "For the same clients: only what comes in front of the model with this id.", text),
+];
+const INCLUDE: Parameter = optional(
+    "include",
+    "What is told beside the rest: `file_search_call.results`. Anything else changes nothing.",
+    || json!({ "type": "array", "items": { "type": "string" } }),
+);
+const METADATA: Parameter = Parameter {
+    style: Some("deepObject"),
+    ..optional(
+        "metadata",
+        "Only answers that have these metadata: `metadata[key]=value`.",
+        || json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+    )
+};
+
 /// The values that each route reads.
 const QUERIES: &[(Verb, &str, &[&[Parameter]])] = &[
-    (Verb::Get, "/v1/chat/completions", &[PAGE, &[optional("model", "Only answers of this model.", text)]]),
+    (Verb::Get, "/v1/models", &[MODELS]),
+    (Verb::Get, "/models", &[MODELS]),
+    (
+        Verb::Get,
+        "/v1/chat/completions",
+        &[PAGE, &[optional("model", "Only answers of this model.", text), METADATA]],
+    ),
     (Verb::Get, "/v1/chat/completions/{completion}/messages", &[PAGE]),
     (Verb::Get, "/v1/conversations/{conversation}/items", &[PAGE]),
     (
@@ -65,6 +98,7 @@ const QUERIES: &[(Verb, &str, &[&[Parameter]])] = &[
         Verb::Get,
         "/v1/responses/{response}",
         &[&[
+            INCLUDE,
             optional("stream", "Whether it is told as events.", || json!({ "type": "boolean" })),
             optional(
                 "starting_after",
@@ -73,6 +107,7 @@ const QUERIES: &[(Verb, &str, &[&[Parameter]])] = &[
             ),
         ]],
     ),
+    (Verb::Post, "/v1/responses/{response}/cancel", &[&[INCLUDE]]),
     (Verb::Get, "/v1/responses/{response}/input_items", &[PAGE]),
     (Verb::Get, "/v1/vector_stores", &[PAGE]),
     (Verb::Get, "/v1/vector_stores/{store}/files", &[PAGE, &[FILTER]]),
@@ -102,23 +137,39 @@ const QUERIES: &[(Verb, &str, &[&[Parameter]])] = &[
             about: "What is done.",
             schema: || json!({ "enum": ["save", "restore", "erase", "delete"] }),
             required: true,
+            style: None,
         }]],
     ),
     (Verb::Get, "/lora-adapters", &[&[MODEL]]),
     (Verb::Post, "/lora-adapters", &[&[MODEL]]),
 ];
 
+fn of(route: &Route) -> impl Iterator<Item = &'static Parameter> {
+    let own = QUERIES.iter().filter(move |(verb, path, _)| *verb == route.verb && *path == route.path);
+    own.flat_map(|(_, _, groups)| groups.iter().copied().flatten())
+}
+
+/// Whether a route reads the value of this name. Clients write lists and objects with brackets: `include[]`,
+/// `metadata[key]`.
+pub(crate) fn reads(route: &Route, name: &str) -> bool {
+    let plain = name.split('[').next().unwrap_or(name);
+    of(route).any(|parameter| parameter.name == plain)
+}
+
 /// The values that a route reads of a query, as OpenAPI describes them.
 pub(super) fn parameters(route: &Route) -> impl Iterator<Item = Value> {
-    let own = QUERIES.iter().filter(move |(verb, path, _)| *verb == route.verb && *path == route.path);
-    own.flat_map(|(_, _, groups)| groups.iter().copied().flatten()).map(|parameter| {
-        json!({
+    of(route).map(|parameter| {
+        let mut told = json!({
             "name": parameter.name,
             "in": "query",
             "description": parameter.about,
             "required": parameter.required,
             "schema": (parameter.schema)(),
-        })
+        });
+        if let Some(style) = parameter.style {
+            told["style"] = json!(style);
+        }
+        told
     })
 }
 
@@ -131,6 +182,65 @@ mod tests {
         for (verb, path, _) in QUERIES {
             let routes = crate::routes::table();
             assert!(routes.iter().any(|route| route.verb == *verb && route.path == *path), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_route_has_two_rows_nor_two_values_of_a_name() {
+        for route in crate::routes::table() {
+            let mut names: Vec<&str> = of(route).map(|parameter| parameter.name).collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn only_what_is_described_is_read() {
+        let table = crate::routes::table();
+        let route = |path: &str| {
+            table.iter().find(|route| route.verb == Verb::Get && route.path == path).copied().unwrap()
+        };
+        for (path, read) in [
+            ("/v1/models", ["limit", "after_id", "before_id"]),
+            ("/models", ["limit", "after_id", "before_id"]),
+            ("/v1/responses/{response}", ["include[]", "stream", "starting_after"]),
+            ("/v1/chat/completions", ["metadata[topic]", "model", "after"]),
+        ] {
+            for name in read {
+                assert!(reads(route(path), name), "{path}: {name}");
+            }
+            assert!(!reads(route(path), "unheard_of"), "{path}");
+        }
+        let described =
+            parameters(route("/v1/chat/completions")).find(|it| it["name"] == "metadata").unwrap();
+        assert_eq!(described["style"], "deepObject");
+    }
+
+    /// A handler asks for values by their names: each is in a row of some route.
+    #[test]
+    fn every_name_in_the_sources_is_described() {
+        let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut folders = vec![sources];
+        let mut asked = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => {
+                        let text = std::fs::read_to_string(path).unwrap();
+                        let calls = text.split("query_value(\"").skip(1);
+                        asked.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+                    }
+                }
+            }
+        }
+        assert!(asked.iter().any(|name| name == "limit"), "no calls were found");
+        for name in &asked {
+            let described = QUERIES.iter().flat_map(|(_, _, groups)| groups.iter().copied().flatten());
+            assert!(described.into_iter().any(|parameter| parameter.name == name), "{name} is in no row");
         }
     }
 }

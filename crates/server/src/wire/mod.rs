@@ -8,7 +8,7 @@ mod read;
 
 pub use describe::{Described, Field, Object, Support};
 pub(crate) use read::integer;
-pub use read::{UnknownFields, read_json};
+pub use read::{UnknownFields, from_value, read_json};
 
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -206,6 +206,8 @@ async fn documents_and_search_results_are_text() {
         "content": [{ "type": "text", "text": "It shines." }],
     });
     let content = json!([
+        { "type": "text", "text": "Read" },
+        { "type": "text", "text": " this:" },
         document(json!({ "type": "text", "media_type": "text/plain", "data": "It is round." })),
         document(json!({ "type": "content", "content": [{ "type": "text", "text": "It is far." }] })),
         found,
@@ -221,10 +223,10 @@ async fn documents_and_search_results_are_text() {
     let messages = |result: Value| json!([{ "role": "user", "content": content }, called, told(result)]);
     let results = json!([found, document(json!({ "type": "text", "data": "It is cold." }))]);
     app.post("/v1/messages", request(json!({ "messages": messages(results) }))).await.ok();
-    let prompt = tokenizer().decode(&app.last_job().prompt);
+    let prompt = tokenizer().decode_spelling_specials(&app.last_job().prompt);
     for part in [
-        "Moon\nOld.\nIt is round.\n\nMoon\nOld.\nIt is far.\n\nSun\nhttps://a.example\nIt shines.\n\nWhy?",
-        "Sun\nhttps://a.example\nIt shines.\n\nMoon\nOld.\nIt is cold.",
+        "<|im_start|>user\nRead this:\n\nMoon\nOld.\nIt is round.\n\nMoon\nOld.\nIt is far.\n\nSun\nhttps://a.example\nIt shines.\n\nWhy?",
+        "<tool_response>\nSun\nhttps://a.example\nIt shines.\n\nMoon\nOld.\nIt is cold.\n</tool_response>",
     ] {
         assert!(prompt.contains(part), "{part} is not in {prompt}");
     }

@@ -285,6 +285,29 @@ async fn numbers_of_two_models_are_told_apart_and_added_up() {
 }
 
 #[tokio::test]
+async fn sums_that_are_counters_do_not_fall_when_a_model_goes() {
+    let app = app();
+    app.post("/v1/completions", json!({ "model": "tiny", "prompt": "x", "max_tokens": 2 })).await.ok();
+    let sums = async || {
+        let text = app.get("/metrics").await.text();
+        let lines = text.lines().filter(|line| line.starts_with("llamacpp:") && line.contains("_total "));
+        let pairs = lines.filter_map(|line| line.split_once(' '));
+        pairs.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect::<Vec<(String, f64)>>()
+    };
+    let before = sums().await;
+    assert!(before.iter().any(|(_, value)| *value > 0.0), "{before:?}");
+    app.state.models().unload("tiny").await.unwrap();
+    while !app.state.models().loaded().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let after = sums().await;
+    assert_eq!(before.len(), after.len());
+    for ((name, before), (_, after)) in before.iter().zip(&after) {
+        assert!(after >= before, "{name} fell from {before} to {after}");
+    }
+}
+
+#[tokio::test]
 async fn numbers_are_shown_to_everybody_where_the_owner_says_so() {
     let ask = async |settings: ServerSettings, path: &str| {
         let app = App::with(settings, Some(Arc::new(Book::default())), Duration::ZERO);

@@ -149,6 +149,12 @@ fn valid(object: &Object) -> Map<String, Value> {
     request
 }
 
+/// The body that a route takes, with this object in it.
+fn body(route: &Route, object: Map<String, Value>) -> Vec<u8> {
+    let object = Value::Object(object);
+    if route.takes_list { json!([object]) } else { object }.to_string().into_bytes()
+}
+
 #[tokio::test]
 async fn every_field_with_every_kind_of_nonsense() {
     let folder = tempfile::tempdir().unwrap();
@@ -161,7 +167,7 @@ async fn every_field_with_every_kind_of_nonsense() {
             continue;
         }
         let path = path(route, "x");
-        check(&app, route, &path, Value::Object(valid(object)).to_string().into_bytes()).await;
+        check(&app, route, &path, body(route, valid(object))).await;
         // The settings are read in one place: two ways to it are enough.
         let with_settings = ["/v1/completions", "/api/generate"].contains(&route.path);
         let settings =
@@ -177,7 +183,7 @@ async fn every_field_with_every_kind_of_nonsense() {
             } else {
                 request.insert(name.to_owned(), value);
             }
-            bodies.push(Value::Object(request).to_string().into_bytes());
+            bodies.push(body(route, request));
         }
         // Several at once, as they come in life.
         for bodies in bodies.chunks(12) {
@@ -224,7 +230,7 @@ proptest! {
                 for (index, value) in &values {
                     request.insert(object.fields[index.index(object.fields.len())].name().to_owned(), value.clone());
                 }
-                check(&app, route, &path(route, "x"), Value::Object(request).to_string().into_bytes()).await;
+                check(&app, route, &path(route, "x"), body(route, request)).await;
             }
         });
     }

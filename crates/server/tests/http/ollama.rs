@@ -290,7 +290,7 @@ async fn names_that_are_none_are_refused() {
 #[tokio::test]
 async fn long_conversations_lose_their_oldest_turns() {
     let app = app();
-    let said = |letter: &str| letter.repeat(CONTEXT / 4);
+    let said = |letter: &str| letter.repeat(CONTEXT / 6);
     let mut messages = vec![json!({ "role": "SYSTEM", "content": "Be brief." })];
     for (role, letter) in ["user", "assistant"].iter().cycle().zip(["a", "b", "c", "d", "e", "f", "g"]) {
         messages.push(json!({ "role": role, "content": said(letter) }));
@@ -310,8 +310,11 @@ async fn long_conversations_lose_their_oldest_turns() {
     let context: Vec<u32> = std::iter::repeat_n(u32::from(b'a'), CONTEXT).collect();
     let mut on = json!({ "model": "scripted", "prompt": "Hi", "context": context, "stream": false });
     app.post("/api/generate", on.clone()).await.ok();
-    assert_eq!(app.last_job().prompt.len(), CONTEXT);
+    assert_eq!(app.last_job().prompt.len(), CONTEXT / 4 * 3);
     assert!(last_prompt(&app).contains("Hi"));
+    on["options"] = json!({ "num_predict": 8 });
+    app.post("/api/generate", on.clone()).await.ok();
+    assert_eq!(app.last_job().prompt.len(), CONTEXT - 8, "there is room for the answer");
     (on["model"], on["truncate"]) = (json!("tiny"), json!(false));
     refused(&app.post("/api/generate", on).await, "context");
 }

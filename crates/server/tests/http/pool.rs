@@ -3,7 +3,7 @@
 use crate::support::{App, Script, user};
 use alti_server::models::KeepAlive;
 use alti_server::{ErrorKind, ServerSettings};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -98,6 +98,53 @@ async fn a_running_answer_keeps_its_model() {
         .await;
     assert!(answer.text().ends_with("data: [DONE]\n\n"));
     assert_eq!(loaded(&app).await, [""; 0]);
+}
+
+/// To read a card is to build a whole tokenizer.
+#[tokio::test]
+async fn cards_are_read_one_at_a_time_once_and_not_of_loaded_models() {
+    let app = slow(ServerSettings::default());
+    let show = async |name: &str| app.post("/api/show", json!({ "model": name })).await.ok();
+    let cards = || app.shelf.cards.load(Ordering::Relaxed);
+    let names = ["scripted", "tiny", "scripted:latest", "owner/other:Q4_0", "tiny"];
+    let shown = futures_util::future::join_all(names.iter().map(|name| show(name))).await;
+    assert_eq!(cards(), 3);
+    assert_eq!(
+        (&shown[0]["template"], &shown[4]["template"]),
+        (&json!("{# scripted #}"), &json!("{# tiny #}"))
+    );
+    drop(app.state.models().acquire(Some("owner/other:Q4_0"), None).await.unwrap());
+    let loaded = show("owner/other:Q4_0").await;
+    assert!(loaded["template"].as_str().unwrap().contains("im_start"), "{loaded}");
+    assert_eq!((&loaded["model_info"]["llama.block_count"], cards()), (&json!(2), 3));
+    assert_eq!(show("scripted").await["template"], "{# scripted #}");
+}
+
+#[tokio::test]
+async fn an_alias_with_the_name_of_a_model_stands_in_front_of_it_once() {
+    let app = slow(ServerSettings::default());
+    let front = json!({ "model": "scripted", "from": "tiny", "stream": false });
+    app.post("/api/create", front).await.ok();
+    let behind = json!({ "model": "tiny", "from": "tiny", "system": "Be.", "stream": false });
+    app.post("/api/create", behind).await.ok();
+    // What `scripted` is made from is a model's name already: the alias of that name has no part in it.
+    let shown = app.post("/api/show", json!({ "model": "scripted" })).await.ok();
+    assert_eq!((&shown["template"], &shown["system"]), (&json!("{# tiny #}"), &json!("")));
+    app.post("/api/create", json!({ "model": "tiny", "from": "owner/other:Q4_0", "stream": false }))
+        .await
+        .ok();
+    let shown = app.post("/api/show", json!({ "model": "scripted" })).await.ok();
+    assert_eq!(shown["template"], "{# tiny #}");
+    app.post(
+        "/api/create",
+        json!({ "model": "owner/other:Q4_0", "from": "owner/other:Q4_0", "stream": false }),
+    )
+    .await
+    .ok();
+    drop(app.state.models().acquire(Some("owner/other:Q4_0"), None).await.unwrap());
+    let told = app.get("/api/ps").await.ok();
+    let names: Vec<&Value> = told["models"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["owner/other:Q4_0"], "one entry for one name");
 }
 
 #[tokio::test]

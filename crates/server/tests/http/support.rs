@@ -10,7 +10,7 @@ use alti_engine::serving::{
 use alti_engine::stop::FinishReason;
 use alti_formats::Checkpoint;
 use alti_models::Llama;
-use alti_server::models::{Cancel, Inference};
+use alti_server::models::{Cancel, Inference, ModelCard};
 use alti_server::{
     Accounts, AppState, LoadError, ModelFacts, ModelLoader, Peer, PullProgress, ServedModel, ServerSettings,
     Services, router,
@@ -210,10 +210,14 @@ impl Inference for Scripted {
     }
 }
 
-/// Knows the two models, and counts how often each is loaded.
+/// Knows the two models, and counts how often they are loaded, and their cards read.
 pub struct Shelf {
     pub scripted: Arc<Scripted>,
     pub loads: AtomicUsize,
+    pub cards: AtomicUsize,
+    /// Cards that are being read.
+    pub reading: AtomicUsize,
+    /// What a load takes, and the reading of a card.
     pub load_time: Duration,
     /// What a loaded model takes, whatever was foreseen.
     pub taken: AtomicU64,
@@ -244,6 +248,15 @@ impl ModelLoader for Shelf {
         })
     }
 
+    fn card(&self, name: &str) -> Result<ModelCard, LoadError> {
+        self.find(name)?;
+        self.cards.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(self.reading.fetch_add(1, Ordering::SeqCst), 0, "two cards are read at once");
+        std::thread::sleep(self.load_time);
+        self.reading.fetch_sub(1, Ordering::SeqCst);
+        Ok(ModelCard { template: Some(format!("{{# {name} #}}")), ..ModelCard::default() })
+    }
+
     fn load(&self, name: &str) -> Result<ServedModel, LoadError> {
         let facts = self.find(name)?;
         self.loads.fetch_add(1, Ordering::Relaxed);
@@ -259,6 +272,7 @@ impl ModelLoader for Shelf {
             template: Ok(BuiltinTemplate::ChatMl.compile(&tokenizer).expect("a template")),
             tokenizer,
             sampling: Map::from_iter([("temperature".to_owned(), json!(0))]),
+            numbers: vec![("llama.block_count".to_owned(), 2)],
             memory_bytes: self.taken.load(Ordering::Relaxed),
         })
     }
@@ -354,8 +368,14 @@ impl App {
             cancelled: Arc::default(),
             patience: Mutex::default(),
         });
-        let shelf =
-            Arc::new(Shelf { scripted, loads: AtomicUsize::new(0), load_time, taken: AtomicU64::new(600) });
+        let shelf = Arc::new(Shelf {
+            scripted,
+            loads: AtomicUsize::new(0),
+            cards: AtomicUsize::new(0),
+            reading: AtomicUsize::new(0),
+            load_time,
+            taken: AtomicU64::new(600),
+        });
         let state = AppState::with_services(settings, shelf.clone(), services);
         App { router: router(state.clone()), state, shelf }
     }

@@ -98,6 +98,7 @@ fn served(inference: Arc<dyn Inference>) -> ServedModel {
         template: ChatTemplate::new(TEMPLATE, &tokenizer).map_err(|error| error.to_string()),
         tokenizer,
         sampling: serde_json::Map::from_iter([("max_tokens".to_owned(), json!(24))]),
+        numbers: Vec::new(),
         memory_bytes: 1,
     }
 }
