@@ -262,6 +262,8 @@ pub(super) fn status_page(state: &AppState) -> String {
         env!("CARGO_PKG_VERSION"),
         loaded.len()
     );
+    // Apps look for these words at an address before they take it for one of Ollama's.
+    page.push_str("<!-- Ollama is running -->");
     page
 }
 

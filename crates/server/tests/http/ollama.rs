@@ -568,6 +568,7 @@ async fn vectors_and_errors() {
     let one = app.post("/api/embeddings", json!({ "model": "tiny", "prompt": "a" })).await.ok();
     assert_eq!(one["embedding"].as_array().unwrap().len(), 96);
     assert!(app.get("/api/version").await.ok()["version"].is_string());
+    assert!(String::from_utf8_lossy(&app.get("/").await.bytes).contains("Ollama is running"));
     for (path, request) in [
         (
             "/api/chat",
