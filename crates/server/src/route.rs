@@ -63,9 +63,15 @@ impl Family {
     /// The family whose words a request is answered in: Anthropic's clients ask for models where OpenAI's do, too, and
     /// say who they are.
     pub fn spoken(self, path: &str, headers: &HeaderMap) -> Family {
-        let shared = path == "/v1/models" || path.starts_with("/v1/models/");
-        if shared && headers.contains_key("anthropic-version") { Family::Anthropic } else { self }
+        let path = path.strip_prefix("/v1").unwrap_or(path);
+        let is_shared = path == "/models" || path.starts_with("/models/");
+        if is_shared && is_anthropics(headers) { Family::Anthropic } else { self }
     }
+}
+
+/// Whether Anthropic's client asks.
+pub(crate) fn is_anthropics(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
 }
 
 /// HTTP's methods, as far as routes use them.

@@ -3,7 +3,7 @@
 use crate::error::{ApiError, ApiResult, excerpt};
 use crate::models::ModelFacts;
 use crate::respond;
-use crate::route::Call;
+use crate::route::{Call, is_anthropics};
 use crate::wire::Nullable;
 use axum::body::Body;
 use axum::http::Response;
@@ -60,11 +60,6 @@ crate::wire! {
             deleted: bool,
         }
     }
-}
-
-/// Whether Anthropic's client asks: its API has the same paths, and other fields.
-fn is_anthropics(call: &Call) -> bool {
-    call.headers().contains_key("anthropic-version")
 }
 
 fn model(facts: ModelFacts, is_anthropics: bool) -> Model {
@@ -124,7 +119,7 @@ fn page(names: &[&str], query: &[(String, String)]) -> ApiResult<Page> {
 /// `GET /v1/models`.
 pub(super) async fn list(call: Call) -> ApiResult<Response<Body>> {
     let mut models = call.state.models().list().await?;
-    let is_anthropics = is_anthropics(&call);
+    let is_anthropics = is_anthropics(call.headers());
     let mut has_more = None;
     if is_anthropics {
         let names: Vec<&str> = models.iter().map(|facts| facts.name.as_str()).collect();
@@ -146,7 +141,7 @@ pub(super) async fn list(call: Call) -> ApiResult<Response<Body>> {
 /// `GET /v1/models/{model}`.
 pub(super) async fn show(call: Call) -> ApiResult<Response<Body>> {
     let (facts, _) = call.state.models().facts(call.path("model")).await?;
-    Ok(respond::json(&model(facts, is_anthropics(&call))))
+    Ok(respond::json(&model(facts, is_anthropics(call.headers()))))
 }
 
 /// `DELETE /v1/models/{model}`.

@@ -279,6 +279,12 @@ async fn models_are_listed_in_pages() {
     for wrong in ["?limit=0", "?limit=1001", "?limit=many", "?after_id=none"] {
         assert_eq!(page(wrong).await.status, StatusCode::BAD_REQUEST, "{wrong}");
     }
-    // OpenAI's clients get all of them.
+    let none = page("/nope").await;
+    let error = none.json();
+    assert_eq!((none.status, &error["type"]), (StatusCode::NOT_FOUND, &json!("error")));
+    assert_eq!(error["error"]["type"], "not_found_error");
+    assert_eq!(error["request_id"].as_str(), none.headers["request-id"].to_str().ok());
+    // OpenAI's clients get all of them, and errors of their own.
+    assert_eq!(app.get("/v1/models/nope").await.json()["error"]["code"], "model_not_found");
     assert_eq!(app.get("/v1/models?limit=1").await.ok()["data"].as_array().unwrap().len(), 3);
 }
