@@ -192,6 +192,14 @@ impl Demand {
         let limit = if reading > computing { memory } else { operand.name() };
         Some(Bound { limit: limit.to_owned(), value: step.tokens as f64 / reading.max(computing) })
     }
+
+    /// The median of what bounds `work` with each of these limits.
+    pub fn median_bound(&self, work: &Workload, limits: &[Limits]) -> Option<Bound> {
+        let mut bounds = limits.iter().map(|limits| self.bound(work, limits)).collect::<Option<Vec<_>>>()?;
+        bounds.sort_by(|a, b| a.value.total_cmp(&b.value));
+        let middle = bounds.len() / 2;
+        bounds.into_iter().nth(middle)
+    }
 }
 
 /// One step of a piece of work.
@@ -302,6 +310,15 @@ pub(crate) mod tests {
         let bound = floating().bound(&Workload::prefill(512), &limits).unwrap();
         assert_eq!((bound.limit.as_str(), bound.value.round()), ("f32", 1_000.0));
         assert_eq!(SMALL.bound(&Workload::prefill(512), &limits), None);
+    }
+
+    #[test]
+    fn the_bound_of_several_rounds_is_the_one_in_the_middle() {
+        let round = |reread| Limits { reread, ..limits() };
+        let rounds = [round(3e11), round(1e11), round(2e11)];
+        let bound = SMALL.median_bound(&Workload::decode(0, 0), &rounds).unwrap();
+        assert_eq!((bound.limit.as_str(), bound.value.round()), ("re-read", 2_000.0));
+        assert_eq!(SMALL.median_bound(&Workload::cold(), &[]), None);
     }
 
     #[test]

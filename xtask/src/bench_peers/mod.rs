@@ -195,7 +195,8 @@ fn measure(options: &Options) -> Result<Report> {
                 let trial = options.longest_trial.map_or(work, |most| work.at_most(most as usize));
                 let match_up =
                     Match { engines: &engines, model: &model.file, threads: limits.threads, work, trial };
-                let (turns, scouted) = match_up.play(options.trials, options.rounds)?;
+                let Played { turns, scouted, limits: of_rounds } =
+                    match_up.play(options.trials, options.rounds)?;
                 // An older program has no profile; what was measured is worth more than that.
                 let products = engines.products(&work, &model.file, limits.threads).unwrap_or_else(|error| {
                     eprintln!("alti: {error:#}");
@@ -208,7 +209,8 @@ fn measure(options: &Options) -> Result<Report> {
                     work,
                     trial: (trial != work).then_some(trial),
                     demand,
-                    bound: demand.bound(&work, limits),
+                    bound: demand.median_bound(&work, &of_rounds),
+                    limits: of_rounds,
                     products,
                     turns,
                     scouted,
@@ -224,6 +226,14 @@ fn measure(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// What a piece of work showed.
+struct Played {
+    turns: Vec<Turns>,
+    scouted: Vec<Scouted>,
+    /// Of each round.
+    limits: Vec<Limits>,
+}
+
 /// All engines at one piece of work.
 struct Match<'a> {
     engines: &'a Engines<'a>,
@@ -235,8 +245,9 @@ struct Match<'a> {
 }
 
 impl Match<'_> {
-    /// Tries all settings, then lets the survivors and `alti` take turns.
-    fn play(&self, trials: u32, rounds: u32) -> Result<(Vec<Turns>, Vec<Scouted>)> {
+    /// Tries all settings, then lets the survivors and `alti` take turns. What the machine could do is measured right
+    /// behind each turn of `alti`, because it moves with what others do on the host.
+    fn play(&self, trials: u32, rounds: u32) -> Result<Played> {
         let mut scouted = Vec::new();
         let mut survivors: Vec<Candidate> = Vec::new();
         for peer in PEERS {
@@ -246,13 +257,17 @@ impl Match<'_> {
         let alti = Contestant { engine: ALTI.to_owned(), flags: String::new() };
         let mut turns: Vec<Turns> =
             std::iter::once(alti).chain(survivors.iter().map(Candidate::contestant)).map(started).collect();
+        let mut limits = Vec::new();
         for _ in 0..rounds {
             record(&mut turns[0], self.engines.alti(&self.work, self.model, self.threads)?);
+            if self.work.kind != Kind::Cold {
+                limits.push(Limits::measure(self.threads)?);
+            }
             for (&candidate, turns) in survivors.iter().zip(&mut turns[1..]) {
                 record(turns, self.engines.peer(candidate, &self.work, self.model, self.threads)?);
             }
         }
-        Ok((turns, scouted))
+        Ok(Played { turns, scouted, limits })
     }
 
     /// Tries every setting of a peer, all of them before any a second time; the best go on. One that fails is not tried

@@ -26,7 +26,7 @@ pub struct Report {
     pub peers: Vec<String>,
     /// Rounds; in each, every contestant had one turn.
     pub rounds: u32,
-    /// What the machine could do at most, for each number of threads.
+    /// What the machine could do at most before the first row, for each number of threads.
     pub limits: Vec<Limits>,
     /// The measurements.
     pub rows: Vec<Row>,
@@ -49,8 +49,11 @@ pub struct Row {
     pub trial: Option<Workload>,
     /// What the model asks for.
     pub demand: Demand,
-    /// What the machine allows.
+    /// What the machine allows: the median of the rounds.
     pub bound: Option<Bound>,
+    /// What the machine could do in each round; in older files the report's limits stand for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limits>,
     /// The part of `alti`'s time that passed in products with weights: what it reaches of what they alone would.
     pub products: Option<f64>,
     /// Who took turns, `alti` first.
@@ -147,7 +150,7 @@ impl Row {
         cells.push(self.ratio().map_or_else(String::new, |ratio| format!("{ratio:.2}")));
         let of_limit = self.best_of(ALTI).zip(self.bound.as_ref());
         cells.push(of_limit.map_or_else(String::new, |(alti, bound)| {
-            format!("{:.0} % of {}", 100.0 * alti.median() / bound.value, bound.limit)
+            format!("{:.0} % of {}, {}", 100.0 * alti.median() / bound.value, shown(bound.value), bound.limit)
         }));
         cells.push(self.products.map_or_else(String::new, |part| format!("{:.0} %", 100.0 * part)));
         cells.push(self.revision.clone());
@@ -297,7 +300,8 @@ pub(crate) mod tests {
             work,
             trial: None,
             demand: SMALL,
-            bound: SMALL.bound(&work, &limits()),
+            bound: SMALL.median_bound(&work, &[limits()]),
+            limits: vec![limits()],
             products: (!work.is_time()).then_some(0.8),
             turns,
             scouted: Vec::new(),
@@ -336,7 +340,7 @@ pub(crate) mod tests {
     #[test]
     fn the_table_has_the_best_settings_the_ratio_to_the_best_peer_and_the_fraction_of_the_limit() {
         let text = report().markdown();
-        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of int8 | 80 % | abc |";
+        let prefill = "| m | 2 | prefill 512 | tokens/s | 5000 | 2500 (`-fa off`) | 2400 (`-fa 1`) | 2.00 | 25 % of 20000, int8 | 80 % | abc |";
         assert!(text.contains(prefill), "{text}");
         let cold =
             "| ms | 40.0, 130 MiB | 150, 130 MiB (`-fa on`) | 90.0, 130 MiB (`-fa on`) | 2.25 |  |  | abc |";
