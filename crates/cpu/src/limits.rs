@@ -5,6 +5,8 @@
 //! same name. The best of several passes counts, because everything that disturbs only slows.
 
 use crate::pool::PoolOptions;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::tiles::Tiles;
 use crate::{AlignedBytes, CpuError, Pool};
 use std::hint::black_box;
 use std::time::Instant;
@@ -224,7 +226,7 @@ pub const UNITS: &[Unit] = &[
         instruction: "tdpbusd tmm",
         operand: Operand::Int8,
         operations: 4 * 2 * 16 * 16 * 64,
-        available: || x86::has_tiles(x86::TILES_INT8),
+        available: || Tiles::detect().is_some(),
         rounds: x86::tiles_int8,
     },
     #[cfg(target_arch = "x86_64")]
@@ -240,7 +242,7 @@ pub const UNITS: &[Unit] = &[
         instruction: "tdpbf16ps tmm",
         operand: Operand::Bf16,
         operations: 4 * 2 * 16 * 16 * 32,
-        available: || x86::has_tiles(x86::TILES_BF16),
+        available: || Tiles::detect().is_some(),
         rounds: x86::tiles_bf16,
     },
     #[cfg(target_arch = "x86_64")]
@@ -385,8 +387,8 @@ mod aarch64 {
 /// that nothing comes of them, and because Rust has no names for tiles yet.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use crate::simd::tiles::{TILE_ROW, TILE_ROWS, Tiles};
     use std::arch::asm;
-    use std::arch::x86_64::__cpuid_count;
 
     /// The instruction on accumulators 4 to 15: as many as hide its latency behind two a cycle.
     macro_rules! on_12 {
@@ -532,64 +534,17 @@ mod x86 {
     );
     rounds!(avx512_blocks_int8, dots_on_6!(), zero_32!());
 
-    /// Bits of leaf 7's EDX for what tiles multiply.
-    pub(super) const TILES_BF16: u32 = 1 << 22;
-    pub(super) const TILES_INT8: u32 = 1 << 25;
-
-    /// Whether the machine has tiles with the feature, and the system lets this process use them.
-    pub(super) fn has_tiles(feature: u32) -> bool {
-        /// Bit of leaf 7's EDX for tiles as such.
-        const TILES: u32 = 1 << 24;
-        let has =
-            __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & (TILES | feature) == TILES | feature;
-        has && permission()
-    }
-
-    /// Asks Linux for the registers of tiles, which a process does not have before it asks.
-    #[cfg(target_os = "linux")]
-    fn permission() -> bool {
-        const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
-        const TILE_DATA: libc::c_ulong = 18;
-        // SAFETY: the call reads no memory of ours.
-        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn permission() -> bool {
-        false
-    }
-
-    /// `ldtilecfg`'s operand: palette 1, eight tiles of 16 rows of 64 bytes.
-    #[repr(align(64))]
-    struct TileShapes([u8; 64]);
-
-    const SHAPES: TileShapes = {
-        let mut shapes = [0; 64];
-        shapes[0] = 1;
-        let mut tile = 0;
-        while tile < 8 {
-            shapes[16 + 2 * tile] = 64;
-            shapes[48 + tile] = 16;
-            tile += 1;
-        }
-        TileShapes(shapes)
-    };
-
     /// A function that multiplies two tiles by two others, as a matrix product does.
     macro_rules! tile_rounds {
         ($name:ident, $instruction:literal) => {
             /// # Safety
-            /// `has_tiles` must have said so for the feature.
+            /// The machine must have the instruction.
             pub(super) unsafe fn $name(rounds: u64) {
-                // SAFETY: the shapes are 64 readable bytes in the documented layout; all registers
-                // are declared, and tiles are given back before the end.
+                let Some(tiles) = Tiles::detect() else { return };
+                let _configured = tiles.configure([(TILE_ROWS, TILE_ROW); 8]);
+                // SAFETY: only registers are touched: tiles, which are configured, and declared ones.
                 unsafe {
                     asm!(
-                        "ldtilecfg [rax]",
-                        "tilezero tmm4",
-                        "tilezero tmm5",
-                        "tilezero tmm6",
-                        "tilezero tmm7",
                         "2:",
                         concat!($instruction, " tmm0, tmm4, tmm6"),
                         concat!($instruction, " tmm1, tmm4, tmm7"),
@@ -597,11 +552,8 @@ mod x86 {
                         concat!($instruction, " tmm3, tmm5, tmm7"),
                         "dec rcx",
                         "jnz 2b",
-                        "tilerelease",
-                        in("rax") &SHAPES.0,
                         inout("rcx") rounds.max(1) => _,
-                        clobber_abi("sysv64"),
-                        options(readonly, nostack),
+                        options(nomem, nostack),
                     );
                 }
             }

@@ -12,6 +12,7 @@
 use crate::CpuError;
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -106,11 +107,9 @@ impl Region<'_> {
         self.shared.threads
     }
 
-    /// This thread's share of `count` pieces: ranges in thread order, equal up to one.
-    pub fn share(&self, count: usize) -> std::ops::Range<usize> {
-        let (each, more) = (count / self.threads(), count % self.threads());
-        let start = self.thread * each + self.thread.min(more);
-        start..start + each + usize::from(self.thread < more)
+    /// This thread's share of `count` pieces ([`share`]).
+    pub fn share(&self, count: usize) -> Range<usize> {
+        share(count, self.thread, self.threads())
     }
 
     /// Waits until all threads are here; what they wrote before is visible after.
@@ -147,6 +146,11 @@ impl Region<'_> {
         // A poisoned region may still have opened this barrier; then all others passed it, too.
         if barrier.phase.load(Ordering::Acquire) == phase { Err(Poisoned) } else { Ok(()) }
     }
+}
+
+/// The run of `count` pieces that is thread `thread`'s of `threads`: in thread order, equal up to one.
+pub(crate) fn share(count: usize, thread: usize, threads: usize) -> Range<usize> {
+    count * thread / threads..count * (thread + 1) / threads
 }
 
 /// Spins, then yields, until `done`.

@@ -12,6 +12,7 @@ pub(crate) mod store;
 use super::fences::{Access, Sharing};
 use crate::Isa;
 use crate::pack::{PANEL_ROWS, PackedMatrix};
+use crate::pool::share;
 use std::ops::Range;
 
 /// One thread in the parallel region of a step.
@@ -28,7 +29,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// This thread's run of `units` equal units of work.
     pub(crate) fn share(&self, units: usize) -> Range<usize> {
-        units * self.index / self.count..units * (self.index + 1) / self.count
+        share(units, self.index, self.count)
     }
 
     /// Whose share of `units` this unit is in.
