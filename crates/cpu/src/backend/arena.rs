@@ -13,11 +13,9 @@ use std::rc::Rc;
 
 /// A handle to a matrix `[rows, columns]` of f32 values of the current step, row-major.
 #[derive(Clone, Debug)]
-pub struct Tensor(Rc<Slot>);
-
-#[derive(Debug)]
-struct Slot {
-    buffer: Option<AlignedBytes>,
+pub struct Tensor {
+    /// Shared with its clones; nothing in a step that has failed, and in a tensor that is being dropped.
+    buffer: Option<Rc<AlignedBytes>>,
     view: Matrix,
     home: Arena,
 }
@@ -122,50 +120,52 @@ impl Tensor {
     /// # Panics
     /// When the tensor is another backend's: its memory may not live as long as the list.
     pub(crate) fn view_in(&self, arena: &Arena) -> Matrix {
-        assert!(Rc::ptr_eq(&self.0.home.0, &arena.0), "a tensor belongs to the backend that made it");
-        self.0.view
+        assert!(Rc::ptr_eq(&self.home.0, &arena.0), "a tensor belongs to the backend that made it");
+        self.view
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.0.view.rows
+        self.view.rows
     }
 
     /// Values in a row.
     pub fn columns(&self) -> usize {
-        self.0.view.columns
+        self.view.columns
     }
 
     /// Its values, row-major; `None` where it has no memory, because the step failed. Called while
     /// no step runs.
     pub(crate) fn values(&self) -> Option<&[f32]> {
-        let values = bytemuck::cast_slice(self.0.buffer.as_ref()?.as_slice());
+        let values = bytemuck::cast_slice(self.buffer.as_ref()?.as_slice());
         Some(&values[..self.rows() * self.columns()])
     }
 
     /// Whether this is the only handle, so that the value may be changed in place.
     pub(crate) fn is_unique(&self) -> bool {
-        Rc::strong_count(&self.0) == 1
+        self.buffer.as_ref().is_none_or(|buffer| Rc::strong_count(buffer) == 1)
     }
 }
 
-impl Drop for Slot {
+impl Drop for Tensor {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.home.0.borrow_mut().push(buffer);
+        if let Some(buffer) = self.buffer.take()
+            && Rc::strong_count(&buffer) == 1
+        {
+            self.home.give_back(buffer);
         }
     }
 }
 
-/// The buffers that no tensor owns.
+/// The buffers that no tensor owns, smallest first, and of one size the last one used first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Arena(Rc<RefCell<Vec<AlignedBytes>>>);
+pub(crate) struct Arena(Rc<RefCell<Vec<Rc<AlignedBytes>>>>);
 
 impl Arena {
     /// A tensor without memory, for a step that has failed already.
     pub(crate) fn nowhere(&self, rows: usize, columns: usize) -> Tensor {
         let view = Matrix { start: std::ptr::null_mut(), rows, columns };
-        Tensor(Rc::new(Slot { buffer: None, view, home: self.clone() }))
+        Tensor { buffer: None, view, home: self.clone() }
     }
 
     /// A tensor with undefined values: in the smallest free buffer that holds it without much
@@ -176,17 +176,19 @@ impl Arena {
     pub(crate) fn tensor(&self, rows: usize, columns: usize) -> Result<Tensor, crate::CpuError> {
         let bytes = 4 * rows * columns;
         let mut free = self.0.borrow_mut();
-        let fits = |buffer: &AlignedBytes| (bytes..=4 * bytes.max(4096)).contains(&buffer.as_slice().len());
-        let candidates = free.iter().enumerate().filter(|(_, buffer)| fits(buffer));
-        let best = candidates.min_by_key(|(_, buffer)| buffer.as_slice().len()).map(|(index, _)| index);
-        let buffer = match best {
-            Some(index) => free.swap_remove(index),
-            None => AlignedBytes::zeroed(bytes)?,
+        let best = free.partition_point(|buffer| buffer.as_slice().len() < bytes);
+        let buffer = match free.get(best) {
+            Some(buffer) if buffer.as_slice().len() <= 4 * bytes.max(4096) => free.remove(best),
+            _ => Rc::new(AlignedBytes::zeroed(bytes)?),
         };
-        drop(free);
-        let start = buffer.start().cast();
-        let view = Matrix { start, rows, columns };
-        Ok(Tensor(Rc::new(Slot { buffer: Some(buffer), view, home: self.clone() })))
+        let view = Matrix { start: buffer.start().cast(), rows, columns };
+        Ok(Tensor { buffer: Some(buffer), view, home: self.clone() })
+    }
+
+    fn give_back(&self, buffer: Rc<AlignedBytes>) {
+        let mut free = self.0.borrow_mut();
+        let place = free.partition_point(|known| known.as_slice().len() < buffer.as_slice().len());
+        free.insert(place, buffer);
     }
 }
 
@@ -199,14 +201,14 @@ mod tests {
         let arena = Arena::default();
         let tensor = || arena.tensor(2, 576).expect("memory");
         let first = tensor();
-        let address = first.0.view.start;
+        let address = first.view.start;
         let second = tensor();
-        assert_ne!(second.0.view.start, address);
+        assert_ne!(second.view.start, address);
         let clone = first.clone();
         drop(first);
-        assert_ne!(tensor().0.view.start, address, "a clone still holds it");
+        assert_ne!(tensor().view.start, address, "a clone still holds it");
         drop(clone);
-        let starts = [tensor(), tensor(), tensor()].map(|tensor| tensor.0.view.start);
+        let starts = [tensor(), tensor(), tensor()].map(|tensor| tensor.view.start);
         assert!(starts.contains(&address));
     }
 }
