@@ -239,7 +239,7 @@ pub fn with_model<T: Task>(
     let context = options.context.map_or(default_context(longest), |tokens| tokens as usize);
     let step = task.step_rows(options, context);
     let workload = Workload { backend: options.backend, context, kv_dtype: options.kv_dtype(), step };
-    check_memory(&checkpoint, workload)?;
+    check_memory(&checkpoint, None, workload)?;
     let wants = task.wants();
     let tokenizer = (wants != Wants::Weights).then(|| Tokenizer::for_checkpoint(&checkpoint)).transpose()?;
     let template = tokenizer.as_ref().filter(|_| wants == Wants::Chat);
@@ -390,24 +390,41 @@ impl Need {
         }
     }
 
+    /// The need of a checkpoint with another beside it that guesses for it, and keeps as many keys and values.
+    fn of_both(checkpoint: &Checkpoint, draft: Option<&Checkpoint>, workload: Workload) -> Need {
+        let need = Need::of(checkpoint, workload);
+        draft.map_or(need, |draft| need.beside(Need::of(draft, workload)))
+    }
+
+    /// The need of two models that work in turns.
+    fn beside(self, other: Need) -> Need {
+        Need {
+            weights: self.weights.saturating_add(other.weights),
+            keys_and_values: self.keys_and_values.saturating_add(other.keys_and_values),
+            working: self.working.max(other.working),
+        }
+    }
+
     /// All of it.
     pub fn total(self) -> u64 {
         self.weights.saturating_add(self.keys_and_values).saturating_add(self.working)
     }
 }
 
-/// Refuses to serve a model that is larger than the memory there is.
+/// Refuses to serve a model that is larger than the memory there is, with the one that guesses for it.
 ///
 /// # Errors
 /// When it is; the message says what would fit.
 pub fn check_serving(
     checkpoint: &Checkpoint,
+    draft: Option<&Checkpoint>,
     kv_tokens: usize,
     kv_dtype: KvDType,
     step_tokens: usize,
 ) -> anyhow::Result<()> {
     let step = StepRows { rows: step_tokens, logits: step_tokens };
-    check_memory(checkpoint, Workload { backend: BackendName::Cpu, context: kv_tokens, kv_dtype, step })
+    let workload = Workload { backend: BackendName::Cpu, context: kv_tokens, kv_dtype, step };
+    check_memory(checkpoint, draft, workload)
 }
 
 /// The shortest context, in tokens, that is proposed where a longer one does not fit.
@@ -439,35 +456,53 @@ pub fn check_gradients(checkpoint: &Checkpoint, tokens: usize) -> anyhow::Result
     Err(Exit::new(Failure::Resources, message).into())
 }
 
-/// Refuses a model that is larger than the memory there is, and says what would fit.
-fn check_memory(checkpoint: &Checkpoint, workload: Workload) -> anyhow::Result<()> {
-    let need = Need::of(checkpoint, workload);
+/// Refuses a model that is larger than the memory there is, with one that guesses for it if there is one, and says what
+/// would fit.
+fn check_memory(
+    checkpoint: &Checkpoint,
+    draft: Option<&Checkpoint>,
+    workload: Workload,
+) -> anyhow::Result<()> {
     let available = available_memory();
+    match lack_of_memory(checkpoint, draft, workload, available) {
+        Some(message) => Err(Exit::new(Failure::Resources, message).into()),
+        None => Ok(()),
+    }
+}
+
+/// Why models do not fit into so many bytes, if they do not, and what would.
+fn lack_of_memory(
+    checkpoint: &Checkpoint,
+    draft: Option<&Checkpoint>,
+    workload: Workload,
+    available: u64,
+) -> Option<String> {
+    let need = Need::of_both(checkpoint, draft, workload);
     if need.total() <= available {
-        return Ok(());
+        return None;
     }
     let context = workload.context;
-    let fitting =
-        |&context: &usize| Need::of(checkpoint, Workload { context, ..workload }).total() <= available;
+    let with = |context| Workload { context, ..workload };
+    let fitting = |&context: &usize| Need::of_both(checkpoint, draft, with(context)).total() <= available;
     let shorter = std::iter::successors(Some(context / 2), |tokens| Some(tokens / 2))
         .take_while(|&tokens| tokens >= SHORTEST_CONTEXT)
         .find(fitting);
-    let remedy = match shorter {
-        Some(tokens) => format!("a context of {tokens} would fit: --context {tokens}"),
-        None => what_would_fit(checkpoint, workload, available),
+    let remedy = match (shorter, draft) {
+        (Some(tokens), _) => format!("a context of {tokens} would fit: --context {tokens}"),
+        (None, Some(_)) if Need::of(checkpoint, with(context.min(SHORTEST_CONTEXT))).total() <= available => {
+            "without engine.draft_model it would fit, with a shorter context at least".to_owned()
+        }
+        (None, _) => what_would_fit(checkpoint, workload, available),
     };
-    Err(Exit::new(
-        Failure::Resources,
-        format!(
-            "{} needs {} for weights, {} for {context} tokens of context and {} to work with; {} are free. {remedy}",
-            checkpoint.path().display(),
-            bytes(need.weights),
-            bytes(need.keys_and_values),
-            bytes(need.working),
-            bytes(available),
-        ),
-    )
-    .into())
+    let beside = draft.map_or(String::new(), |draft| format!(" with {} beside it", draft.path().display()));
+    Some(format!(
+        "{}{beside} needs {} for weights, {} for {context} tokens of context and {} to work with; {} are free. {remedy}",
+        checkpoint.path().display(),
+        bytes(need.weights),
+        bytes(need.keys_and_values),
+        bytes(need.working),
+        bytes(available),
+    ))
 }
 
 /// What can be done where not even the shortest context fits: the most exact quantisation of this model that does, with
@@ -540,5 +575,24 @@ mod tests {
         assert!(on(BackendName::Reference, enough).contains("--backend cpu would fit"));
         let found = on(cpu, 0);
         assert!(found.contains("no quantisation") && found.contains("no model of the catalogue"), "{found}");
+    }
+
+    #[test]
+    fn a_model_that_guesses_takes_memory_beside_the_other() {
+        let [checkpoint, draft] = ["llama3-gqa", "llama32-tied"]
+            .map(|name| Checkpoint::open(&alti_testkit::golden(name)).expect("a model"));
+        let step = StepRows { rows: 1, logits: 1 };
+        let workload =
+            Workload { backend: BackendName::Cpu, context: 1 << 12, kv_dtype: KvDType::BF16, step };
+        let [one, other] = [&checkpoint, &draft].map(|it| Need::of(it, workload));
+        let both = one.total() + other.weights + other.keys_and_values;
+        let lack = |draft, available| lack_of_memory(&checkpoint, draft, workload, available);
+        assert_eq!(lack(None, one.total()), None);
+        assert_eq!(lack(Some(&draft), both.max(other.working + both - one.working)), None);
+        let said = lack(Some(&draft), both - 1).expect("it does not fit");
+        assert!(said.contains("llama32-tied beside it") && said.contains("--context 2048"), "{said}");
+        let short = Need::of(&checkpoint, Workload { context: SHORTEST_CONTEXT, ..workload });
+        let said = lack(Some(&draft), short.total()).expect("it does not fit");
+        assert!(said.contains("without engine.draft_model"), "{said}");
     }
 }

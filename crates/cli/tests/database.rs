@@ -104,6 +104,59 @@ fn usage_is_shown_beside_what_closed_apis_would_have_charged() {
 }
 
 #[test]
+fn a_name_stands_for_all_keys_that_had_it_and_none_is_an_error() {
+    let user = User::new();
+    let create = || json(&user, &["keys", "create", "shop"])["key"]["id"].as_str().expect("an id").to_owned();
+    let first = create();
+    assert_eq!(user.run(&["keys", "revoke", "shop"]).code, 0);
+    let second = create();
+    let other = json(&user, &["keys", "create", "other"])["key"]["id"].as_str().expect("an id").to_owned();
+    let row = |key: &str, tokens: u64| UsageRecord {
+        key: key.to_owned(),
+        model: "a".to_owned(),
+        generated_tokens: tokens,
+        ..UsageRecord::default()
+    };
+    let rows = [row(&first, 1), row(&second, 20), row(&other, 300), row("", 4000)];
+    store(&user).usage().record(&rows).expect("recorded");
+    let tokens = |arguments: &[&str]| {
+        let usage = json(&user, &[&["usage"], arguments].concat());
+        let rows: u64 = usage["rows"].as_array().expect("rows").iter().map(generated).sum();
+        assert_eq!(rows, generated(&usage["total"]), "{arguments:?}");
+        rows
+    };
+    assert_eq!(tokens(&["--key", "shop"]), 21);
+    assert_eq!(tokens(&["--key", "shop", "--by", "model"]), 21);
+    assert_eq!((tokens(&["--key", &first]), tokens(&["--key", &second])), (1, 20));
+    assert_eq!((tokens(&["--key", "other"]), tokens(&[])), (300, 4321));
+    user.fails(&["usage", "--key", "shopp"], 3, &["no key `shopp`", "alti keys list"]);
+}
+
+fn generated(row: &Value) -> u64 {
+    row["generated_tokens"].as_u64().expect("a number of tokens")
+}
+
+#[test]
+fn what_closed_apis_would_have_charged_adds_up() {
+    let user = User::new();
+    let row = |model: &str| UsageRecord {
+        model: model.to_owned(),
+        prompt_tokens: 1,
+        generated_tokens: 1,
+        ..UsageRecord::default()
+    };
+    // A token is less than a billionth, of which rows and their sum were rounded apart.
+    let price = ["usage", "set-price", "closed", "--input", "0.0005", "--output", "0.000000001"];
+    assert_eq!(user.run(&price).code, 0);
+    store(&user).usage().record(&[row("a"), row("b"), row("c")]).expect("recorded");
+    let usage = json(&user, &["usage", "--by", "model"]);
+    let cost = |row: &Value| row["closed_apis"][0]["cost"].as_str().expect("a cost").to_owned();
+    let costs: Vec<String> = usage["rows"].as_array().expect("rows").iter().map(cost).collect();
+    assert_eq!(costs, ["0.000000000500001"; 3]);
+    assert_eq!(cost(&usage["total"]), "0.000000001500003");
+}
+
+#[test]
 fn one_server_has_a_database_and_other_commands_look_into_it() {
     let user = User::new();
     json(&user, &["keys", "create", "shop"]);

@@ -36,6 +36,8 @@ pub enum EngineError {
     Ended {
         /// Why, in a word.
         reason: &'static str,
+        /// What it took until then.
+        usage: crate::serving::Usage,
     },
     /// A file of saved prefixes that could not be written, or cannot be used.
     #[error("{}: {what}; what is not saved is computed again, so the file can be deleted", path.display())]

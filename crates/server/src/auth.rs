@@ -216,7 +216,7 @@ fn keyless(settings: &ServerSettings, parts: &Parts) -> ApiResult<()> {
     let forwarded =
         ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| parts.headers.contains_key(*name));
     if !local || forwarded {
-        let message = "without a key only this machine is served: make one with `alti keys create` and send it as \
+        let message = "without a key only this machine is served: make one with `alti keys create NAME` and send it as \
                        `Authorization: Bearer KEY`";
         return Err(unauthorized(message).code("invalid_api_key"));
     }

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Running {
     keys: Mutex<HashMap<String, Share>>,
+    /// Held by who asks the store whether something is left of a quota: in between, another could be told the same. The
+    /// async threads take `keys` alone, which nobody holds for long.
+    admission: Mutex<()>,
     /// Something was given back.
     ended: Notify,
 }
@@ -110,11 +113,11 @@ impl Running {
 
     /// Sets aside what a request may use at most, if something is left of the key's quotas beside what others hold.
     fn reserve(self: &Arc<Self>, accounts: &dyn Accounts, key: &Key, wanted: Held) -> ApiResult<Hold> {
-        // The lock is kept while the store is asked: in between, another could be told the same.
-        let mut keys = self.keys();
-        let held = keys.get(&key.id).map_or_else(Held::default, |share| share.held);
+        let _alone = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is given back from here on counts twice, as held and as used: some wait a moment longer for that.
+        let held = self.keys().get(&key.id).map_or_else(Held::default, |share| share.held);
         accounts.admit(key, &held)?;
-        Ok(self.hold(&mut keys, key, Share { places: 0, held: wanted }))
+        Ok(self.hold(&mut self.keys(), key, Share { places: 0, held: wanted }))
     }
 
     /// The same, waiting a moment for what requests hold that are about to end.
@@ -199,6 +202,44 @@ mod tests {
         drop(running.reserve(&Hundred, &key(None), wanted).unwrap());
         drop(second);
         assert!(running.keys().is_empty());
+    }
+
+    /// Says whether something is left when it is asked to.
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Accounts for Slow {
+        fn has_keys(&self) -> ApiResult<bool> {
+            Ok(true)
+        }
+
+        fn find_key(&self, _: &str) -> ApiResult<Option<Key>> {
+            Ok(None)
+        }
+
+        fn admit(&self, _: &Key, _: &Held) -> ApiResult<()> {
+            self.0.lock().unwrap().recv().map_err(|_| ApiError::internal("nobody answers"))
+        }
+
+        fn record(&self, _: &[&UsageRow]) -> ApiResult<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_slow_holds_up_nobody_who_does_not_ask_it() {
+        let running = Arc::new(Running::default());
+        let (answer, asked) = std::sync::mpsc::channel();
+        let slow = Slow(Mutex::new(asked));
+        std::thread::scope(|scope| {
+            let reserved = scope.spawn(|| running.reserve(&slow, &key(None), Held::default()).is_ok());
+            // Until the store is being asked.
+            while running.admission.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            drop(running.take_place(&key(Some(1))).unwrap());
+            answer.send(()).unwrap();
+            assert!(reserved.join().unwrap());
+        });
     }
 
     #[tokio::test]

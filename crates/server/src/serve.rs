@@ -1,6 +1,7 @@
 //! Listening: connections, TLS, the limits on both, and going down without dropping anybody.
 
 use crate::auth::Peer;
+use crate::settings::ServerSettings;
 use crate::state::AppState;
 use axum::Router;
 use axum::body::Body;
@@ -26,6 +27,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+mod text_log;
+
 /// How long the end of responses may take to be stored, and the last spans to be sent.
 const TO_STORE: Duration = Duration::from_secs(1);
 
@@ -44,8 +47,10 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// A certificate or key that is none.
-    #[error("{path}: {problem}")]
+    #[error("{setting} is {path}: {problem}")]
     Tls {
+        /// The setting that names the file.
+        setting: &'static str,
         /// The file.
         path: String,
         /// What is wrong with it.
@@ -73,11 +78,8 @@ impl Server {
     /// Settings that exclude each other, an address that is taken, a certificate that cannot be read.
     pub async fn bind(state: AppState) -> Result<Server, ServeError> {
         let settings = state.settings();
-        settings.check().map_err(ServeError::Settings)?;
-        let tls = match (&settings.tls_certificate, &settings.tls_private_key) {
-            (Some(certificate), Some(key)) => Some(tls(certificate, key)?),
-            _ => None,
-        };
+        settings.check_values().map_err(ServeError::Settings)?;
+        let tls = tls(settings)?;
         let mut listeners = Vec::new();
         for &address in &settings.listen {
             let listener = TcpListener::bind(address).await;
@@ -102,8 +104,9 @@ impl Server {
         let settings = self.state.settings().clone();
         crate::resources::start(&self.state);
         let graceful = Arc::new(GracefulShutdown::new());
+        let router = crate::router(self.state.clone());
         let shared = Arc::new(Shared {
-            router: crate::router(self.state.clone()),
+            router: if settings.log_text { text_log::with_text(router) } else { router },
             tls: self.tls,
             places: Arc::new(Semaphore::new(settings.max_connections)),
             header_timeout: Duration::from_secs(settings.header_timeout_seconds),
@@ -220,22 +223,35 @@ async fn serve(
     }
 }
 
-fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, ServeError> {
-    let problem = |path: &Path| {
-        let path = path.display().to_string();
-        move |problem: String| ServeError::Tls { path, problem }
+/// TLS with the certificate and the key of the settings, if they name any.
+///
+/// # Errors
+/// When a file is none of these.
+pub(crate) fn tls(settings: &ServerSettings) -> Result<Option<TlsAcceptor>, ServeError> {
+    let (Some(certificate), Some(key)) = (&settings.tls_certificate, &settings.tls_private_key) else {
+        return Ok(None);
     };
+    let wrong = |setting: &'static str, path: &Path, problem: String| ServeError::Tls {
+        setting,
+        path: path.display().to_string(),
+        problem,
+    };
+    let wrong_certificate = |problem| wrong("tls_certificate", certificate, problem);
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| problem(certificate)(error.to_string()))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| problem(key)(error.to_string()))?;
+        .map_err(|error| wrong_certificate(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong_certificate("there is no certificate in it: it must be in PEM".to_owned()));
+    }
+    let key_der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| wrong("tls_private_key", key, error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-        .map_err(|error| problem(certificate)(error.to_string()))?;
+        .map_err(|error| wrong_certificate(error.to_string()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
 /// A stream whose other end has to take what is written within a time: a client that stops reading for good must not

@@ -6,6 +6,12 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+
+mod seconds;
+
+/// Longer than any server runs, and short enough to be added to a clock.
+const LONGEST_SECONDS: u64 = 1_000_000_000;
 
 /// The server's settings. Missing fields have their defaults, unknown ones are an error: a typing error in a settings
 /// file must not pass in silence.
@@ -20,7 +26,8 @@ pub struct ServerSettings {
     pub pinned_models: Vec<String>,
     /// Bytes that all loaded models may take together; none is no limit.
     pub memory_bytes: Option<u64>,
-    /// Seconds after which a model that nobody uses is unloaded; none keeps it.
+    /// Seconds after which a model that nobody uses is unloaded; none (`"never"`) keeps it.
+    #[serde(with = "seconds")]
     pub idle_unload_seconds: Option<u64>,
     /// Whether every request needs a key, also those from this machine.
     pub require_key: bool,
@@ -44,7 +51,8 @@ pub struct ServerSettings {
     pub header_timeout_seconds: u64,
     /// Seconds that a client may take between two pieces of its body, or for taking a piece of an answer.
     pub body_timeout_seconds: u64,
-    /// Seconds after which an answer that is not finished is given up; none waits.
+    /// Seconds after which an answer that is not finished is given up; none (`"never"`) waits.
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
     pub request_timeout_seconds: Option<u64>,
     /// Answers that one request may ask for (`n`).
     pub max_choices: u32,
@@ -54,7 +62,7 @@ pub struct ServerSettings {
     pub drain_seconds: u64,
     /// Seconds between signs of life in a stream that has nothing to say.
     pub keep_alive_seconds: u64,
-    /// Whether prompts and answers may be written to the log.
+    /// Whether what is posted and what is answered is written to the log.
     pub log_text: bool,
     /// Where names given to models (`/api/create`) are kept; none keeps them until the server ends.
     pub aliases_file: Option<PathBuf>,
@@ -135,39 +143,87 @@ impl ServerSettings {
         Duration::from_secs(self.body_timeout_seconds)
     }
 
-    /// Checks values that exclude each other or make no sense.
+    /// Checks values that exclude each other or make no sense, and reads the files that TLS wants: what a server would
+    /// not start with.
     ///
     /// # Errors
     /// The setting that is wrong and why.
     pub fn check(&self) -> Result<(), String> {
+        self.check_values()?;
+        crate::serve::tls(self).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// As [`Self::check`], without reading files.
+    ///
+    /// # Errors
+    /// The setting that is wrong and why.
+    pub(crate) fn check_values(&self) -> Result<(), String> {
+        if self.listen.is_empty() {
+            return Err("listen is empty: name at least one address, such as 127.0.0.1:8080".into());
+        }
         if self.tls_certificate.is_some() != self.tls_private_key.is_some() {
             return Err("tls_certificate and tls_private_key go together: set both or none".into());
         }
+        self.check_sizes()?;
+        self.check_times()?;
+        crate::telemetry::traces_address(self)?;
+        McpServers::new(self.mcp_servers.clone())?;
+        Costs::new(self).map(drop)
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
         let positive = [
             ("max_body_bytes", self.max_body_bytes),
             ("max_connections", self.max_connections),
             ("max_inputs", self.max_inputs),
             ("max_choices", self.max_choices as usize),
-            ("header_timeout_seconds", self.header_timeout_seconds as usize),
-            ("body_timeout_seconds", self.body_timeout_seconds as usize),
-            ("keep_alive_seconds", self.keep_alive_seconds as usize),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is 0: it must be at least 1"));
+        }
+        if self.max_connections > Semaphore::MAX_PERMITS {
+            let most = Semaphore::MAX_PERMITS;
+            return Err(format!("max_connections is {}: it must be at most {most}", self.max_connections));
         }
         // hyper's parser wants room for more than a request line.
         if self.max_header_bytes < 8 << 10 {
             return Err(format!("max_header_bytes is {}: it must be at least 8192", self.max_header_bytes));
         }
-        crate::telemetry::traces_address(self)?;
-        McpServers::new(self.mcp_servers.clone())?;
-        Costs::new(self).map(drop)
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), String> {
+        let positive = [
+            ("header_timeout_seconds", self.header_timeout_seconds),
+            ("body_timeout_seconds", self.body_timeout_seconds),
+            ("keep_alive_seconds", self.keep_alive_seconds),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} is 0: it must be at least 1"));
+        }
+        let with_an_end = [
+            ("idle_unload_seconds", self.idle_unload_seconds),
+            ("request_timeout_seconds", self.request_timeout_seconds),
+        ];
+        let too_long = |seconds: u64| seconds > LONGEST_SECONDS;
+        if let Some((name, Some(seconds))) = with_an_end.iter().find(|(_, it)| it.is_some_and(too_long)) {
+            return Err(format!("{name} is {seconds}: it must be at most {LONGEST_SECONDS}, or \"never\""));
+        }
+        let drain = ("drain_seconds", self.drain_seconds);
+        match positive.into_iter().chain([drain]).find(|(_, seconds)| too_long(*seconds)) {
+            Some((name, seconds)) => {
+                Err(format!("{name} is {seconds}: it must be at most {LONGEST_SECONDS}"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use std::path::Path;
 
     #[test]
     fn defaults_are_valid_and_nonsense_is_not() {
@@ -178,5 +234,81 @@ mod tests {
         assert!(none.check().unwrap_err().contains("max_connections"));
         let price = ServerSettings { price_per_hour: f64::NAN, ..ServerSettings::default() };
         assert!(price.check().unwrap_err().contains("price_per_hour"));
+        let nowhere = ServerSettings { listen: Vec::new(), ..ServerSettings::default() };
+        assert!(nowhere.check().unwrap_err().contains("listen is empty"));
+        let crowd = ServerSettings { max_connections: usize::MAX, ..ServerSettings::default() };
+        assert!(crowd.check().unwrap_err().contains("max_connections"));
+    }
+
+    #[test]
+    fn times_can_be_added_to_a_clock() {
+        let long = i64::MAX as u64;
+        let default = ServerSettings::default;
+        let wrong = [
+            ("idle_unload_seconds", ServerSettings { idle_unload_seconds: Some(long), ..default() }),
+            ("request_timeout_seconds", ServerSettings { request_timeout_seconds: Some(long), ..default() }),
+            ("header_timeout_seconds", ServerSettings { header_timeout_seconds: long, ..default() }),
+            ("body_timeout_seconds", ServerSettings { body_timeout_seconds: long, ..default() }),
+            ("keep_alive_seconds", ServerSettings { keep_alive_seconds: long, ..default() }),
+            ("drain_seconds", ServerSettings { drain_seconds: long, ..default() }),
+        ];
+        for (name, settings) in wrong {
+            let said = settings.check().unwrap_err();
+            assert!(said.contains(name) && said.contains("at most 1000000000"), "{said}");
+            assert_eq!(
+                said.contains("never"),
+                name.starts_with("idle") || name.starts_with("request"),
+                "{said}"
+            );
+        }
+        let never = ServerSettings { idle_unload_seconds: None, drain_seconds: 0, ..default() };
+        never.check().unwrap();
+    }
+
+    #[test]
+    fn never_is_said_and_read_back() {
+        let read = serde_json::from_value::<ServerSettings>;
+        let settings = read(json!({ "idle_unload_seconds": "never", "request_timeout_seconds": 5 })).unwrap();
+        assert_eq!((settings.idle_unload_seconds, settings.request_timeout_seconds), (None, Some(5)));
+        let written = serde_json::to_value(&settings).unwrap();
+        assert_eq!(written["idle_unload_seconds"], "never");
+        assert_eq!(read(written).unwrap(), settings);
+        let settings = read(json!({ "request_timeout_seconds": "never" })).unwrap();
+        assert_eq!(settings, ServerSettings::default());
+        assert_eq!(read(serde_json::to_value(&settings).unwrap()).unwrap(), settings);
+        for wrong in [json!("soon"), json!(-1), json!(1.5), json!(true)] {
+            let said = read(json!({ "idle_unload_seconds": wrong })).unwrap_err().to_string();
+            assert!(said.contains("never"), "{said}");
+        }
+    }
+
+    #[test]
+    fn tls_that_a_server_would_not_start_with_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let fixture =
+            |name: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let with = |certificate: &Path, key: &Path| ServerSettings {
+            tls_certificate: Some(certificate.to_owned()),
+            tls_private_key: Some(key.to_owned()),
+            ..ServerSettings::default()
+        };
+        let (certificate, key) = (fixture("certificate.pem"), fixture("key.pem"));
+        with(&certificate, &key).check().unwrap();
+        let empty = write("empty.pem", "no PEM\n");
+        let absent = folder.path().join("absent.pem");
+        for (setting, wrong, file) in [
+            ("tls_certificate", with(&absent, &key), "absent.pem"),
+            ("tls_private_key", with(&certificate, &absent), "absent.pem"),
+            ("tls_certificate", with(&empty, &key), "empty.pem"),
+            ("tls_private_key", with(&certificate, &empty), "empty.pem"),
+        ] {
+            let said = wrong.check().unwrap_err();
+            assert!(said.contains(setting) && said.contains(file), "{said}");
+        }
     }
 }

@@ -85,6 +85,17 @@ impl Conversations<'_> {
         })
     }
 
+    /// Adds those items at the end whose ids the conversation does not have yet.
+    ///
+    /// # Errors
+    /// When there is no such conversation, or an item has no id.
+    pub fn add_new_items(&self, tenant: &str, id: &str, items: &[Value]) -> Result<()> {
+        self.store.write(|transaction| {
+            find(transaction, tenant, id)?;
+            append_new(transaction, id, items)
+        })
+    }
+
     /// Items, a page at a time.
     ///
     /// # Errors
@@ -147,21 +158,29 @@ pub(crate) fn item_id(item: &Value) -> Result<&str> {
     id.filter(|id| !id.is_empty()).ok_or_else(|| StoreError::invalid("item", "it has no id"))
 }
 
-/// Adds items to a conversation within a transaction of the caller's.
-pub(crate) fn append(transaction: &Transaction<'_>, conversation: &str, items: &[Value]) -> Result<()> {
-    let sql =
-        "INSERT INTO conversation_items (conversation, id, item) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
-    let mut statement = transaction.prepare_cached(sql)?;
+/// Adds items to a conversation, all or none.
+fn append(transaction: &Transaction<'_>, conversation: &str, items: &[Value]) -> Result<()> {
     for item in items {
-        let id = item_id(item)?;
-        if statement.execute((conversation, id, item.to_string()))? == 0 {
-            return Err(StoreError::invalid(
-                "item",
-                format!("the conversation has one with the id `{id}` already"),
-            ));
+        if !insert(transaction, conversation, item)? {
+            let reason = format!("the conversation has one with the id `{}` already", item_id(item)?);
+            return Err(StoreError::invalid("item", reason));
         }
     }
     Ok(())
+}
+
+/// Adds those items to a conversation that it does not have yet, within a transaction of the caller's. Two responses that
+/// were asked for with the same item may end one after the other: what the second says must not be lost with it.
+pub(crate) fn append_new(transaction: &Transaction<'_>, conversation: &str, items: &[Value]) -> Result<()> {
+    items.iter().try_for_each(|item| insert(transaction, conversation, item).map(drop))
+}
+
+/// Whether an item could be added: not if there is one with its id.
+fn insert(transaction: &Transaction<'_>, conversation: &str, item: &Value) -> Result<bool> {
+    let sql =
+        "INSERT INTO conversation_items (conversation, id, item) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+    let mut statement = transaction.prepare_cached(sql)?;
+    Ok(statement.execute((conversation, item_id(item)?, item.to_string()))? > 0)
 }
 
 pub(crate) fn find(transaction: &Transaction<'_>, tenant: &str, id: &str) -> Result<Conversation> {

@@ -44,7 +44,7 @@ pub use ids::new_id;
 pub use keys::{Key, KeyState, Keys, NewKey, Quotas};
 pub use migrations::SCHEMA;
 pub use moderations::{Moderation, Moderations};
-pub use money::Money;
+pub use money::{ExactMoney, Money};
 pub use page::{Listed, Page};
 pub use prices::{ClosedPrice, ClosedPrices, TokenPrices};
 pub use responses::{NewResponse, Response, Responses};

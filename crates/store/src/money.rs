@@ -16,6 +16,17 @@ pub struct Money {
 /// Billionths in one unit of currency.
 const UNIT: i64 = 1_000_000_000;
 
+/// What prices are for.
+const MILLION: i128 = 1_000_000;
+
+/// An amount that nothing was rounded in: as fine as a price for a million of something makes that of a single one, so
+/// that the amounts of parts add up to that of the whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExactMoney {
+    /// Millionths of billionths of the currency.
+    femtos: i128,
+}
+
 impl Money {
     /// Nothing.
     pub const ZERO: Money = Money { nanos: 0 };
@@ -65,20 +76,57 @@ impl Money {
     /// What `count` things cost at this price for a million of them, rounded to the nearest billionth.
     #[must_use]
     pub fn per_million(self, count: u64) -> Money {
-        const MILLION: i128 = 1_000_000;
         let nanos = (i128::from(self.nanos) * i128::from(count) + MILLION / 2).div_euclid(MILLION);
         Money { nanos: i64::try_from(nanos).unwrap_or(i64::MAX) }
     }
+
+    /// What `count` things cost at this price for a million of them, to the last place; fewer than none cost less than
+    /// nothing.
+    #[must_use]
+    pub fn exactly_per_million(self, count: i128) -> ExactMoney {
+        ExactMoney { femtos: i128::from(self.nanos).saturating_mul(count) }
+    }
+}
+
+/// Writes an amount of which `places` decimals are behind the point, without zeros that say nothing.
+fn write_amount(formatter: &mut fmt::Formatter<'_>, amount: i128, places: usize) -> fmt::Result {
+    let sign = if amount < 0 { "-" } else { "" };
+    let digits = format!("{:0>width$}", amount.unsigned_abs(), width = places + 1);
+    let (whole, part) = digits.split_at(digits.len() - places);
+    // Never fewer than two places, as money is written.
+    let shown = part.trim_end_matches('0').len().max(2);
+    write!(formatter, "{sign}{whole}.{}", &part[..shown])
 }
 
 impl fmt::Display for Money {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.nanos < 0 { "-" } else { "" };
-        let nanos = self.nanos.unsigned_abs();
-        let (whole, part) = (nanos / UNIT as u64, format!("{:09}", nanos % UNIT as u64));
-        // Never fewer than two places, as money is written.
-        let places = part.trim_end_matches('0').len().max(2);
-        write!(formatter, "{sign}{whole}.{}", &part[..places])
+        write_amount(formatter, i128::from(self.nanos), 9)
+    }
+}
+
+impl fmt::Display for ExactMoney {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_amount(formatter, self.femtos, 15)
+    }
+}
+
+impl From<Money> for ExactMoney {
+    fn from(money: Money) -> ExactMoney {
+        ExactMoney { femtos: i128::from(money.nanos) * MILLION }
+    }
+}
+
+impl Add for ExactMoney {
+    type Output = ExactMoney;
+
+    fn add(self, other: ExactMoney) -> ExactMoney {
+        ExactMoney { femtos: self.femtos.saturating_add(other.femtos) }
+    }
+}
+
+impl Sum for ExactMoney {
+    fn sum<I: Iterator<Item = ExactMoney>>(amounts: I) -> ExactMoney {
+        amounts.fold(ExactMoney::default(), Add::add)
     }
 }
 
@@ -130,7 +178,36 @@ mod tests {
         assert_eq!(Money::from_nanos(i64::MAX).per_million(u64::MAX).nanos, i64::MAX);
     }
 
+    #[test]
+    fn an_exact_amount_has_all_its_places() {
+        let price = Money::parse("0.0015").expect("a price");
+        for (count, shown) in [
+            (1, "0.0000000015"),
+            (3, "0.0000000045"),
+            (-1, "-0.0000000015"),
+            (0, "0.00"),
+            (2_000_000_000, "3.00"),
+        ] {
+            assert_eq!(price.exactly_per_million(count).to_string(), shown);
+        }
+        assert_eq!(Money::from_nanos(1).exactly_per_million(1).to_string(), "0.000000000000001");
+        assert_eq!(price.exactly_per_million(1_000_000), price.into());
+        let most = Money::from_nanos(i64::MAX).exactly_per_million(i128::MAX);
+        assert_eq!(most + most, most, "what is beyond all amounts stays there");
+    }
+
     proptest! {
+        #[test]
+        fn exact_amounts_of_parts_are_that_of_the_whole(
+            nanos in 0..i64::MAX,
+            counts in prop::collection::vec(0..1u64 << 40, 0..9),
+        ) {
+            let price = Money::from_nanos(nanos);
+            let parts = counts.iter().map(|&count| price.exactly_per_million(count.into()));
+            let whole = counts.iter().map(|&count| i128::from(count)).sum();
+            prop_assert_eq!(parts.sum::<ExactMoney>(), price.exactly_per_million(whole));
+        }
+
         #[test]
         fn what_is_shown_reads_back(nanos in 0..i64::MAX) {
             let money = Money::from_nanos(nanos);

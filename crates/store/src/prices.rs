@@ -2,7 +2,7 @@
 //! because prices change and differ between contracts.
 
 use crate::error::{Result, StoreError};
-use crate::money::Money;
+use crate::money::{ExactMoney, Money};
 use crate::usage::Totals;
 use crate::{Store, now};
 use rusqlite::{Row, params};
@@ -47,10 +47,15 @@ pub struct ClosedPrice {
 
 impl ClosedPrice {
     /// What the tokens of these requests would have cost there. Tokens that were cached here are counted as cached there.
+    /// The costs of sums are exactly the sums of the costs, however requests are summed up: nothing is rounded, and
+    /// nothing is clamped, which would be another number for the sum than for its parts.
     #[must_use]
-    pub fn cost(&self, totals: &Totals) -> Money {
-        let prices = TokenPrices { prompt: self.input, cached: self.cached_input, generated: self.output };
-        prices.cost(totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens)
+    pub fn cost(&self, totals: &Totals) -> ExactMoney {
+        let [prompt, cached, generated] =
+            [totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens].map(i128::from);
+        self.input.exactly_per_million(prompt - cached)
+            + self.cached_input.exactly_per_million(cached)
+            + self.output.exactly_per_million(generated)
     }
 }
 

@@ -109,7 +109,8 @@ impl Responses<'_> {
     }
 
     /// Says how far a response is; events that are not stored yet are stored with it. With `conversation_items`, these
-    /// are added to the response's conversation, if that is still there, in the same transaction.
+    /// are added to the response's conversation, if that is still there and does not have them yet, in the same
+    /// transaction.
     /// A response that has ended does not change again: whether this call changed it is returned.
     ///
     /// # Errors
@@ -135,7 +136,7 @@ impl Responses<'_> {
                 && !conversation_items.is_empty()
                 && conversations::find(transaction, &found.tenant, conversation).is_ok()
             {
-                conversations::append(transaction, conversation, conversation_items)?;
+                conversations::append_new(transaction, conversation, conversation_items)?;
             }
             Ok(true)
         })
@@ -262,7 +263,7 @@ impl Responses<'_> {
         })
     }
 
-    /// Responses of all tenants that have not ended: what a server that was killed left.
+    /// Responses of all tenants that have not ended: what is being written, and what a server that was killed left.
     ///
     /// # Errors
     /// When the database cannot be read.

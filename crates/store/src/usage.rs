@@ -3,7 +3,7 @@
 use crate::Store;
 use crate::error::{Result, StoreError};
 use crate::money::Money;
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Params, Row, Transaction, params};
 use serde::Serialize;
 
 /// What one request took.
@@ -127,16 +127,37 @@ impl UsageLog<'_> {
     /// # Errors
     /// When the database cannot be read.
     pub fn summary(&self, filter: &UsageFilter, group: Group) -> Result<Vec<Summary>> {
+        let (from, to, key, model) = bounds(filter);
+        self.sums(CONDITION, params![from, to, key, model], group)
+    }
+
+    /// As [`Self::summary`], of requests with one of these keys alone: a name may have been several keys'.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn summary_of_keys(
+        &self,
+        filter: &UsageFilter,
+        keys: &[String],
+        group: Group,
+    ) -> Result<Vec<Summary>> {
+        let condition = format!("{CONDITION} AND key IN (SELECT value FROM json_each(?5))");
+        let (from, to, key, model) = bounds(filter);
+        let keys = serde_json::Value::from(keys).to_string();
+        self.sums(&condition, params![from, to, key, model, keys], group)
+    }
+
+    fn sums(&self, condition: &str, parameters: impl Params, group: Group) -> Result<Vec<Summary>> {
         let column = |on: bool, name: &'static str| if on { name } else { "NULL" };
         let (day, key, model) =
             (column(group.day, "day"), column(group.key, "key"), column(group.model, "model"));
         let sql = format!(
-            "SELECT {SUMS}, {day}, {key}, {model} FROM usage_days WHERE {CONDITION} GROUP BY {day}, {key}, {model} \
+            "SELECT {SUMS}, {day}, {key}, {model} FROM usage_days WHERE {condition} GROUP BY {day}, {key}, {model} \
              HAVING count(*) > 0 ORDER BY {day}, {key}, {model}"
         );
         self.store.read(|transaction| {
             let mut statement = transaction.prepare_cached(&sql)?;
-            let rows = statement.query_map(bounds(filter), |row| {
+            let rows = statement.query_map(parameters, |row| {
                 Ok(Summary { totals: totals(row)?, day: row.get(9)?, key: row.get(10)?, model: row.get(11)? })
             })?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)

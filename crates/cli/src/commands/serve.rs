@@ -78,14 +78,7 @@ impl ServeCommand {
     /// # Errors
     /// When a setting is wrong, a model cannot be loaded, or the address is taken.
     pub fn run(&self, environment: &Environment) -> anyhow::Result<()> {
-        let mut flags = self.set.clone();
-        flags.extend(self.otlp_endpoint.as_ref().map(|address| format!("server.otlp_endpoint={address}")));
-        let mut settings = ServeSettings::read(environment, self.config.as_deref(), &flags)?;
-        if !self.listen.is_empty() {
-            settings.server.listen.clone_from(&self.listen);
-        }
-        settings.engine.threads = self.threads.map(usize::from).or(settings.engine.threads);
-        settings.engine.context = self.context.map(|tokens| tokens as usize).or(settings.engine.context);
+        let mut settings = ServeSettings::read(environment, self.config.as_deref(), &self.flags())?;
         self.start_log();
         let store = self.database.open(environment)?;
         // What another server left is ended or gone on with: so there must be no other.
@@ -114,6 +107,16 @@ impl ServeCommand {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
         runtime.block_on(serve(settings, Arc::new(loader), store))
+    }
+
+    /// The settings of the command line, as `--set` spells them: all are checked with the file's.
+    fn flags(&self) -> Vec<String> {
+        let listen: Vec<String> = self.listen.iter().map(SocketAddr::to_string).collect();
+        let listen = (!listen.is_empty()).then(|| format!("server.listen={}", listen.join(",")));
+        let endpoint = self.otlp_endpoint.as_ref().map(|address| format!("server.otlp_endpoint={address}"));
+        let threads = self.threads.map(|threads| format!("engine.threads={threads}"));
+        let context = self.context.map(|tokens| format!("engine.context={tokens}"));
+        self.set.iter().cloned().chain([listen, endpoint, threads, context].into_iter().flatten()).collect()
     }
 
     /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
@@ -156,6 +159,7 @@ impl ServeCommand {
 
 /// Serves until asked to stop.
 async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>, store: Store) -> anyhow::Result<()> {
+    let has_keys = store.keys().any()?;
     let services = Services { store: Some(store), ..Services::default() };
     let state = AppState::with_services(settings.server.clone(), loader, services);
     let server = Server::bind(state.clone()).await.map_err(|error| {
@@ -167,25 +171,49 @@ async fn serve(settings: ServeSettings, loader: Arc<dyn ModelLoader>, store: Sto
     })?;
     eprintln!("loading {}", settings.server.pinned_models.join(", "));
     state.models().load_pinned().await.map_err(|error| Exit::new(Failure::Failed, error.to_string()))?;
-    announce(&settings, &server);
+    announce(&settings, &server, has_keys);
     server.run(stopped()).await;
     Ok(())
 }
 
 /// Says where the server is and what to paste into an app.
-fn announce(settings: &ServeSettings, server: &Server) {
+fn announce(settings: &ServeSettings, server: &Server, has_keys: bool) {
     let scheme = if server.is_tls() { "https" } else { "http" };
-    let model = settings.server.default_model.as_deref().unwrap_or("MODEL");
     for address in server.addresses() {
         println!("listening on {scheme}://{address}");
     }
     if let Some(address) = server.addresses().first() {
-        let base = format!("{scheme}://{address}");
-        eprintln!(
-            "paste into an app:\n  OpenAI     base URL {base}/v1, model {model}, any key\n  Anthropic  base URL {base}\n  \
-             Ollama     host {base}\nor try:\n  curl {base}/v1/chat/completions -H 'content-type: application/json' -d \
-             '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'"
-        );
+        eprintln!("{}", pasted(settings, &format!("{scheme}://{address}"), has_keys));
+    }
+}
+
+/// What to paste into an app, for a server at that address.
+fn pasted(settings: &ServeSettings, base: &str, has_keys: bool) -> String {
+    let model = settings.server.default_model.as_deref().unwrap_or("MODEL");
+    let key = key_to_paste(settings, has_keys);
+    let header = match settings.server.require_key {
+        true => " -H 'authorization: Bearer KEY'",
+        false => "",
+    };
+    format!(
+        "paste into an app:\n  OpenAI     base URL {base}/v1, model {model}\n  Anthropic  base URL {base}\n  \
+         Ollama     host {base}\n  key        {key}\nor try:\n  curl {base}/v1/chat/completions{header} -H \
+         'content-type: application/json' -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \
+         \"Hello!\"}}]}}'"
+    )
+}
+
+/// Which key an app is to send. As long as there are none at all, what this machine sends as one is not looked at.
+fn key_to_paste(settings: &ServeSettings, has_keys: bool) -> &'static str {
+    let beyond = settings.server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
+    match (has_keys, settings.server.require_key) {
+        (true, true) => "one of yours: `alti keys list` names them, `alti keys create NAME` makes another",
+        (true, false) => {
+            "one of yours (`alti keys list`), or none at all on this machine; any other is refused"
+        }
+        (false, true) => "one that `alti keys create NAME` makes: there is none yet, and none goes without",
+        (false, false) if beyond => "any on this machine; others need one that `alti keys create NAME` makes",
+        (false, false) => "any",
     }
 }
 
@@ -206,4 +234,36 @@ async fn stopped() {
         () = terminated => (),
     }
     eprintln!("stopping: answers in the works are finished first");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pasted_is_let_in() {
+        let settings = |listen: &str, require_key| {
+            let mut settings = ServeSettings::default();
+            settings.server.listen = vec![listen.parse().expect("an address")];
+            settings.server.require_key = require_key;
+            settings
+        };
+        let (here, everywhere) = ("127.0.0.1:8080", "0.0.0.0:8080");
+        let told = |listen, require_key, has_keys| {
+            let text = pasted(&settings(listen, require_key), "http://base", has_keys);
+            assert_eq!(text.contains("Bearer KEY"), require_key, "{text}");
+            let key = text.lines().find_map(|line| line.trim().strip_prefix("key ")).expect("a line");
+            key.trim().to_owned()
+        };
+        assert_eq!(told(here, false, false), "any");
+        let others = told(everywhere, false, false);
+        assert!(others.starts_with("any on this machine; others need one"), "{others}");
+        // An unknown key is refused as soon as there is any.
+        assert!(told(here, false, true).contains("any other is refused"));
+        for (listen, has_keys) in [(here, false), (here, true), (everywhere, true)] {
+            let key = told(listen, true, has_keys);
+            assert!(key.starts_with("one ") && key.contains("alti keys create"), "{key}");
+            assert_eq!(key.contains("none yet"), !has_keys, "{key}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::database::{DatabaseOptions, date};
 use crate::environment::Environment;
+use crate::exit::{Exit, Failure};
 use crate::output;
 use alti_store::{ClosedPrice, Group, Key, Money, Summary, Totals, UsageFilter};
 use chrono::NaiveDate;
@@ -43,7 +44,7 @@ struct ShowUsage {
     /// Last day
     #[arg(long, value_name = "DATE")]
     to: Option<NaiveDate>,
-    /// One key alone: its id or its name
+    /// One key alone: its id, or its name, which stands for all keys that have or had it
     #[arg(long)]
     key: Option<String>,
     /// One model alone
@@ -139,7 +140,7 @@ impl UsageCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// When the database cannot be read or written.
+    /// When the database cannot be read or written, or there is no such key or price.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         match &self.action {
             None => self.show.run(environment, json),
@@ -156,20 +157,21 @@ impl ShowUsage {
         let keys = store.keys().list()?;
         let prices = store.closed_prices().list()?;
         let day = |date: NaiveDate| i64::from(date.to_epoch_days());
-        let by_name = |named: &String| {
-            let key = keys.iter().find(|key| key.id == *named || key.name == *named);
-            key.map_or_else(|| named.clone(), |key| key.id.clone())
-        };
         let filter = UsageFilter {
             from_day: self.from.map(day),
             to_day: self.to.map(day),
-            key: self.key.as_ref().map(by_name),
+            key: None,
             model: self.model.clone(),
         };
         let has = |column| self.by.contains(&column);
         let group = Group { day: has(Column::Day), key: has(Column::Key), model: has(Column::Model) };
-        let rows = store.usage().summary(&filter, group)?;
-        let total = store.usage().summary(&filter, Group::default())?;
+        let meant = self.key.as_ref().map(|named| ids_of(&keys, named)).transpose()?;
+        let summary = |group| match &meant {
+            Some(ids) => store.usage().summary_of_keys(&filter, ids, group),
+            None => store.usage().summary(&filter, group),
+        };
+        let rows = summary(group)?;
+        let total = summary(Group::default())?;
         let total = total.first().map(|row| row.totals).unwrap_or_default();
         let report = Report {
             rows: rows.into_iter().map(|row| shown(row, &keys, &prices)).collect(),
@@ -177,6 +179,20 @@ impl ShowUsage {
         };
         output::result(json, &report, |report| table(report, &prices))
     }
+}
+
+/// The ids of the keys that are meant by an id or a name: a key that was taken back and made again leaves two of one name.
+fn ids_of(keys: &[Key], named: &str) -> anyhow::Result<Vec<String>> {
+    let ids = |meant: &dyn Fn(&Key) -> bool| -> Vec<String> {
+        keys.iter().filter(|key| meant(key)).map(|key| key.id.clone()).collect()
+    };
+    let by_id = ids(&|key| key.id == named);
+    let found = if by_id.is_empty() { ids(&|key| key.name == named) } else { by_id };
+    if found.is_empty() {
+        let message = format!("there is no key `{named}`; `alti keys list` shows what there is");
+        return Err(Exit::new(Failure::NotFound, message).into());
+    }
+    Ok(found)
 }
 
 fn shown(row: Summary, keys: &[Key], prices: &[ClosedPrice]) -> Row {

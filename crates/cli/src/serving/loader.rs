@@ -35,6 +35,13 @@ pub struct Loader {
     pub named: Vec<String>,
 }
 
+/// A smaller model that guesses for another.
+struct Draft {
+    checkpoint: Checkpoint,
+    /// Bytes of its files.
+    size: u64,
+}
+
 /// What an error means to a client. Paths and the like are the owner's business, but whoever may load models is trusted
 /// with them.
 fn load_error(name: &str, error: &anyhow::Error) -> LoadError {
@@ -127,22 +134,39 @@ impl Loader {
         Ok((path, facts))
     }
 
+    /// The model that guesses for this one, if there is one.
+    fn draft_of(&self, name: &str, facts: &ModelFacts) -> anyhow::Result<Option<Draft>> {
+        match &self.options.draft_model {
+            Some(draft) if draft != name && *draft != facts.name => {
+                let (path, facts) = self.locate(draft)?;
+                Ok(Some(Draft { checkpoint: Checkpoint::open(&path)?, size: facts.size }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// How long a context is, and how many tokens' keys and values are kept, in which type; the facts learn what all of
-    /// it takes.
+    /// it takes, with the model that guesses: it is loaded beside each model, and keeps as many keys and values.
     fn size_up(
         &self,
         config: &ModelConfig,
+        draft: Option<&Draft>,
         facts: &mut ModelFacts,
     ) -> anyhow::Result<(usize, usize, KvDType)> {
         let context = self.options.context.unwrap_or_else(|| model::default_context(config.context_length));
         let kv_dtype = self.options.kv_dtype()?;
-        let kv_bytes = |tokens| memory::cache_layout(config, tokens, kv_dtype).bytes() as u64;
-        let free = available_memory().saturating_sub(facts.size) / 2;
+        let configs = || draft.map(|draft| draft.checkpoint.config()).into_iter().chain([config]);
+        let kv_bytes = |tokens| {
+            let bytes = configs().map(|it| memory::cache_layout(it, tokens, kv_dtype).bytes() as u64);
+            bytes.fold(0, u64::saturating_add)
+        };
+        let weights = facts.size.saturating_add(draft.map_or(0, |draft| draft.size));
+        let free = available_memory().saturating_sub(weights) / 2;
         let kv_tokens = self.options.kv_tokens.unwrap_or_else(|| {
-            let fitting = (1..=4).rev().map(|contexts| contexts * context);
-            fitting.clone().find(|&tokens| kv_bytes(tokens) <= free).unwrap_or(context)
+            let mut fitting = (1..=4).rev().map(|contexts| context.saturating_mul(contexts));
+            fitting.find(|&tokens| kv_bytes(tokens) <= free).unwrap_or(context)
         });
-        facts.memory_bytes = facts.size + kv_bytes(kv_tokens);
+        facts.memory_bytes = weights.saturating_add(kv_bytes(kv_tokens));
         facts.context = Some(context);
         Ok((context, kv_tokens, kv_dtype))
     }
@@ -162,8 +186,10 @@ impl Loader {
         let (path, mut facts) = self.locate(name)?;
         let checkpoint = Checkpoint::open(&path)?;
         let config = checkpoint.config();
-        let (context, kv_tokens, kv_dtype) = self.size_up(config, &mut facts)?;
-        model::check_serving(&checkpoint, kv_tokens, kv_dtype, self.options.step_tokens)?;
+        let draft = self.draft_of(name, &facts)?;
+        let (context, kv_tokens, kv_dtype) = self.size_up(config, draft.as_ref(), &mut facts)?;
+        let draft = draft.map(|draft| draft.checkpoint);
+        model::check_serving(&checkpoint, draft.as_ref(), kv_tokens, kv_dtype, self.options.step_tokens)?;
         let tokenizer = Tokenizer::for_checkpoint(&checkpoint)?;
         let template =
             ChatTemplate::for_checkpoint(&checkpoint, &tokenizer).map_err(|error| error.to_string());
@@ -177,12 +203,6 @@ impl Loader {
             prefix_cache: self.options.prefix_cache,
             draft_tokens: self.options.draft_tokens,
             turns: self.turns.clone(),
-        };
-        let draft = match &self.options.draft_model {
-            Some(draft) if draft != name && draft != &facts.name => {
-                Some(Checkpoint::open(&self.locate(draft)?.0)?)
-            }
-            _ => None,
         };
         let (sampling, numbers) = (model_sampling(&checkpoint), numbers(config));
         let engine = self.engine(settings, tokenizer.clone(), checkpoint, draft)?;
@@ -259,8 +279,10 @@ impl ModelLoader for Loader {
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
         let (path, mut facts) = self.locate(name).map_err(|error| load_error(name, &error))?;
         // One that cannot be opened, or not with these settings, says so when it is loaded.
-        if let Ok(checkpoint) = Checkpoint::open(&path) {
-            let _ = self.size_up(checkpoint.config(), &mut facts);
+        if let Ok(checkpoint) = Checkpoint::open(&path)
+            && let Ok(draft) = self.draft_of(name, &facts)
+        {
+            let _ = self.size_up(checkpoint.config(), draft.as_ref(), &mut facts);
         }
         Ok(facts)
     }
@@ -334,5 +356,35 @@ impl alti_hub::Progress for Told<'_> {
         if !tell(progress) {
             self.cancel.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loader(draft_model: Option<String>) -> Loader {
+        let folder = alti_testkit::golden("llama3-gqa");
+        let named = [folder, alti_testkit::golden("llama32-tied")];
+        Loader {
+            environment: Environment::read().expect("an environment"),
+            options: EngineOptions { kv_tokens: Some(640), draft_model, ..EngineOptions::default() },
+            turns: Turns::default(),
+            named: named.iter().map(|path| path.display().to_string()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_model_takes_the_memory_of_the_one_that_guesses_for_it_too() {
+        let alone = loader(None);
+        let [name, draft] = [alone.named[0].clone(), alone.named[1].clone()];
+        let takes = |loader: &Loader, name: &str| loader.find(name).expect("a model").memory_bytes;
+        let both = takes(&alone, &name) + takes(&alone, &draft);
+        assert!(takes(&alone, &draft) > alone.find(&draft).expect("a model").size, "keys and values count");
+        let beside = loader(Some(draft.clone()));
+        assert_eq!(takes(&beside, &name), both);
+        assert_eq!(takes(&beside, &draft), takes(&alone, &draft), "it does not guess for itself");
+        // A draft model that is not there is told of when the model is loaded.
+        assert!(beside.find(&name).is_ok() && loader(Some("./absent.gguf".to_owned())).find(&name).is_ok());
     }
 }

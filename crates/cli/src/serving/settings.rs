@@ -13,6 +13,9 @@ use toml::{Table, Value};
 /// A file of settings that says everything, commented out.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
+/// Threads that an engine may have.
+const MOST_THREADS: usize = 1024;
+
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,6 +94,11 @@ impl EngineOptions {
             ("max_waiting", self.max_waiting),
             ("threads", self.threads.unwrap_or(1)),
         ];
+        // As many as `--threads` takes.
+        if let Some(threads) = self.threads.filter(|threads| *threads > MOST_THREADS) {
+            let message = format!("engine.threads is {threads}: it must be at most {MOST_THREADS}");
+            return Err(Exit::new(Failure::Usage, message).into());
+        }
         if self.max_running > self.step_tokens {
             let message = format!(
                 "engine.max_running is {}: it must be at most engine.step_tokens ({}), or some answers would get no \

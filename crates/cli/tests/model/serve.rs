@@ -16,13 +16,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(user: &User, arguments: &[&str]) -> Server {
+        Server::start_with_log(user, arguments, Stdio::null())
+    }
+
+    fn start_with_log(user: &User, arguments: &[&str], log: Stdio) -> Server {
         let mut command = user.command(&["serve", "--listen", "127.0.0.1:0", "-c", "1024"]);
-        let mut process = command
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
+        let mut process =
+            command.args(arguments).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary runs");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
@@ -104,6 +104,25 @@ fn a_server_answers_meters_and_ends_when_asked() {
 }
 
 #[test]
+fn the_log_has_what_is_said_where_the_owner_wants_it() {
+    let user = user();
+    for (asked, in_the_log) in [(&["--set", "server.log_text=true"][..], 1), (&[], 0)] {
+        let log = std::fs::File::create(user.path("log")).expect("the file can be written");
+        let server = Server::start_with_log(&user, &[&["--log", "info"], asked].concat(), log.into());
+        let (status, answer) = server.ask("POST", "/v1/chat/completions", &chat(8)).expect("an answer");
+        assert_eq!(status, 200, "{answer}");
+        server.signal("-TERM");
+        assert!(server.ended(), "it ends well");
+        let log = std::fs::read_to_string(user.path("log")).expect("it is text");
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let id = answer["id"].as_str().expect("an id");
+        assert!(log.contains("answered"), "{log}");
+        assert_eq!(log.matches("Name three rivers.").count(), in_the_log, "{log}");
+        assert_eq!(log.matches(id).count(), in_the_log, "{log}");
+    }
+}
+
+#[test]
 fn what_is_in_the_works_at_the_end_is_kept_and_what_it_leaves_in_the_cache() {
     let user = user();
     let kept = format!("engine.prefix_folder={}", user.path("prefixes").display());
@@ -168,12 +187,23 @@ fn settings_that_are_none_are_refused_with_their_names() {
     wrong(&["config", "check", "--set", "engine.kv_type=f7"], "f32, bf16, q8_0");
     wrong(&["config", "check", "--set", "server.listen=nowhere"], "listen");
     wrong(&["config", "check", "--set", "server.machine_watts=-5"], "machine_watts");
+    // What a server would not start with, or would break by.
+    wrong(&["config", "check", "--set", "server.listen="], "listen is empty");
+    wrong(&["config", "check", "--set", "server.drain_seconds=9223372036854775807"], "drain_seconds");
+    wrong(&["config", "check", "--set", "server.idle_unload_seconds=9223372036854775807"], "never");
+    wrong(&["config", "check", "--set", "server.idle_unload_seconds=soon"], "never");
+    wrong(&["config", "check", "--set", "engine.threads=1025"], "threads");
+    let tls = ["server.tls_certificate=absent.pem", "server.tls_private_key=absent.pem"];
+    wrong(&["config", "check", "--set", tls[0], "--set", tls[1]], "tls_certificate is absent.pem");
+    wrong(&["serve", "--listen", "127.0.0.1:0", "--set", tls[0], "--set", tls[1]], "absent.pem");
     user.write("alti.toml", "[server]\nmodel_prices = [{model = \"a\", prompt = -1, generated = 2}]\n");
     wrong(&["config", "check", "alti.toml"], "model_prices[0].prompt");
     let prices = "[[server.model_prices]]\nmodel = \"a\"\nprompt = 0.1\ngenerated = 2.5\n";
-    user.write("alti.toml", format!("[server]\nprice_per_kwh = 0.3\nmachine_watts = 90.0\n{prices}"));
+    let never = "idle_unload_seconds = \"never\"\n";
+    user.write("alti.toml", format!("[server]\n{never}price_per_kwh = 0.3\nmachine_watts = 90.0\n{prices}"));
     let told = user.run(&["config", "check", "alti.toml"]);
     assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stdout.contains(never), "{}", told.stdout);
     user.write("again.toml", &told.stdout);
     assert_eq!(user.run(&["config", "check", "again.toml"]).stdout, told.stdout, "it is a file of settings");
     user.write("alti.toml", "[engine]\nstep_tokens = 0\n");

@@ -177,9 +177,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`].
     pub fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Ticket, Rejected> {
-        let EmbeddingJob { tokens, pooling, priority, deadline } = job;
+        let EmbeddingJob { tokens, pooling, priority, deadline, domain } = job;
         self.check(&tokens).map_err(Rejected::Invalid)?;
-        let job = Job { priority, deadline, ..Job::new(tokens, SamplerSettings::greedy()) };
+        let job = Job { priority, deadline, domain, ..Job::new(tokens, SamplerSettings::greedy()) };
         self.send(job, sink, |submission| submission.pooling = Some(pooling))
     }
 

@@ -107,6 +107,8 @@ pub struct EmbeddingJob {
     pub priority: Priority,
     /// When it is given up.
     pub deadline: Option<Instant>,
+    /// Whose it is, and whose adapter changes the states.
+    pub domain: CacheDomain,
 }
 
 /// One token with its log-probability under the model, before any sampler.
@@ -123,7 +125,7 @@ pub struct TokenOutput {
 /// What an answer took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; none where nothing was computed.
     pub prompt_tokens: usize,
     /// Of these, tokens whose keys and values were cached.
     pub cached_tokens: usize,
@@ -133,9 +135,9 @@ pub struct Usage {
     pub drafted_tokens: usize,
     /// Of these, tokens that were right.
     pub accepted_tokens: usize,
-    /// Seconds from submission to the first step.
+    /// Seconds from submission to the first step, or to an end before it.
     pub queue_seconds: f64,
-    /// Seconds from there to the first token.
+    /// Seconds from there to the first token, the vector, or an end before it.
     pub prefill_seconds: f64,
     /// Seconds from the first token to the last.
     pub decode_seconds: f64,
@@ -178,7 +180,7 @@ pub enum Output {
         /// What it took.
         usage: Usage,
     },
-    /// The job as a whole failed; nothing more comes.
+    /// The job as a whole failed, or ended before anything was computed; nothing more comes.
     Failed(EngineError),
 }
 

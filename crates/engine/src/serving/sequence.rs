@@ -72,6 +72,16 @@ pub(super) enum Task {
     Embed(Pooling, Vec<f64>),
 }
 
+impl Task {
+    /// The request's other answers that are still to come of it.
+    pub(super) fn siblings(&self) -> usize {
+        match self {
+            Task::Generate(generation) => generation.siblings.len(),
+            Task::Embed(..) => 0,
+        }
+    }
+}
+
 /// The state of an answer that is text.
 pub(super) struct Generation {
     pub(super) drawing: Drawing,
@@ -107,10 +117,30 @@ impl Sequence {
 
     /// How many answers come of it: all of the request's, until its prompt is computed.
     pub(super) fn answers(&self) -> usize {
-        match &self.task {
-            Task::Generate(generation) => 1 + generation.siblings.len(),
-            Task::Embed(..) => 1,
+        1 + self.task.siblings()
+    }
+
+    /// Takes note of a step that it is part of, which begins now.
+    pub(super) fn note_step(&mut self, now: Instant) {
+        if self.first_step.is_none() {
+            self.first_step = Some(now);
+            self.usage.queue_seconds = now.duration_since(self.request.submitted).as_secs_f64();
         }
+    }
+
+    /// What it took, when it ends now. Of one that was in no step nothing was computed: it has waited, and that is all.
+    pub(super) fn usage_at_the_end(&self) -> Usage {
+        let Some(first_step) = self.first_step else {
+            let queue_seconds = self.request.submitted.elapsed().as_secs_f64();
+            return Usage { queue_seconds, ..Usage::default() };
+        };
+        let (prefill_seconds, decode_seconds) = match self.first_token {
+            Some(at) => (self.usage.prefill_seconds, at.elapsed().as_secs_f64()),
+            None => (first_step.elapsed().as_secs_f64(), 0.0),
+        };
+        // The prompt counts once.
+        let prompt_tokens = if self.choice == 0 { self.request.job.prompt.len() } else { 0 };
+        Usage { prompt_tokens, prefill_seconds, decode_seconds, ..self.usage }
     }
 
     /// Whether the prompt's tokens are still to be told with their log-probabilities.

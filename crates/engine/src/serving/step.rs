@@ -1,7 +1,7 @@
 //! One step: the rows of the sequences in it through the model, what they draw, and what comes of it.
 
 use super::draft_model::Guess;
-use super::job::{Output, Pooling, TokenOutput, Usage};
+use super::job::{Output, Pooling, TokenOutput};
 use super::sequence::{Drawing, Sequence, Task, token_output};
 use super::worker::Worker;
 use crate::EngineError;
@@ -58,6 +58,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         let shared = self.shared.clone();
         let turn = shared.settings.turns.take();
         let started = Instant::now();
+        self.running[..parts.len()].iter_mut().for_each(|sequence| sequence.note_step(started));
         let guessed = self.guess(&mut parts);
         let parts = &parts[..];
         let rows = self.rows_of(parts);
@@ -280,7 +281,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             Task::Embed(pooling, sum) => {
                 let tokens = if *pooling == Pooling::Mean { sequence.tokens.len() } else { 1 };
                 let values = sum.iter().map(|sum| (sum / tokens as f64) as f32).collect();
-                let usage = Usage { prompt_tokens: sequence.tokens.len(), ..sequence.usage };
+                let usage = sequence.usage_at_the_end();
                 self.kv.release(&mut sequence);
                 self.totals.finished += 1;
                 sequence.request.tell(Output::Embedding { values, usage });

@@ -309,14 +309,9 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
     }
 
-    fn start(&mut self, mut sequence: Sequence) {
-        let request = &sequence.request;
-        if !request.started.replace(true) {
+    fn start(&mut self, sequence: Sequence) {
+        if !sequence.request.started.replace(true) {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-        }
-        if sequence.first_step.is_none() {
-            sequence.first_step = Some(Instant::now());
-            sequence.usage.queue_seconds = request.submitted.elapsed().as_secs_f64();
         }
         self.running.push(sequence);
     }
@@ -411,20 +406,23 @@ impl<B: Backend<Element = f32>> Worker<B> {
 
     /// Tells a sequence's caller that it is finished. Its pages have been given back.
     pub(super) fn finish(shared: &Shared, totals: &mut Status, mut sequence: Sequence, reason: FinishReason) {
+        let usage = sequence.usage_at_the_end();
         totals.finished += 1;
-        totals.cached_tokens += sequence.usage.cached_tokens as u64;
+        totals.cached_tokens += usage.cached_tokens as u64;
         if !sequence.request.started.replace(true) {
             shared.queued.fetch_sub(1, Ordering::Relaxed);
         }
-        let usage = Usage {
-            prompt_tokens: if sequence.choice == 0 { sequence.request.job.prompt.len() } else { 0 },
-            decode_seconds: sequence.first_token.map_or(0.0, |at| at.elapsed().as_secs_f64()),
-            ..sequence.usage
+        let generation = match &mut sequence.task {
+            Task::Generate(generation) if sequence.first_step.is_some() => generation,
+            // Half a vector is none, and an answer that never began is no empty answer.
+            task => {
+                totals.finished += task.siblings() as u64;
+                let ended = EngineError::Ended { reason: reason.name(), usage };
+                return sequence.request.tell(Output::Failed(ended));
+            }
         };
-        let Task::Generate(generation) = &mut sequence.task else {
-            return sequence.request.tell(Output::Failed(EngineError::Ended { reason: reason.name() }));
-        };
-        for sibling in std::mem::take(&mut generation.siblings) {
+        for mut sibling in std::mem::take(&mut generation.siblings) {
+            (sibling.first_step, sibling.usage.queue_seconds) = (sequence.first_step, usage.queue_seconds);
             Self::finish(shared, totals, sibling, reason.clone());
         }
         let (held, text) = generation.teller.finish(&reason);

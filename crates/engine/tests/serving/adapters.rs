@@ -1,10 +1,9 @@
 //! Adapters: several in one batch, loaded and dropped while others are served.
 
 use super::*;
-use alti_engine::serving::{CacheDomain, Rejected};
+use alti_engine::serving::Rejected;
 use alti_testkit::adapter;
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// An engine with the adapters `plain` and `patterns`.
 fn with_adapters(settings: EngineSettings) -> Engine {
@@ -29,15 +28,6 @@ fn alone_with_adapters(jobs: &[Job]) -> Vec<Heard> {
     let settings = EngineSettings { prefix_cache: false, draft_tokens: 0, ..roomy() };
     let one = |job| together(&with_adapters(settings.clone()), std::slice::from_ref(job)).remove(0);
     jobs.iter().map(one).collect()
-}
-
-#[track_caller]
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < patience, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[track_caller]
@@ -114,6 +104,26 @@ fn what_was_cached_goes_with_the_adapter() {
     engine.load_adapter("plain", &path("plain")).expect("the name is free");
     let again = job(prompt(3, 150), Some("plain"), 7);
     same(&together(&engine, std::slice::from_ref(&again)), &alone_with_adapters(&[again]));
+}
+
+#[test]
+fn a_vector_is_of_the_adapters_states() {
+    let engine = with_adapters(roomy());
+    let job = |adapter: Option<&str>| {
+        let domain = CacheDomain { adapter: adapter.map(str::to_owned), ..CacheDomain::default() };
+        EmbeddingJob { domain, ..embedding(prompt(4, 70)) }
+    };
+    let vector = |adapter| hear_vector(&embed(&engine, job(adapter)).1).expect("a vector").0;
+    let [base, plain, patterns] = [None, Some("plain"), Some("patterns")].map(vector);
+    assert!(base != plain && base != patterns && plain != patterns);
+    // In one step with the others it is the same.
+    let running = [Some("patterns"), None, Some("plain")].map(|adapter| embed(&engine, job(adapter)).1);
+    let together = running.map(|outputs| hear_vector(&outputs).expect("a vector").0);
+    assert_eq!(together, [patterns, base, plain]);
+    match engine.embed(job(Some("nothing")), Box::new(|_| true)) {
+        Err(Rejected::Invalid(error)) => assert!(error.to_string().contains("`nothing`"), "{error}"),
+        other => panic!("the job was not refused: {other:?}"),
+    }
 }
 
 #[test]

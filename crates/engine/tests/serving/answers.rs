@@ -1,15 +1,14 @@
 //! The same request gives the same answer.
 
 use crate::{
-    Heard, MODEL, alone, at_the_end, engine, engine_of, engine_of_bytes, engine_with_draft, hear, prompt,
-    random, roomy, same, submit, together,
+    Heard, MODEL, alone, at_the_end, embed, embedding, engine, engine_of, engine_of_bytes, engine_with_draft,
+    hear, hear_vector, prompt, random, roomy, same, submit, together,
 };
 use alti_engine::grammar::GrammarSource;
 use alti_engine::sampling::{LogitBias, SamplerSettings};
 use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Output, Pooling, Priority};
 use alti_engine::stop::FinishReason;
 use alti_testkit::parity::Golden;
-use std::sync::mpsc;
 
 /// Jobs of many lengths, some with a beginning in common, drawn greedily and at random.
 fn jobs() -> Vec<Job> {
@@ -256,13 +255,8 @@ fn a_prompt_is_told_with_the_log_probabilities_of_its_tokens() {
 }
 
 fn vector(engine: &Engine, tokens: Vec<u32>, pooling: Pooling) -> Vec<f32> {
-    let (sender, outputs) = mpsc::channel();
-    let job = EmbeddingJob { tokens, pooling, priority: Priority::Interactive, deadline: None };
-    engine.embed(job, Box::new(move |output| sender.send(output).is_ok())).unwrap();
-    match outputs.recv().unwrap() {
-        Output::Embedding { values, .. } => values,
-        other => panic!("a vector was asked for: {other:?}"),
-    }
+    let (_, outputs) = embed(engine, EmbeddingJob { pooling, ..embedding(tokens) });
+    hear_vector(&outputs).expect("a vector").0
 }
 
 #[test]

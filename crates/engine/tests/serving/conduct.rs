@@ -1,14 +1,33 @@
 //! How an engine behaves towards those who ask too much, go away, or are late.
 
-use crate::{at_the_end, engine, hear, prompt, random, roomy, submit};
+use crate::{at_the_end, embed, embedding, engine, hear, hear_vector, prompt, random, roomy, submit};
 use alti_engine::EngineError;
 use alti_engine::sampling::{LogitBias, SamplerSettings};
-use alti_engine::serving::{EngineSettings, Job, Output, Rejected};
+use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Ticket, Usage};
 use alti_engine::stop::FinishReason;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 fn endless() -> Job {
     Job::new(prompt(1, 20), random(1, -1))
+}
+
+/// An engine that runs one answer at a time, and is busy with one for long.
+fn busy() -> (Engine, Ticket, Receiver<Output>) {
+    let engine = engine(EngineSettings { max_running: 1, context: 100_000, kv_tokens: 100_000, ..roomy() });
+    let (ticket, outputs) = submit(&engine, endless());
+    assert!(matches!(outputs.recv().unwrap(), Output::Token { .. }));
+    (engine, ticket, outputs)
+}
+
+/// Why a job ended of which nothing was told, and what it took.
+#[track_caller]
+fn ended<T>(heard: Result<T, EngineError>) -> (&'static str, Usage) {
+    match heard {
+        Err(EngineError::Ended { reason, usage }) => (reason, usage),
+        Err(other) => panic!("it failed: {other}"),
+        Ok(_) => panic!("it was answered"),
+    }
 }
 
 #[test]
@@ -92,9 +111,64 @@ fn a_deadline_ends_an_answer() {
     let heard = hear(&outputs, 1).unwrap().remove(0);
     // A fast machine may fill the context first.
     assert!(matches!(heard.reason, Some(FinishReason::TimedOut | FinishReason::ContextFull)));
-    let (_, outputs) = submit(&engine, Job { deadline: Some(Instant::now()), ..endless() });
-    let heard = hear(&outputs, 1).unwrap().remove(0);
-    assert_eq!((heard.reason, heard.tokens.len()), (Some(FinishReason::TimedOut), 0));
+}
+
+#[test]
+fn what_ends_while_it_waits_is_no_answer_and_took_time_alone() {
+    let (engine, ticket, _listening) = busy();
+    let wait = Duration::from_millis(30);
+    let late = || Some(Instant::now() + wait);
+    let (_, text) = submit(&engine, Job { deadline: late(), choices: 3, ..endless() });
+    let (_, vector) = embed(&engine, EmbeddingJob { deadline: late(), ..embedding(prompt(2, 20)) });
+    let (cancelled, outputs) = submit(&engine, endless());
+    let (texts, vectors) = (ended(hear(&text, 3)), ended(hear_vector(&vector)));
+    cancelled.cancel();
+    let gone = ended(hear(&outputs, 1));
+    assert_eq!([texts.0, vectors.0, gone.0], ["timed_out", "timed_out", "cancelled"]);
+    for (reason, usage) in [texts, vectors, gone] {
+        assert!(usage.queue_seconds >= wait.as_secs_f64(), "{reason}: {usage:?}");
+        let nothing = Usage { queue_seconds: usage.queue_seconds, ..Usage::default() };
+        assert_eq!(usage, nothing, "{reason}");
+    }
+    ticket.cancel();
+    let status = at_the_end(&engine);
+    assert_eq!((status.waiting, status.used_pages, status.finished), (0, 0, 6));
+}
+
+#[test]
+fn what_was_admitted_and_in_no_step_yet_took_nothing() {
+    // A step has room for the first alone.
+    let settings = EngineSettings { step_tokens: 1, context: 4096, kv_tokens: 16_384, ..roomy() };
+    let engine = engine(settings);
+    let (first, _listening) = submit(&engine, Job::new(prompt(1, 4000), random(1, 5)));
+    let (second, outputs) = submit(&engine, Job::new(prompt(2, 4000), random(1, 5)));
+    while engine.status().running < 2 {
+        std::thread::yield_now();
+    }
+    second.cancel();
+    let (reason, usage) = ended(hear(&outputs, 1));
+    assert_eq!((reason, usage.prompt_tokens, usage.cpu_seconds), ("cancelled", 0, 0.0));
+    first.cancel();
+    at_the_end(&engine);
+}
+
+#[test]
+fn a_vector_tells_what_it_took_whether_it_was_finished_or_not() {
+    let engine = engine(EngineSettings { step_tokens: 1, context: 4096, kv_tokens: 4096, ..roomy() });
+    let (_, outputs) = embed(&engine, embedding(prompt(1, 20)));
+    let (_, usage) = hear_vector(&outputs).expect("a vector");
+    assert!(usage.prefill_seconds > 0.0 && usage.cpu_seconds > 0.0, "{usage:?}");
+    assert_eq!((usage.prompt_tokens, usage.decode_seconds), (20, 0.0));
+    let before = engine.status().steps;
+    let (ticket, outputs) = embed(&engine, embedding(prompt(1, 4000)));
+    while engine.status().steps < before + 3 {
+        std::thread::yield_now();
+    }
+    ticket.cancel();
+    let (reason, usage) = ended(hear_vector(&outputs));
+    assert_eq!((reason, usage.prompt_tokens), ("cancelled", 4000));
+    assert!(usage.prefill_seconds > 0.0 && usage.cpu_seconds > 0.0, "{usage:?}");
+    at_the_end(&engine);
 }
 
 #[test]

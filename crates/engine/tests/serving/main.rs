@@ -9,7 +9,10 @@ mod slots;
 
 use alti_engine::EngineError;
 use alti_engine::sampling::SamplerSettings;
-use alti_engine::serving::{Engine, EngineSettings, Job, Output, Status, Ticket, TokenOutput, Usage};
+use alti_engine::serving::{
+    CacheDomain, EmbeddingJob, Engine, EngineSettings, Job, Output, Pooling, Priority, Status, Ticket,
+    TokenOutput, Usage,
+};
 use alti_engine::stop::FinishReason;
 use alti_formats::Checkpoint;
 use alti_models::Llama;
@@ -18,7 +21,7 @@ use alti_testkit::golden;
 use alti_text::Tokenizer;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MODEL: &str = "llama3-gqa";
 
@@ -182,6 +185,43 @@ fn hear(outputs: &Receiver<Output>, choices: usize) -> Result<Vec<Heard>, Engine
         }
     }
     Ok(heard)
+}
+
+/// A text to be made a vector.
+fn embedding(tokens: Vec<u32>) -> EmbeddingJob {
+    EmbeddingJob {
+        tokens,
+        pooling: Pooling::Mean,
+        priority: Priority::Interactive,
+        deadline: None,
+        domain: CacheDomain::default(),
+    }
+}
+
+/// Submits a text to be made a vector.
+fn embed(engine: &Engine, job: EmbeddingJob) -> (Ticket, Receiver<Output>) {
+    let (sender, receiver) = mpsc::channel();
+    let sink = Box::new(move |output| sender.send(output).is_ok());
+    (engine.embed(job, sink).expect("the job is taken"), receiver)
+}
+
+/// The vector, and what it took.
+fn hear_vector(outputs: &Receiver<Output>) -> Result<(Vec<f32>, Usage), EngineError> {
+    match outputs.recv_timeout(Duration::from_secs(120)).expect("an answer") {
+        Output::Embedding { values, usage } => Ok((values, usage)),
+        Output::Failed(error) => Err(error),
+        other => panic!("a vector was asked for: {other:?}"),
+    }
+}
+
+/// A status is published behind the step whose outcome was heard: it may be a moment late.
+#[track_caller]
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < patience, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// All jobs at once, each with one choice.

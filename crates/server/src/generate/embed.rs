@@ -3,23 +3,66 @@
 use super::parts::{at_once, patiently};
 use super::{Meter, Most, Options, Parts};
 use crate::error::{ApiError, ApiResult};
-use crate::models::Lease;
+use crate::models::{Cancel, Lease};
 use crate::route::Call;
 use crate::telemetry::Operation;
 use alti_engine::sampling::SamplerSettings;
-use alti_engine::serving::{EmbeddingJob, Output, Pooling, TokenOutput, Usage};
+use alti_engine::serving::{CacheDomain, EmbeddingJob, Output, Pooling, TokenOutput, Usage};
 use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Cancels a job whose caller went away.
-struct CancelOnDrop(Option<crate::models::Cancel>);
+/// A text that becomes a vector. If its caller goes away the job is cancelled, and what it took until then is kept all the
+/// same.
+struct Pending {
+    cancel: Cancel,
+    outputs: UnboundedReceiver<Output>,
+    submitted: Instant,
+    /// None when the end is heard.
+    meter: Option<Meter>,
+}
 
-impl Drop for CancelOnDrop {
+impl Pending {
+    fn submit(model: &Lease, meter: &Meter, job: EmbeddingJob) -> ApiResult<Pending> {
+        let (sender, outputs) = unbounded_channel();
+        let sink = Box::new(move |output| sender.send(output).is_ok());
+        let submitted = Instant::now();
+        let cancel = model.inference.embed(job, sink)?;
+        meter.ended("failed");
+        Ok(Pending { cancel, outputs, submitted, meter: Some(meter.clone()) })
+    }
+
+    async fn vector(mut self) -> ApiResult<(Vec<f32>, Usage)> {
+        let output = self.outputs.recv().await;
+        let meter = self.meter.take();
+        note(meter.as_ref(), self.submitted, output.as_ref());
+        match output {
+            Some(Output::Embedding { values, usage }) => Ok((values, usage)),
+            Some(Output::Failed(error)) => Err(error.into()),
+            _ => Err(ApiError::internal("the engine gave no vector")),
+        }
+    }
+}
+
+/// Adds what a job took to the request's sum.
+fn note(meter: Option<&Meter>, submitted: Instant, end: Option<&Output>) {
+    match (meter, end) {
+        (Some(meter), Some(Output::Embedding { usage, .. })) => meter.add(submitted, 0, usage),
+        (Some(meter), Some(Output::Failed(error))) => meter.add_failed(submitted, error),
+        _ => {}
+    }
+}
+
+impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(cancel) = self.0.take() {
-            cancel();
+        let Some(meter) = self.meter.take() else { return };
+        (self.cancel)();
+        meter.ended("cancelled");
+        let (_, none) = unbounded_channel();
+        let (mut outputs, submitted) = (std::mem::replace(&mut self.outputs, none), self.submitted);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { note(Some(&meter), submitted, outputs.recv().await.as_ref()) });
         }
     }
 }
@@ -43,9 +86,20 @@ pub async fn embed(
         .map(|(index, tokens)| embed_one(call, model, &meter, tokens, pooling, index == 0));
     let mut results = futures_util::stream::iter(vectors).buffered(at_once(model, 1));
     let (mut vectors, mut sum) = (Vec::new(), Usage::default());
-    while let Some((values, usage)) = results.try_next().await? {
-        super::collect::add_usage(&mut sum, &usage);
-        vectors.push(values);
+    loop {
+        match results.try_next().await {
+            Ok(Some((values, usage))) => {
+                super::collect::add_usage(&mut sum, &usage);
+                vectors.push(values);
+            }
+            Ok(None) => break,
+            Err(error) => {
+                // The other texts are cancelled with it, which is not how the request ended.
+                drop(results);
+                meter.failed();
+                return Err(error);
+            }
+        }
     }
     drop(results);
     meter.ended("stop");
@@ -63,23 +117,9 @@ async fn embed_one(
 ) -> ApiResult<(Vec<f32>, Usage)> {
     let patience = call.state.settings().request_timeout_seconds.map(Duration::from_secs);
     let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-    let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline };
-    let submit = || {
-        let (sender, outputs) = unbounded_channel();
-        let sink = Box::new(move |output| sender.send(output).is_ok());
-        let submitted = Instant::now();
-        Ok((CancelOnDrop(Some(model.inference.embed(job.clone(), sink)?)), outputs, submitted))
-    };
-    let (_cancel, mut outputs, submitted) = patiently(first, submit).await?;
-    meter.ended("failed");
-    match outputs.recv().await {
-        Some(Output::Embedding { values, usage }) => {
-            meter.add(submitted, 0, &usage);
-            Ok((values, usage))
-        }
-        Some(Output::Failed(error)) => Err(error.into()),
-        _ => Err(ApiError::internal("the engine gave no vector")),
-    }
+    let domain = CacheDomain { tenant: call.principal.tenant().to_owned(), adapter: model.adapter() };
+    let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline, domain };
+    patiently(first, || Pending::submit(model, meter, job.clone())).await?.vector().await
 }
 
 /// A vector of length 1 out of the first `dimensions` values.

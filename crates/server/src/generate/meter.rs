@@ -7,6 +7,7 @@ use crate::route::{Call, Receipt, Receipts};
 use crate::running::{Held, Hold};
 use crate::state::AppState;
 use crate::telemetry::{AnswerSpan, Operation};
+use alti_engine::EngineError;
 use alti_engine::serving::Usage;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -84,8 +85,10 @@ impl Meter {
     /// Sets aside what the request may use at most of its key's quotas, until what it took is kept.
     ///
     /// # Errors
-    /// When a quota is used up, or what is left of it is held by others.
+    /// When a quota is used up, or what is left of it is held by others; when the store has been unable to keep what
+    /// requests took for too long.
     pub async fn reserve(&self, call: &Call, most: Most) -> ApiResult<()> {
+        call.state.ledger().check()?;
         let Some(key) = call.principal.key.as_ref().filter(|key| key.has_quotas) else { return Ok(()) };
         let Some(accounts) = call.state.accounts() else { return Ok(()) };
         let model = self.open().row.model.clone();
@@ -118,6 +121,13 @@ impl Meter {
         row.cpu_seconds += usage.cpu_seconds;
     }
 
+    /// Adds what a job took that was submitted at this time and came to nothing, as far as it says so.
+    pub(super) fn add_failed(&self, submitted: Instant, error: &EngineError) {
+        if let EngineError::Ended { usage, .. } = error {
+            self.add(submitted, 0, usage);
+        }
+    }
+
     /// Adds nothing more. What is given waits until the request's row is kept, if this was the last clone.
     pub(super) fn close(self) -> Unkept {
         self.open().unkept.clone()
@@ -126,6 +136,14 @@ impl Meter {
     /// Says how it ended.
     pub fn ended(&self, outcome: &'static str) {
         self.open().row.outcome = outcome;
+    }
+
+    /// Says that it failed, if any of its jobs was submitted.
+    pub(super) fn failed(&self) {
+        let row = &mut self.open().row;
+        if row.outcome != REFUSED {
+            row.outcome = "failed";
+        }
     }
 }
 

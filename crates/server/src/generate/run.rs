@@ -115,7 +115,7 @@ impl Ended {
     }
 
     /// The word for usage and metrics.
-    fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Ended::Cancelled => "cancelled",
             other => other.openai(),
@@ -466,6 +466,9 @@ impl Generation {
             }
             Some(Output::Failed(error)) => {
                 self.open = 0;
+                if let Some(meter) = &self.meter {
+                    meter.add_failed(self.began, &error);
+                }
                 Err(error.into())
             }
             Some(Output::Embedding { .. }) => Ok(()),
@@ -527,7 +530,11 @@ impl Drop for Generation {
                             meter.add(began, choice, &told_usage(silent, usage));
                             open -= 1;
                         }
-                        Some(Output::Failed(_)) | None => break,
+                        Some(Output::Failed(error)) => {
+                            meter.add_failed(began, &error);
+                            break;
+                        }
+                        None => break,
                         Some(_) => {}
                     }
                 }

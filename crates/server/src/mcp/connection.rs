@@ -10,11 +10,14 @@ use rmcp::{ServiceExt, serve_client};
 use serde_json::{Map, Value};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// No server offers more tools.
 const MAX_TOOLS: usize = 256;
+/// For so long everybody is told that a server could not be connected to, before that is tried again.
+const FAILURE_IS_TOLD: Duration = Duration::from_secs(3);
 /// No message of a server is longer, in bytes.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
@@ -46,7 +49,14 @@ impl McpResult {
 
 pub(super) struct Connection {
     settings: McpServerSettings,
-    open: Mutex<Option<Open>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    /// When connecting failed last, and why.
+    failure: Option<(Instant, String)>,
 }
 
 struct Open {
@@ -56,7 +66,7 @@ struct Open {
 
 impl Connection {
     pub(super) fn new(settings: McpServerSettings) -> Self {
-        Self { settings, open: Mutex::new(None) }
+        Self { settings, state: Mutex::default() }
     }
 
     /// The address, of a server that has one.
@@ -74,33 +84,55 @@ impl Connection {
         Ok(tools.to_vec())
     }
 
-    /// The connection, made now if there is none. Whoever comes meanwhile waits for it.
+    /// The connection, made now if there is none. Whoever comes meanwhile waits for it, no longer than for a connection of
+    /// its own, and is told if it fails: a server that hangs does not keep those who wait for it one after the other.
     async fn open(&self) -> ApiResult<(Peer<RoleClient>, Arc<Vec<McpTool>>)> {
-        let mut open = self.open.lock().await;
-        if let Some(open) = open.as_ref().filter(|open| !open.service.is_transport_closed()) {
+        let limit = self.settings.timeout();
+        let deadline = Instant::now() + limit;
+        let late = || format!("it did not answer within {} s", limit.as_secs());
+        let mut state = timeout_at(deadline, self.state.lock()).await.map_err(|_| self.failed(late()))?;
+        if let Some(open) = state.open.as_ref().filter(|open| !open.service.is_transport_closed()) {
             return Ok((open.service.peer().clone(), open.tools.clone()));
         }
-        *open = None;
-        let limit = self.settings.timeout();
-        let connected = timeout(limit, async {
-            let service = self.connect().await?;
-            let tools = service.peer().list_all_tools().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((service, tools))
-        });
-        let (service, tools) = connected
-            .await
-            .map_err(|_| self.failed(format!("it did not answer within {} s", limit.as_secs())))?
-            .map_err(|problem| self.failed(problem))?;
+        if let Some((_, problem)) = state.failure.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_IS_TOLD) {
+            return Err(self.failed(problem));
+        }
+        (state.open, state.failure) = (None, None);
+        match timeout_at(deadline, self.connect_and_list()).await.unwrap_or_else(|_| Err(late())) {
+            Ok(open) => {
+                let connected = (open.service.peer().clone(), open.tools.clone());
+                state.open = Some(open);
+                Ok(connected)
+            }
+            Err(problem) => {
+                state.failure = Some((Instant::now(), problem.clone()));
+                Err(self.failed(problem))
+            }
+        }
+    }
+
+    async fn connect_and_list(&self) -> Result<Open, String> {
+        let service = self.connect().await?;
+        let tools = service.peer().list_all_tools().await.map_err(|error| error.to_string())?;
         let tools = tools.into_iter().take(MAX_TOOLS).map(|tool| McpTool {
             name: tool.name.into_owned(),
             description: tool.description.unwrap_or_default().into_owned(),
             parameters: Value::Object((*tool.input_schema).clone()),
         });
-        let tools: Arc<Vec<McpTool>> =
-            Arc::new(tools.filter(|tool| self.settings.allows(&tool.name)).collect());
-        let peer = service.peer().clone();
-        *open = Some(Open { service, tools: tools.clone() });
-        Ok((peer, tools))
+        let tools = Arc::new(tools.filter(|tool| self.settings.allows(&tool.name)).collect());
+        Ok(Open { service, tools })
+    }
+
+    /// Ends a program that does not answer, unless it was ended already: it may read nothing more until it is done with
+    /// what was given up, and its next caller would wait in vain. A server with an address answers others meanwhile.
+    async fn give_up(&self, tools: &Arc<Vec<McpTool>>) {
+        if self.settings.command.is_none() {
+            return;
+        }
+        let mut state = self.state.lock().await;
+        if state.open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.tools, tools)) {
+            state.open = None;
+        }
     }
 
     async fn connect(&self) -> Result<RunningService<RoleClient, ()>, String> {
@@ -142,7 +174,10 @@ impl Connection {
         let request = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         let limit = self.settings.timeout();
         match timeout(limit, peer.call_tool(request)).await {
-            Err(_) => McpResult::error(format!("the tool did not answer within {} s", limit.as_secs())),
+            Err(_) => {
+                self.give_up(&tools).await;
+                McpResult::error(format!("the tool did not answer within {} s", limit.as_secs()))
+            }
             Ok(Err(error)) => McpResult::error(error),
             Ok(Ok(result)) => self.result(&result),
         }

@@ -33,7 +33,7 @@ impl McpServers {
     /// [...]}`. `taken` are the names of its other tools. Where a name is there twice, the server's comes before it.
     ///
     /// # Errors
-    /// If a server is not one of the owner's, or cannot be reached.
+    /// If a server is not one of the owner's, or cannot be reached; if calls would have to be asked about.
     pub async fn offer(&self, tools: &[Value], taken: &[String]) -> ApiResult<Vec<OfferedTool>> {
         let mut offered = Vec::new();
         for tool in tools.iter().filter(|tool| tool["type"] == "mcp") {
@@ -47,25 +47,52 @@ impl McpServers {
                     format!("`server_url` is not that of the MCP server `{label}` that is set up here");
                 return Err(ApiError::field("tools", text));
             }
-            // Nobody would be asked: whoever sends the request says that nobody need be.
-            if tool["require_approval"] != "never" {
-                let text = "calls are not asked about here: set `require_approval` to \"never\"";
+            let cleared = cleared(&tool["require_approval"])?;
+            let wanted = wanted(&tool["allowed_tools"])?;
+            let mut found = self.tools(label).await?;
+            found.retain(|found| wanted.as_ref().is_none_or(|wanted| wanted.contains(&found.name)));
+            let any = !found.is_empty();
+            found.retain(|found| cleared.as_ref().is_none_or(|cleared| cleared.contains(&found.name)));
+            if any && found.is_empty() {
+                let text =
+                    format!("`require_approval` clears no tool of `{label}` that is allowed: {UNASKED}");
                 return Err(ApiError::field("tools", text));
             }
-            let wanted = wanted(&tool["allowed_tools"])?;
-            for found in self.tools(label).await? {
-                if wanted.as_ref().is_none_or(|wanted| wanted.contains(&found.name)) {
-                    offered.push(OfferedTool {
-                        name: found.name.clone(),
-                        server: label.to_owned(),
-                        tool: found.name,
-                        description: found.description,
-                        parameters: found.parameters,
-                    });
-                }
-            }
+            offered.extend(found.into_iter().map(|found| OfferedTool {
+                name: found.name.clone(),
+                server: label.to_owned(),
+                tool: found.name,
+                description: found.description,
+                parameters: found.parameters,
+            }));
         }
         Ok(told_apart(offered, taken))
+    }
+}
+
+/// What a request has to say of approvals.
+const UNASKED: &str = "calls are not asked about here, so send `\"require_approval\": \"never\"`, or name the tools that may \
+                       be called without: `{\"never\": {\"tool_names\": [...]}}`";
+
+/// The tools that `require_approval` has called without asking: all, or those of these names. Nobody would be asked here:
+/// whoever sends the request says that nobody need be.
+fn cleared(approval: &Value) -> ApiResult<Option<Vec<String>>> {
+    if approval == "never" {
+        return Ok(None);
+    }
+    let names = |of: &str| {
+        let names = approval[of]["tool_names"].as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+    };
+    // Which tools only read is not known here, so that a filter by that would clear what it should not.
+    let is_plain = |of: &str| approval[of]["read_only"].is_null();
+    let asked = if approval["always"].is_null() { Some(Vec::new()) } else { names("always") };
+    match (names("never"), asked) {
+        (Some(mut cleared), Some(asked)) if is_plain("never") && is_plain("always") => {
+            cleared.retain(|name| !asked.contains(name));
+            Ok(Some(cleared))
+        }
+        _ => Err(ApiError::field("tools", UNASKED)),
     }
 }
 
@@ -114,6 +141,27 @@ mod tests {
         let names: Vec<String> =
             told_apart(offered, &["mine".into()]).into_iter().map(|tool| tool.name).collect();
         assert_eq!(names, ["a_search", "b_search", "read", "b_mine"]);
+    }
+
+    #[test]
+    fn only_what_needs_no_approval_is_cleared() {
+        let clear = |approval: Value| cleared(&approval).map_err(|error| error.message);
+        assert_eq!(clear(json!("never")), Ok(None));
+        assert_eq!(clear(json!({"never": {"tool_names": ["a"]}})), Ok(Some(vec!["a".into()])));
+        let both = json!({"never": {"tool_names": ["a", "b"]}, "always": {"tool_names": ["b"]}});
+        assert_eq!(clear(both), Ok(Some(vec!["a".into()])));
+        for refused in [
+            Value::Null,
+            json!("always"),
+            json!({}),
+            json!({"never": {}}),
+            json!({"never": ["a"]}),
+            json!({"never": {"tool_names": [1]}}),
+            json!({"never": {"tool_names": ["a"], "read_only": true}}),
+            json!({"always": {"tool_names": ["a"]}}),
+        ] {
+            assert_eq!(clear(refused), Err(UNASKED.to_owned()));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Round {
     Results(Vec<CallResult>),
     /// Some calls are the client's to make. None was made.
     Client,
-    /// There were enough rounds: the model has to answer without tools.
+    /// There were enough rounds or calls: the model has to answer without these tools.
     Exhausted,
 }
 
@@ -54,12 +54,19 @@ pub struct ToolRounds {
     servers: McpServers,
     offered: Vec<OfferedTool>,
     left: usize,
+    calls_left: usize,
 }
 
 impl ToolRounds {
     /// At most `rounds` answers' calls to what is offered.
     pub fn new(servers: McpServers, offered: Vec<OfferedTool>, rounds: usize) -> Self {
-        Self { servers, offered, left: rounds }
+        Self { servers, offered, left: rounds, calls_left: usize::MAX }
+    }
+
+    /// The same, with at most `calls` calls in all rounds together.
+    #[must_use]
+    pub fn most_calls(self, calls: usize) -> Self {
+        Self { calls_left: calls, ..self }
     }
 
     /// What the model is offered.
@@ -72,9 +79,9 @@ impl ToolRounds {
         self.offered.iter().find(|tool| tool.name == name)
     }
 
-    /// Whether there are rounds left.
+    /// Whether there are rounds and calls left.
     pub fn is_open(&self) -> bool {
-        self.left > 0
+        self.left > 0 && self.calls_left > 0
     }
 
     /// The assistant's turn with its calls, as the conversation remembers it.
@@ -92,36 +99,45 @@ impl ToolRounds {
         }
     }
 
-    /// Makes an answer's calls, all at once.
+    /// Makes an answer's calls, all at once: the first ones, where there are more than may be made.
     pub async fn next(&mut self, calls: &[ToolCall]) -> Round {
         let offered: Option<Vec<&OfferedTool>> =
             calls.iter().map(|call| self.offered.iter().find(|tool| tool.name == call.name)).collect();
         let Some(offered) = offered else { return Round::Client };
-        if self.left == 0 {
+        if !self.is_open() {
             return Round::Exhausted;
         }
         self.left -= 1;
+        let most = self.calls_left;
+        self.calls_left = most.saturating_sub(calls.len());
         let results = calls.iter().zip(offered).enumerate().map(async |(index, (call, tool))| CallResult {
             call: call.clone(),
             server: tool.server.clone(),
             tool: tool.tool.clone(),
-            result: self.call(index, call, tool).await,
+            result: match index < most {
+                true => self.call(index, call, tool).await,
+                false => failed("there were as many calls as may be made: this one was not made"),
+            },
         });
         Round::Results(join_all(results).await)
     }
 
     async fn call(&self, index: usize, call: &ToolCall, tool: &OfferedTool) -> McpResult {
-        let failed = |text: String| McpResult { text: format!("error: {text}"), is_error: true };
         if index >= MAX_CALLS {
             return failed(format!("more than {MAX_CALLS} calls at once: this one was not made"));
         }
         let arguments = match serde_json::from_str(&call.arguments) {
             Ok(Value::Object(arguments)) => arguments,
-            _ => return failed("the arguments are no JSON object".into()),
+            _ => return failed("the arguments are no JSON object"),
         };
         match self.servers.call(&tool.server, &tool.tool, arguments).await {
             Ok(result) => result,
-            Err(error) => failed(error.to_string()),
+            Err(error) => failed(error),
         }
     }
+}
+
+/// What the model is told of a call that could not be made.
+fn failed(reason: impl std::fmt::Display) -> McpResult {
+    McpResult { text: format!("error: {reason}"), is_error: true }
 }

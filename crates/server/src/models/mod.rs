@@ -1,5 +1,6 @@
 //! The models that are served: who loads them, which are in memory, and who uses them now.
 
+mod adapters;
 mod aliases;
 mod cards;
 mod facts;

@@ -1,6 +1,7 @@
 //! Which models are in memory. A model is loaded when it is asked for, once for all who ask; it stays while somebody
 //! uses it and for its keep-alive after that, and goes earlier when another one needs its memory.
 
+use super::adapters::{Adapters, to_its_end};
 use super::aliases::Aliases;
 use super::cards::Cards;
 use super::names::{check_name, check_new_name, untagged};
@@ -59,8 +60,7 @@ struct Entry {
     changed: Notify,
     /// The aliases it was asked for by.
     aliases: Mutex<BTreeSet<String>>,
-    /// Adapters that were loaded, by name, and from where.
-    adapters: tokio::sync::Mutex<Vec<(String, PathBuf)>>,
+    adapters: Adapters,
 }
 
 #[derive(Clone, Copy)]
@@ -235,7 +235,20 @@ impl ModelPool {
             Some(name) => name.to_owned(),
             None => self.default_name().await?,
         };
-        let name = untagged(&requested);
+        loop {
+            if let Some(lease) = self.acquire_as_named(&requested, keep_alive).await? {
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// The same; none if the name has another meaning meanwhile.
+    async fn acquire_as_named(
+        &self,
+        requested: &str,
+        keep_alive: Option<KeepAlive>,
+    ) -> ApiResult<Option<Lease>> {
+        let name = untagged(requested);
         let alias = self.inner.aliases.find(name);
         let claim = self.claim(alias.as_ref().map_or(name, |alias| &alias.from), keep_alive).await?;
         let mut outcome = claim.entry.outcome.subscribe();
@@ -245,9 +258,13 @@ impl ModelPool {
             Some(Err(error)) => return Err(load_error(error)),
             None => return Err(ApiError::internal("a load ended without an outcome")),
         };
-        if let Some(path) = alias.as_ref().and_then(|alias| alias.adapter.as_deref()) {
+        if let Some(alias) = &alias
+            && let Some(path) = &alias.adapter
+        {
             let path = self.adapter_path(path).await?;
-            ensure_adapter(&claim.entry, &model, name, path).await?;
+            if !self.ensure_adapter(&claim.entry, &model, (name, alias), path).await? {
+                return Ok(None);
+            }
         }
         if alias.is_some() {
             claim.entry.aliases().insert(name.to_owned());
@@ -256,7 +273,34 @@ impl ModelPool {
         let entry = claim.entry.clone();
         entry.use_of().users += 1;
         drop(claim);
-        Ok(Lease { model, entry, requested, alias })
+        Ok(Some(Lease { model, entry, requested: requested.to_owned(), alias }))
+    }
+
+    /// Has the model use an alias's adapter. Whether the alias is still what it was.
+    async fn ensure_adapter(
+        &self,
+        entry: &Arc<Entry>,
+        model: &Arc<ServedModel>,
+        (name, alias): (&str, &Alias),
+        path: PathBuf,
+    ) -> ApiResult<bool> {
+        let (pool, entry, model) = (self.clone(), entry.clone(), model.clone());
+        let (name, alias) = (name.to_owned(), alias.clone());
+        to_its_end(async move {
+            let is_same = || pool.inner.aliases.find(&name).is_some_and(|now| now == alias);
+            entry.adapters.ensure(&model, &name, path, is_same).await
+        })
+        .await
+    }
+
+    /// Drops the adapter of an alias that is gone, or another now.
+    async fn forget_adapter(&self, name: &str) {
+        let entries: Vec<_> = self.entries().loaded.values().cloned().collect();
+        for entry in entries {
+            if let Some(model) = entry.model() {
+                entry.adapters.forget(&model, name).await;
+            }
+        }
     }
 
     /// One use of the model of this name; who claims it first has it loaded.
@@ -288,7 +332,7 @@ impl ModelPool {
                     }),
                     changed: Notify::new(),
                     aliases: Mutex::default(),
-                    adapters: tokio::sync::Mutex::default(),
+                    adapters: Adapters::default(),
                 });
                 entries.loaded.insert(facts.name.clone(), entry.clone());
                 // A task of its own: whoever asked may go away, others may wait for the same model.
@@ -608,7 +652,14 @@ impl ModelPool {
             alias.adapter = Some(self.adapter_path(path).await?);
         }
         let (pool, name) = (self.clone(), name.to_owned());
-        off_the_runtime(move || pool.inner.aliases.insert(&name, alias).map_err(load_error)).await
+        to_its_end(async move {
+            let (aliases, owned) = (pool.clone(), name.clone());
+            off_the_runtime(move || aliases.inner.aliases.insert(&owned, alias).map_err(load_error)).await?;
+            // One of that name may have had another adapter, or the same file with other contents.
+            pool.forget_adapter(&name).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes an alias, or else a model, from this machine.
@@ -618,13 +669,25 @@ impl ModelPool {
     pub async fn remove(&self, name: &str) -> ApiResult<()> {
         let name = untagged(name);
         check_name(name)?;
-        let (pool, owned) = (self.clone(), name.to_owned());
-        if off_the_runtime(move || pool.inner.aliases.remove(&owned).map_err(load_error)).await? {
+        if self.remove_alias(name).await? {
             return Ok(());
         }
         self.unload(name).await?;
         let (loader, owned) = (self.inner.loader.clone(), name.to_owned());
         off_the_runtime(move || loader.remove(&owned).map_err(load_error)).await
+    }
+
+    /// Removes an alias, and its adapter from memory. Whether there was one.
+    async fn remove_alias(&self, name: &str) -> ApiResult<bool> {
+        let (pool, name) = (self.clone(), name.to_owned());
+        to_its_end(async move {
+            let (aliases, owned) = (pool.clone(), name.clone());
+            let remove = move || aliases.inner.aliases.remove(&owned).map_err(load_error);
+            let was_there = off_the_runtime(remove).await?;
+            pool.forget_adapter(&name).await;
+            Ok(was_there)
+        })
+        .await
     }
 
     /// Fetches a model; blocking.
@@ -650,30 +713,6 @@ fn claim(entry: &Arc<Entry>, keep_alive: Option<KeepAlive>) -> Claim {
         use_of.keep_alive = keep_alive;
     }
     Claim { entry: entry.clone() }
-}
-
-async fn ensure_adapter(
-    entry: &Arc<Entry>,
-    model: &Arc<ServedModel>,
-    name: &str,
-    path: PathBuf,
-) -> ApiResult<()> {
-    let mut adapters = entry.adapters.lock().await;
-    if adapters.iter().any(|(known, from)| known == name && *from == path) {
-        return Ok(());
-    }
-    let replaced = adapters.iter().any(|(known, _)| known == name);
-    let (model, owned, from) = (model.clone(), name.to_owned(), path.clone());
-    let load = move || {
-        if replaced {
-            model.inference.drop_adapter(&owned);
-        }
-        Ok(model.inference.load_adapter(&owned, &from)?)
-    };
-    off_the_runtime(load).await?;
-    adapters.retain(|(known, _)| known != name);
-    adapters.push((name.to_owned(), path));
-    Ok(())
 }
 
 /// What a failed load means for who asked.

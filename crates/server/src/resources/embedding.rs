@@ -10,8 +10,21 @@ use alti_engine::serving::Pooling;
 ///
 /// # Errors
 /// A full queue, or a failure of the model.
-pub(super) async fn embed(call: &Call, model: &Lease, mut tokens: Vec<u32>) -> ApiResult<Vec<f32>> {
-    tokens.truncate(model.inference.context().max(1));
-    let (mut vectors, _) = generate::embed(call, model, vec![tokens], Pooling::Mean).await?;
+pub(super) async fn embed(call: &Call, model: &Lease, tokens: Vec<u32>) -> ApiResult<Vec<f32>> {
+    let mut vectors = embed_all(call, model, vec![tokens]).await?;
     vectors.pop().ok_or_else(|| ApiError::internal("a text has no vector"))
+}
+
+/// The vectors of several texts, which are one request to the key's quotas and in its usage.
+///
+/// # Errors
+/// As [`embed`].
+pub(super) async fn embed_all(
+    call: &Call,
+    model: &Lease,
+    mut texts: Vec<Vec<u32>>,
+) -> ApiResult<Vec<Vec<f32>>> {
+    texts.iter_mut().for_each(|tokens| tokens.truncate(model.inference.context().max(1)));
+    let (vectors, _) = generate::embed(call, model, texts, Pooling::Mean).await?;
+    Ok(vectors)
 }

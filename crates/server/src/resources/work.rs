@@ -43,6 +43,27 @@ impl Drop for RunningBatch {
     }
 }
 
+/// A stored response is being written; it is over when this is dropped, also by a writer that breaks or a client that
+/// hangs up.
+pub(super) struct Written {
+    state: AppState,
+    id: String,
+}
+
+impl Written {
+    /// Takes note that a response is being written.
+    pub(super) fn begin(state: &AppState, id: &str, live: Arc<Live>) -> Written {
+        state.work().responses().insert(id.to_owned(), live);
+        Written { state: state.clone(), id: id.to_owned() }
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.state.work().responses().remove(&self.id);
+    }
+}
+
 impl Work {
     fn responses(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
         self.responses.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,14 +78,6 @@ impl Work {
 
     pub(super) fn live(&self, id: &str) -> Option<Arc<Live>> {
         self.responses().get(id).cloned()
-    }
-
-    pub(super) fn begin(&self, id: &str, live: Arc<Live>) {
-        self.responses().insert(id.to_owned(), live);
-    }
-
-    pub(super) fn end(&self, id: &str) {
-        self.responses().remove(id);
     }
 
     /// Waits until no response is being written, or it is `deadline`.
@@ -84,9 +97,6 @@ pub fn start(state: &AppState) {
 }
 
 async fn run(state: AppState) {
-    if let Err(error) = responses::recover(&state).await {
-        tracing::error!(%error, "responses that were cut off could not be ended");
-    }
     tokio::join!(
         repeat(&state, |state| &state.work().batches, batches::run_all),
         repeat(&state, |state| &state.work().files, vector_stores::ingest_all),
@@ -109,6 +119,9 @@ async fn repeat<F: Future<Output = ()>>(
 
 async fn sweep(state: &AppState) {
     while !state.is_draining() {
+        if let Err(error) = responses::recover(state).await {
+            tracing::error!(%error, "responses that were cut off could not be ended");
+        }
         let swept = ask(state, |store| {
             let now = alti_store::now();
             Ok((store.files().expire(now)?, store.uploads().expire(now)?, store.vector_stores().expire(now)?))

@@ -234,6 +234,54 @@ async fn a_client_that_hangs_up_ends_its_job_and_pays_for_what_it_got() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_pays_for_the_vectors_that_were_begun() {
+    let book = Arc::new(Book::default());
+    let app =
+        App::with(ServerSettings::default(), Some(book.clone()), Duration::ZERO).script(Script::Endless);
+    let body = json!({ "model": "scripted", "input": ["four", "five!"] });
+    let request = Request::post("/v1/embeddings").header("x-api-key", "secret");
+    let asked = app.router.clone().oneshot(request.body(Body::from(body.to_string())).unwrap());
+    assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+    let rows = book.rows(1).await;
+    assert_eq!((rows[0].outcome, rows[0].prompt_tokens, rows[0].cpu_seconds), ("cancelled", 9, 4.0));
+}
+
+#[tokio::test]
+async fn a_request_that_is_out_of_time_before_it_began_fails_and_takes_nothing() {
+    for path in ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/api/chat", "/completion"] {
+        let book = Arc::new(Book::default());
+        let settings = ServerSettings { request_timeout_seconds: Some(0), ..ServerSettings::default() };
+        let app = App::with(settings, Some(book.clone()), Duration::ZERO);
+        let body = json!({
+            "model": "tiny",
+            "messages": user("Hi"),
+            "prompt": "Hi",
+            "input": "Hi",
+            "max_tokens": 5,
+            "stream": false,
+        });
+        let request = Request::post(path).header("x-api-key", "secret");
+        let answer = app.send(request.body(Body::from(body.to_string())).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}: {}", answer.text());
+        assert!(answer.text().contains("timed_out"), "{path}: {}", answer.text());
+        let row = book.rows(1).await.remove(0);
+        assert_eq!((row.outcome, row.prompt_tokens, row.cpu_seconds), ("failed", 0, 0.0), "{path}");
+        assert!(row.queue_seconds > 0.0, "{path}: {row:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_vector_takes_time_from_its_first_step_on() {
+    let book = Arc::new(Book::default());
+    let app = App::with(ServerSettings::default(), Some(book.clone()), Duration::ZERO);
+    let body = json!({ "model": "tiny", "input": "Hi" });
+    let request = Request::post("/v1/embeddings").header("x-api-key", "secret");
+    app.send(request.body(Body::from(body.to_string())).unwrap()).await.ok();
+    let row = book.rows(1).await.remove(0);
+    assert!(row.prefill_seconds > 0.0 && row.cpu_seconds > 0.0, "{row:?}");
+}
+
+#[tokio::test]
 async fn numbers_are_what_prometheus_and_kubernetes_read() {
     let app = app();
     app.post("/v1/chat/completions", json!({ "model": "scripted", "messages": user("Hi") })).await.ok();

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 async fn delete(app: &App, name: &str) -> Answer {
     let body = Body::from(json!({ "model": name }).to_string());
@@ -538,6 +539,105 @@ async fn adapters_come_out_of_the_owners_folders_alone() {
     let from =
         json!({ "model": "made", "modelfile": format!("FROM {}", outside.display()), "stream": false });
     assert_eq!(app.post("/api/create", from).await.status, StatusCode::NOT_FOUND);
+}
+
+/// A server whose owner's folder has one file, and a name with that file as its adapter.
+struct Adapted {
+    app: App,
+    file: tempfile::TempDir,
+}
+
+impl Adapted {
+    fn new() -> Adapted {
+        let file = tempfile::tempdir().unwrap();
+        let adapter_folders = vec![file.path().to_owned()];
+        Adapted { app: App::new(ServerSettings { adapter_folders, ..ServerSettings::default() }), file }
+    }
+
+    /// Makes the name anew, with an adapter of this text in this file; or without one.
+    async fn create(&self, adapter: Option<(&str, &str)>) {
+        let mut modelfile = "FROM scripted".to_owned();
+        if let Some((name, text)) = adapter {
+            std::fs::write(self.file.path().join(name), text).unwrap();
+            modelfile += &format!("\nADAPTER {name}");
+        }
+        let asked = json!({ "model": "made", "modelfile": modelfile, "stream": false });
+        self.app.post("/api/create", asked).await.ok();
+    }
+
+    async fn chat(&self) -> StatusCode {
+        let asked = json!({ "model": "made", "messages": user("Hi"), "stream": false });
+        self.app.post("/api/chat", asked).await.status
+    }
+
+    /// What is in the adapters that the model has.
+    fn loaded(&self) -> Vec<String> {
+        self.app.shelf.scripted.adapters.lock().unwrap().values().cloned().collect()
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_goes_with_its_name_and_comes_anew_with_a_new_one() {
+    let made = Adapted::new();
+    made.create(Some(("a.gguf", "old"))).await;
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["old".to_owned()]));
+    // The same file with other contents.
+    made.create(Some(("a.gguf", "new"))).await;
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["new".to_owned()]));
+    made.create(None).await;
+    assert_eq!(made.loaded(), [""; 0]);
+    made.create(Some(("a.gguf", "again"))).await;
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["again".to_owned()]));
+    assert_eq!(delete(&made.app, "made:latest").await.status, StatusCode::OK);
+    assert_eq!(made.loaded(), [""; 0]);
+    assert_eq!(made.app.get("/lora-adapters?model=scripted").await.ok(), json!([]));
+}
+
+#[tokio::test]
+async fn an_adapter_that_does_not_fit_leaves_none_and_the_next_one_is_loaded() {
+    let made = Adapted::new();
+    for (name, text, status) in [
+        ("a.gguf", "fits", StatusCode::OK),
+        ("b.gguf", "misfit", StatusCode::BAD_REQUEST),
+        ("a.gguf", "fits", StatusCode::OK),
+    ] {
+        made.create(Some((name, text))).await;
+        assert_eq!(made.chat().await, status, "{text}");
+    }
+    assert_eq!(made.loaded(), ["fits"]);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_while_an_adapter_is_loaded_leaves_it_to_others() {
+    let made = Adapted::new();
+    made.create(Some(("a.gguf", "slow"))).await;
+    *made.app.shelf.scripted.adapter_time.lock().unwrap() = Duration::from_millis(200);
+    made.app.state.models().acquire(Some("scripted"), None).await.unwrap();
+    let gone = tokio::time::timeout(Duration::from_millis(50), made.chat()).await;
+    assert!(gone.is_err());
+    // Those who ask while it is loaded get it, too.
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["slow".to_owned()]));
+    // One who deletes the name meanwhile has it deleted, and the adapter with it.
+    made.create(Some(("a.gguf", "slower"))).await;
+    let gone = tokio::time::timeout(Duration::from_millis(50), made.chat()).await;
+    assert!(gone.is_err());
+    let gone = tokio::time::timeout(Duration::from_millis(20), delete(&made.app, "made")).await;
+    assert!(gone.is_err());
+    assert_eq!(made.chat().await, StatusCode::NOT_FOUND);
+    // Longer than what is in the works takes.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(made.loaded(), [""; 0]);
+}
+
+#[tokio::test]
+async fn vectors_are_made_with_the_adapter_of_the_name() {
+    let made = Adapted::new();
+    made.create(Some(("a.gguf", "tone"))).await;
+    for (model, adapter) in [("made", Some("made")), ("scripted", None)] {
+        made.app.post("/api/embed", json!({ "model": model, "input": "Hi" })).await;
+        let job = made.app.shelf.scripted.vectors.lock().unwrap().pop().expect("a job");
+        assert_eq!(job.domain.adapter.as_deref(), adapter);
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -112,6 +113,11 @@ pub struct Scripted {
     pub cancelled: Arc<AtomicBool>,
     /// The time that jobs got when it was told to go.
     pub patience: Mutex<Option<Duration>>,
+    pub vectors: Mutex<Vec<EmbeddingJob>>,
+    /// Its adapters: what was in their files.
+    pub adapters: Mutex<BTreeMap<String, String>>,
+    /// What the loading of an adapter takes.
+    pub adapter_time: Mutex<Duration>,
 }
 
 impl Inference for Scripted {
@@ -173,8 +179,21 @@ impl Inference for Scripted {
         Ok(Box::new(move || cancelled.store(true, Ordering::Relaxed)))
     }
 
-    fn embed(&self, _job: EmbeddingJob, _sink: Sink) -> Result<Cancel, Rejected> {
-        Err(Rejected::ShuttingDown)
+    /// Computes for ever where it is to be endless, and has no vectors otherwise.
+    fn embed(&self, job: EmbeddingJob, mut sink: Sink) -> Result<Cancel, Rejected> {
+        let usage = Usage { prompt_tokens: job.tokens.len(), cpu_seconds: 2.0, ..Usage::default() };
+        self.vectors.lock().unwrap().push(job);
+        if !matches!(*self.script.lock().unwrap(), Script::Endless) {
+            return Err(Rejected::ShuttingDown);
+        }
+        let (cancelled, stop) = (self.cancelled.clone(), self.cancelled.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            sink(Output::Failed(EngineError::Ended { reason: "cancelled", usage }));
+        });
+        Ok(Box::new(move || cancelled.store(true, Ordering::Relaxed)))
     }
 
     fn check_grammar(&self, _source: &GrammarSource) -> Result<(), EngineError> {
@@ -182,7 +201,8 @@ impl Inference for Scripted {
     }
 
     fn status(&self) -> Status {
-        Status { pages: 4, used_pages: 1, waiting: 3, ..Status::default() }
+        let adapters = self.adapters.lock().unwrap().keys().cloned().collect();
+        Status { pages: 4, used_pages: 1, waiting: 3, adapters, ..Status::default() }
     }
 
     fn context(&self) -> usize {
@@ -197,12 +217,20 @@ impl Inference for Scripted {
         8
     }
 
-    fn load_adapter(&self, _name: &str, _path: &Path) -> Result<(), EngineError> {
+    /// Takes every file but one that says `misfit`.
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+        std::thread::sleep(*self.adapter_time.lock().unwrap());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut adapters = self.adapters.lock().unwrap();
+        if text == "misfit" || adapters.contains_key(name) {
+            return Err(EngineError::AdapterExists { name: name.to_owned() });
+        }
+        adapters.insert(name.to_owned(), text);
         Ok(())
     }
 
-    fn drop_adapter(&self, _name: &str) -> bool {
-        false
+    fn drop_adapter(&self, name: &str) -> bool {
+        self.adapters.lock().unwrap().remove(name).is_some()
     }
 
     fn shutdown(&self, patience: Duration) {
@@ -367,6 +395,9 @@ impl App {
             jobs: Mutex::default(),
             cancelled: Arc::default(),
             patience: Mutex::default(),
+            vectors: Mutex::default(),
+            adapters: Mutex::default(),
+            adapter_time: Mutex::default(),
         });
         let shelf = Arc::new(Shelf {
             scripted,

@@ -3,6 +3,8 @@ use super::{Fixture, ids};
 use alti_engine::EngineError;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{EmbeddingJob, Job, Rejected, Sink, SlotAction, SlotName, Status};
+use alti_server::ServerSettings;
+use alti_server::mcp::McpServerSettings;
 use alti_server::models::{Cancel, Inference};
 use alti_store::{Group, UsageFilter};
 use serde_json::{Value, json};
@@ -98,6 +100,45 @@ async fn a_file_that_is_no_batch_fails_with_all_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn new_batches_are_read_and_given_up_while_another_one_of_the_key_answers() {
+    let fixture = Fixture::scripted();
+    let first = make(&fixture, CHAT, &chat("a", "forever")).await;
+    fixture.until(&first, |batch| batch["status"] == "in_progress").await;
+    let wrong = make(&fixture, CHAT, "nonsense\n").await;
+    fixture.until(&wrong, |batch| batch["status"] == "failed").await;
+    let second = make(&fixture, CHAT, &chat("a", "say two")).await;
+    let read = fixture.until(&second, |batch| batch["status"] == "in_progress").await;
+    assert_eq!(read["request_counts"], json!({ "total": 1, "completed": 0, "failed": 0 }));
+    fixture.post(&format!("{second}/cancel"), Value::Null).await;
+    let cancelled = fixture.until(&second, |batch| batch["status"] == "cancelled").await;
+    assert_eq!(lines(&fixture, &cancelled["error_file_id"])[0]["error"]["code"], "batch_cancelled");
+    assert_eq!(fixture.get(&first).await["status"], "in_progress");
+}
+
+#[tokio::test]
+async fn lines_that_lack_something_for_good_are_told_what() {
+    let gone = McpServerSettings {
+        name: "gone".into(),
+        command: Some("/nonexistent/program".into()),
+        ..McpServerSettings::default()
+    };
+    let settings = ServerSettings { mcp_servers: vec![gone], ..ServerSettings::default() };
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = Fixture::with_settings(Arc::new(Scripted), folder, None, settings);
+    let tools = json!([{ "type": "mcp", "server_label": "gone", "require_approval": "never" }]);
+    let url = "/v1/responses";
+    let good = line("good", url, json!({ "model": "tiny", "input": "say one" }));
+    let bad = line("bad", url, json!({ "model": "tiny", "input": "say two", "tools": tools }));
+    let path = make(&fixture, url, &(bad + &good)).await;
+    let done = fixture.until(&path, |batch| batch["status"] == "completed").await;
+    assert_eq!(done["request_counts"], json!({ "total": 2, "completed": 1, "failed": 1 }));
+    let error = lines(&fixture, &done["error_file_id"]).remove(0);
+    assert_eq!((&error["custom_id"], &error["response"]["status_code"]), (&json!("bad"), &json!(503)));
+    let message = error["response"]["body"]["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("MCP server `gone`"), "{message}");
+}
+
+#[tokio::test]
 async fn a_batch_that_is_cancelled_keeps_what_it_has() {
     let fixture = Fixture::scripted();
     // The first lines never end by themselves within a test: the rest waits behind them.
@@ -112,12 +153,14 @@ async fn a_batch_that_is_cancelled_keeps_what_it_has() {
 async fn requests_that_make_no_sense_are_refused() {
     let fixture = Fixture::scripted();
     let file = fixture.upload("in.jsonl", "batch", "{}").await;
+    let other = fixture.upload("in.jsonl", "assistants", &chat("a", "say one")).await;
     for (request, param) in [
         (json!({ "endpoint": CHAT, "completion_window": "24h" }), "input_file_id"),
         (
             json!({ "input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24h" }),
             "input_file_id",
         ),
+        (json!({ "input_file_id": other, "endpoint": CHAT, "completion_window": "24h" }), "input_file_id"),
         (json!({ "input_file_id": file, "endpoint": "/v1/files", "completion_window": "24h" }), "endpoint"),
         (
             json!({ "input_file_id": file, "endpoint": CHAT, "completion_window": "soon" }),

@@ -133,6 +133,46 @@ async fn what_requests_may_cost_is_set_aside() {
     assert_eq!(fixture.settled(&id, 2).await.cost, alti_store::Money::parse("400").expect("an amount"));
 }
 
+/// A vector store with a file of many chunks, both of a key.
+async fn large_file(fixture: &Fixture, secret: &str) -> (String, Value) {
+    let text = "A sentence that is as long as it has to be. ".repeat(100);
+    let body = format!(
+        "--XX\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nassistants\r\n--XX\r\n\
+         content-disposition: form-data; name=\"file\"; filename=\"long.txt\"\r\n\r\n{text}\r\n--XX--\r\n"
+    );
+    let mut request = Fixture::request("POST", "/v1/files", body);
+    let headers = request.headers_mut();
+    headers.insert("content-type", "multipart/form-data; boundary=XX".parse().expect("a header"));
+    headers.insert("authorization", format!("Bearer {secret}").parse().expect("a header"));
+    let bytes = fixture.send(request).await.into_body().collect().await.expect("a body").to_bytes();
+    let file: Value = serde_json::from_slice(&bytes).expect("a file");
+    let (_, made) = call(fixture, secret, "POST", "/v1/vector_stores", json!({})).await;
+    let path = format!("/v1/vector_stores/{}/files", made["id"].as_str().expect("an id"));
+    let chunking =
+        json!({ "type": "static", "static": { "max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0 } });
+    let request = json!({ "file_id": file["id"], "chunking_strategy": chunking });
+    (path, request)
+}
+
+#[tokio::test]
+async fn a_file_is_one_request_however_many_pieces_it_is_cut_into() {
+    let fixture = Fixture::scripted();
+    let quotas = Quotas { requests_per_day: Some(3), ..Quotas::default() };
+    let (id, secret) = key(&fixture, "a", "shop", quotas);
+    let (path, request) = large_file(&fixture, &secret).await;
+    assert_eq!(call(&fixture, &secret, "POST", &path, request).await.0, 200);
+    let used = fixture.settled(&id, 1).await;
+    assert!(used.prompt_tokens > 3000, "all pieces are counted: {used:?}");
+    for _ in 0..600 {
+        let (_, files) = call(&fixture, &secret, "GET", &path, Value::Null).await;
+        match files["data"][0]["status"].as_str() {
+            Some("completed") => return,
+            _ => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+        }
+    }
+    panic!("the file is not searchable");
+}
+
 #[tokio::test]
 async fn what_is_not_used_is_given_back_however_a_request_ends() {
     let fixture = Fixture::scripted();

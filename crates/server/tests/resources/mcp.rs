@@ -2,19 +2,23 @@
 
 use crate::{Fixture, scripted::Scripted};
 use alti_server::ServerSettings;
-use alti_server::mcp::McpServerSettings;
+use alti_server::mcp::{McpServerSettings, McpServers};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-fn fixture() -> Fixture {
-    let tiny = McpServerSettings {
+fn tiny() -> McpServerSettings {
+    McpServerSettings {
         name: "tiny".into(),
         command: Some("sh".into()),
         args: vec![concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/server.sh").into()],
         env: [("GREETING".to_owned(), "hi".to_owned())].into(),
         ..McpServerSettings::default()
-    };
-    let settings = ServerSettings { mcp_servers: vec![tiny], ..ServerSettings::default() };
+    }
+}
+
+fn fixture() -> Fixture {
+    let settings = ServerSettings { mcp_servers: vec![tiny()], ..ServerSettings::default() };
     settings.check().expect("settings that make sense");
     Fixture::with_settings(Arc::new(Scripted), tempfile::tempdir().expect("a folder"), None, settings)
 }
@@ -112,6 +116,8 @@ async fn servers_that_are_not_set_up_and_approvals_are_refused() {
     for tool in [
         json!({ "type": "mcp", "server_label": "other", "require_approval": "never" }),
         json!({ "type": "mcp", "server_label": "tiny" }),
+        json!({ "type": "mcp", "server_label": "tiny", "require_approval": { "always": { "tool_names": ["fail"] } } }),
+        json!({ "type": "mcp", "server_label": "tiny", "require_approval": { "never": { "tool_names": ["dance"] } } }),
         json!({ "type": "mcp", "server_label": "tiny", "require_approval": "never", "server_url": "http://127.0.0.1:9/" }),
     ] {
         let request = json!({ "input": "say x", "tools": [tool] });
@@ -138,4 +144,98 @@ async fn tools_of_servers_are_allowed_by_label_and_name() {
     request["tool_choice"] = allowed(json!({ "type": "mcp", "server_label": "other" }));
     let (status, answer) = fixture.call("POST", "/v1/responses", request).await;
     assert_eq!((status, &answer["error"]["param"]), (400, &json!("tool_choice")), "{answer}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_server_that_hangs_waits_together_with_others() {
+    let (command, args) = (Some("sleep".into()), vec!["30".into()]);
+    let hanging = McpServerSettings { command, args, timeout_seconds: 1, ..tiny() };
+    let servers = McpServers::new(vec![hanging]).expect("settings that make sense");
+    let began = Instant::now();
+    for outcome in futures_util::future::join_all((0..10).map(|_| servers.tools("tiny"))).await {
+        let message = outcome.expect_err("nothing answers").message;
+        assert!(message.contains("did not answer within 1 s"), "{message}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_failure_to_connect_is_told_for_a_while_and_then_tried_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("starts");
+    let script = format!("echo x >> '{}'; exit 1", log.display());
+    let failing = McpServerSettings { args: vec!["-c".into(), script], timeout_seconds: 5, ..tiny() };
+    let servers = McpServers::new(vec![failing]).expect("settings that make sense");
+    let starts = || std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    let first = servers.tools("tiny").await.expect_err("it ends at once");
+    let second = servers.tools("tiny").await.expect_err("it ended just now");
+    assert_eq!((first.message, starts()), (second.message, 1));
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    servers.tools("tiny").await.expect_err("it ends again");
+    assert_eq!(starts(), 2);
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_answer_is_started_again_for_the_next_call() {
+    let limited = McpServerSettings { timeout_seconds: 1, ..tiny() };
+    let servers = McpServers::new(vec![limited]).expect("settings that make sense");
+    let slept = servers.call("tiny", "sleep", serde_json::Map::new()).await.expect("a result");
+    assert!(slept.is_error && slept.text.contains("within 1 s"), "{}", slept.text);
+    let who = serde_json::Map::from_iter([("who".to_owned(), json!("Ada"))]);
+    let greeted = servers.call("tiny", "greet", who).await.expect("a result");
+    assert_eq!((greeted.text.as_str(), greeted.is_error), ("hello, Ada (hi)", false));
+}
+
+#[tokio::test]
+async fn only_tools_that_need_no_approval_are_offered() {
+    let mut tools = tools();
+    tools[0]["require_approval"] = json!({ "never": { "tool_names": ["greet"] } });
+    let request =
+        json!({ "input": call("greet"), "tools": tools, "max_output_tokens": 500, "max_tool_calls": 1 });
+    let response = fixture().post("/v1/responses", request).await;
+    let listed = of_kind(&response, "mcp_list_tools");
+    assert_eq!(listed[0]["tools"].as_array().map(Vec::len), Some(1), "{response}");
+    assert_eq!(of_kind(&response, "mcp_call")[0]["output"], "hello, Ada (hi)");
+}
+
+#[tokio::test]
+async fn calls_are_counted_and_not_answers() {
+    let twice = format!("{}{}", call("greet"), call("greet").trim_start_matches("say "));
+    let fixture = fixture();
+    for (most, told, made) in [(1, 2, 1), (2, 2, 2), (3, 2, 2)] {
+        let request =
+            json!({ "input": twice, "tools": tools(), "max_output_tokens": 500, "max_tool_calls": most });
+        let response = fixture.post("/v1/responses", request).await;
+        let calls = of_kind(&response, "mcp_call");
+        assert_eq!(calls.len(), told, "{response}");
+        assert_eq!(calls.iter().filter(|call| call["status"] == "completed").count(), made, "{response}");
+        assert_eq!(calls[made - 1]["status"], "completed", "the first ones are made");
+        assert_eq!(response["output"].as_array().unwrap().last().unwrap()["type"], "message");
+    }
+}
+
+#[tokio::test]
+async fn a_server_or_its_tool_can_be_what_has_to_be_called() {
+    let fixture = fixture();
+    let mut request =
+        json!({ "input": call("greet"), "tools": tools(), "max_output_tokens": 500, "max_tool_calls": 1 });
+    for choice in [
+        json!({ "type": "mcp", "server_label": "tiny", "name": "greet" }),
+        json!({ "type": "mcp", "server_label": "tiny" }),
+        json!({ "type": "mcp", "server_label": "tiny", "name": null }),
+    ] {
+        request["tool_choice"] = choice.clone();
+        let response = fixture.post("/v1/responses", request.clone()).await;
+        assert_eq!(of_kind(&response, "mcp_call").len(), 1, "{response}");
+        assert_eq!(response["tool_choice"], choice);
+    }
+    for choice in [
+        json!({ "type": "mcp" }),
+        json!({ "type": "mcp", "server_label": "other" }),
+        json!({ "type": "mcp", "server_label": "tiny", "name": "dance" }),
+    ] {
+        request["tool_choice"] = choice;
+        let (status, answer) = fixture.call("POST", "/v1/responses", request.clone()).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("tool_choice")), "{answer}");
+    }
 }

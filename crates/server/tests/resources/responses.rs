@@ -1,6 +1,10 @@
-use super::{Fixture, ids, tiny_engine};
+use super::scripted::Scripted;
+use super::{Fixture, Loader, ids, served, tiny_engine};
+use alti_server::{AppState, ServerSettings, Services};
+use alti_store::{Store, StoreSettings};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn text(response: &Value) -> &str {
@@ -188,6 +192,12 @@ async fn a_conversation_grows_by_its_responses() {
         .map(|item| item["content"][0]["text"].as_str().expect("a text"))
         .collect();
     assert_eq!(said, ["say one", "one", "say two", "two"]);
+    // A response that is not kept is part of it, too.
+    let request = json!({ "input": "say three", "conversation": id, "store": false });
+    assert_eq!(text(&fixture.post("/v1/responses", request).await), "three");
+    let items = fixture.get(&format!("/v1/conversations/{id}/items?limit=2")).await;
+    assert_eq!(items["data"][0]["content"][0]["text"], "three");
+    assert_eq!(items["data"][1]["content"][0]["text"], "say three");
     let both = json!({ "input": "x", "conversation": { "id": id }, "previous_response_id": "resp_x" });
     assert_eq!(fixture.call("POST", "/v1/responses", both).await.0, 400);
 }
@@ -267,6 +277,50 @@ async fn a_listener_who_leaves_ends_a_response_in_the_foreground_alone() {
     assert!(left[0].background);
     fixture.delete(&format!("/v1/responses/{}", left[0].id)).await;
     assert_eq!(fixture.store.responses().unfinished().expect("unfinished"), []);
+}
+
+/// A server whose database may not grow beyond so many bytes.
+fn narrow(bytes: u64) -> Fixture {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings =
+        StoreSettings { max_bytes: Some(bytes), survive_power_failure: false, ..StoreSettings::default() };
+    let store = Store::open(&folder.path().join("alti.db"), settings).expect("the database opens");
+    let loader = Arc::new(Loader { model: served(Arc::new(Scripted)) });
+    let services = Services { store: Some(store.clone()), ..Services::default() };
+    let state = AppState::with_services(ServerSettings::default(), loader, services);
+    alti_server::resources::start(&state);
+    Fixture { router: alti_server::router(state.clone()), state, store, folder }
+}
+
+#[tokio::test]
+async fn a_response_that_the_disk_has_no_room_for_fails_at_once_and_is_stored_when_it_has() {
+    let fixture = narrow(800_000);
+    let conversations = fixture.store.conversations();
+    let ballast = conversations.create("", json!({}), &[]).expect("a conversation");
+    let endless = fixture.post("/v1/responses", json!({ "input": "forever", "background": true })).await;
+    let path = format!("/v1/responses/{}", endless["id"].as_str().expect("an id"));
+    let mut number = 0;
+    for size in [9000, 50] {
+        let item = |number| json!({ "id": format!("msg_{number}"), "text": "x".repeat(size) });
+        while conversations.add_items("", &ballast.id, &[item(number)]).is_ok() {
+            number += 1;
+        }
+    }
+    let failed = fixture.until(&path, |response| response["status"] == "failed").await;
+    assert_eq!(failed["error"]["code"], "server_error");
+    assert_eq!(fixture.post(&format!("{path}/cancel"), Value::Null).await, failed);
+    assert_eq!(fixture.store.responses().unfinished().expect("unfinished").len(), 1);
+    conversations.delete("", &ballast.id).expect("deleted");
+    for _ in 0..200 {
+        if fixture.store.responses().unfinished().expect("unfinished").is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(fixture.store.responses().unfinished().expect("unfinished"), []);
+    assert_eq!(fixture.get(&path).await, failed);
+    let events = fixture.events("GET", &format!("{path}?stream=true"), Value::Null).await;
+    assert_eq!(kinds(&events).last(), Some(&"response.failed"));
 }
 
 #[tokio::test]

@@ -42,6 +42,9 @@ fn items_are_added_all_or_none() {
         assert!(conversations.add_items("t", &made.id, &[item(1), second]).is_err());
     }
     assert_eq!(ids(&conversations.all_items("t", &made.id).expect("items")), ["msg_0"]);
+    conversations.add_new_items("t", &made.id, &[item(1), item(0), item(2)]).expect("what is new is added");
+    assert_eq!(ids(&conversations.all_items("t", &made.id).expect("items")), ["msg_0", "msg_1", "msg_2"]);
+    assert!(conversations.add_new_items("other", &made.id, &[item(3)]).is_err());
 }
 
 #[test]

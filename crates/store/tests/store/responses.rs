@@ -107,6 +107,15 @@ fn what_a_response_says_enters_its_conversation_with_it() {
     let said = [message("in_a"), message("out_a")];
     responses.update("a", "completed", &json!({}), &[], &said).expect("updated");
     assert_eq!(conversations.all_items("t", &made.id).expect("items"), said);
+    // One that was asked for at the same time, with the same item.
+    responses.create("t", &of("c")).expect("made");
+    assert!(
+        responses
+            .update("c", "completed", &json!({}), &[], &[message("in_a"), message("out_c")])
+            .expect("it is kept")
+    );
+    let all = [message("in_a"), message("out_a"), message("out_c")];
+    assert_eq!(conversations.all_items("t", &made.id).expect("items"), all);
     responses.create("t", &of("b")).expect("made");
     conversations.delete("t", &made.id).expect("deleted");
     assert!(responses.update("b", "completed", &json!({}), &[], &said).expect("it is kept all the same"));

@@ -1,5 +1,5 @@
 use super::Fixture;
-use alti_store::{ClosedPrice, Group, Money, Summary, Totals, UsageFilter, UsageRecord};
+use alti_store::{ClosedPrice, ExactMoney, Group, Money, Summary, Totals, UsageFilter, UsageRecord};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -76,6 +76,23 @@ proptest! {
         for bits in 0..8 {
             let group = Group { day: bits & 1 > 0, key: bits & 2 > 0, model: bits & 4 > 0 };
             prop_assert_eq!(usage.summary(&filter, group).expect("summary"), summed(&meant, group));
+            for keys in [&["key_1"][..], &["key_1", "key_2", "key_9"], &["", "key_2"], &[]] {
+                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+                let of_keys: Vec<UsageRecord> =
+                    meant.iter().filter(|row| keys.contains(&row.key)).cloned().collect();
+                let found = usage.summary_of_keys(&filter, &keys, group).expect("summary");
+                prop_assert_eq!(found, summed(&of_keys, group));
+            }
+            let price = ClosedPrice {
+                name: "closed".to_owned(),
+                input: Money::from_nanos(1_500_007),
+                cached_input: Money::from_nanos(499_999),
+                output: Money::from_nanos(3),
+                updated_at: 0,
+            };
+            let rows: ExactMoney = summed(&meant, group).iter().map(|row| price.cost(&row.totals)).sum();
+            let total = summed(&meant, Group::default());
+            prop_assert_eq!(rows, total.iter().map(|row| price.cost(&row.totals)).sum());
         }
         for key in ["", "key_1"] {
             let of_day: Vec<UsageRecord> =
@@ -123,7 +140,7 @@ fn tokens_are_priced_as_the_owner_said() {
         generated_tokens: 500_000,
         ..Totals::default()
     };
-    assert_eq!(prices[0].cost(&totals), money("12.25"));
+    assert_eq!(prices[0].cost(&totals), money("12.25").into());
     fixture.store.closed_prices().remove("closed-large").expect("removed");
     assert!(fixture.store.closed_prices().remove("closed-large").is_err());
 }

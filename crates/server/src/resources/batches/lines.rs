@@ -2,6 +2,7 @@
 
 use crate::auth::{Key, Principal, off_the_runtime};
 use crate::error::{ApiError, ApiResult, ErrorKind};
+use crate::generate::Ended;
 use crate::resources::ask;
 use crate::route::{Call, Errand, Receipts, Route, Verb};
 use crate::running::Held;
@@ -30,13 +31,21 @@ pub(super) struct Lines {
 pub(super) struct Outcome {
     pub(super) result: BatchResult,
     /// What it holds of its key's quotas, until the result is stored.
-    _receipts: Receipts,
+    receipts: Receipts,
 }
 
 /// Why a line has no outcome now.
-pub(super) enum Later {
-    /// Others are served now, or the day's quota is used up.
-    Busy(ApiError),
+pub(super) struct Later {
+    pub(super) error: ApiError,
+    /// What becomes of the line if the error stays; none where the error says nothing about the line: others are served
+    /// now, the day's quota is used up, or the server goes down.
+    pub(super) outcome: Option<Box<Outcome>>,
+}
+
+impl From<ApiError> for Later {
+    fn from(error: ApiError) -> Later {
+        Later { error, outcome: None }
+    }
 }
 
 impl Lines {
@@ -74,12 +83,12 @@ impl Lines {
                     let refusal = error.response(self.route.family, &id);
                     Ok(outcome(line, &id, refusal, Receipts::default()).await)
                 }
-                _ => Err(Later::Busy(error)),
+                _ => Err(error.into()),
             };
         }
         if let (Some(accounts), Some(key)) = (self.state.accounts().cloned(), self.principal.key.clone()) {
             let admitted = off_the_runtime(move || accounts.admit(&key, &Held::default())).await;
-            admitted.map_err(Later::Busy)?;
+            admitted?;
         }
         let receipts = Receipts::default();
         let errand = Errand { priority: Priority::Batch, receipts: Some(receipts.clone()) };
@@ -89,18 +98,25 @@ impl Lines {
         let answer = AssertUnwindSafe((self.route.handler)(call)).catch_unwind().await;
         let answer = answer.unwrap_or_else(|_| Err(ApiError::internal("a handler panicked")));
         let response = match answer {
+            Err(error) if error.kind == ErrorKind::Unavailable && !self.state.is_draining() => {
+                let response = error.response(self.route.family, &id);
+                let outcome = Box::new(outcome(line, &id, response, receipts).await);
+                return Err(Later { error, outcome: Some(outcome) });
+            }
             Err(error)
                 if matches!(error.kind, ErrorKind::RateLimit | ErrorKind::Quota | ErrorKind::Unavailable) =>
             {
-                return Err(Later::Busy(error));
+                return Err(error.into());
             }
             Err(error) => error.response(self.route.family, &id),
             Ok(response) => response,
         };
         let result = outcome(line, &id, response, receipts).await;
-        if self.state.is_draining() {
-            // It may have been cut off: it is answered again after the restart.
-            return Err(Later::Busy(ApiError::new(ErrorKind::Unavailable, "the server is going down")));
+        let was_cut = result.result.failed
+            || result.receipts.rows().iter().any(|row| row.outcome == Ended::Cancelled.outcome());
+        if was_cut && self.state.is_draining() {
+            // It is answered again after the restart.
+            return Err(ApiError::new(ErrorKind::Unavailable, "the server is going down").into());
         }
         Ok(result)
     }
@@ -116,7 +132,7 @@ async fn outcome(line: &PendingLine, id: &str, response: Response<Body>, receipt
         output: output(&line.custom_id, outcome, Value::Null),
         usage: sum(&receipts),
     };
-    Outcome { result, _receipts: receipts }
+    Outcome { result, receipts }
 }
 
 /// The key that a batch was made with, if it may still do what the batch asks; none where none was needed.

@@ -21,6 +21,9 @@ const OPENAI: Family = Family::OpenAi;
 const ENDPOINTS: [&str; 5] =
     ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations"];
 
+/// What a file is for that a batch reads.
+const INPUT_PURPOSE: &str = "batch";
+
 crate::wire! {
     /// A batch to be made.
     pub struct CreateBatchRequest {
@@ -124,6 +127,16 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         completion_window: request.completion_window,
         metadata: fields::metadata(request.metadata)?,
     };
+    let (owner, input) = (new.tenant.clone(), new.input_file.clone());
+    let file = ask(&call.state, move |store| store.files().get(&owner, &input)).await;
+    let file = file.map_err(|error| error.param("input_file_id"))?;
+    if file.purpose != INPUT_PURPOSE {
+        let message = format!(
+            "the purpose of this file is `{}`: the file of a batch must be uploaded with the purpose `{INPUT_PURPOSE}`",
+            file.purpose
+        );
+        return Err(ApiError::field("input_file_id", message));
+    }
     let made = ask(&call.state, move |store| store.batches().create(&new)).await;
     let made = made.map_err(|error| error.param("input_file_id"))?;
     call.state.work().batches.notify_one();
@@ -158,6 +171,22 @@ mod tests {
         assert_eq!(window("24h").unwrap(), 86_400);
         for wrong in ["", "24", "h", "0h", "-1h", "721h", "1d"] {
             assert!(window(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_chart_sends_every_path_with_state_to_one_replica() {
+        let values = include_str!("../../../../../deploy/helm/alti/values.yaml");
+        let (_, rest) = values.split_once("statefulPaths:\n").unwrap();
+        let sent: Vec<&str> = rest.lines().map_while(|line| line.trim().strip_prefix("- ")).collect();
+        let with_state = |path: &&str| sent.iter().any(|sent| path.starts_with(sent));
+        for route in crate::routes::table().iter().filter(|route| route.scope == Scope::Data) {
+            assert!(with_state(&route.path), "{} is not in statefulPaths", route.path);
+        }
+        assert!(with_state(&"/v1/responses"), "kept where they were made, whatever they may be made with");
+        for sent in sent {
+            let is_route = crate::routes::table().iter().any(|route| route.path == sent);
+            assert!(is_route, "{sent} is in statefulPaths and no route");
         }
     }
 

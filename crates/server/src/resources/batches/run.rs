@@ -2,7 +2,7 @@
 //! after a kill goes on with the lines that still wait.
 
 use super::input;
-use super::lines::{Later, Lines, output};
+use super::lines::{Lines, Outcome, output};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiResult, ErrorKind};
 use crate::resources::ask;
@@ -11,6 +11,7 @@ use alti_store::{Batch, BatchStatus, PendingLine};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of the largest file of a batch.
@@ -19,8 +20,16 @@ const MOST_BYTES: u64 = 200 << 20;
 /// How long a batch rests when others need everything.
 const REST: Duration = Duration::from_secs(1);
 
-/// Starts all batches that are not at their end and not running: one of each key, beside those of others, so that who
-/// waits (for quota, for a model that does not load) makes nobody else wait.
+/// How often a line is tried of which something is missing that may come back: a server of tools, a model that did not
+/// load. Rests between double, so that a restart of it is survived and a batch does not wait for what never comes.
+const MOST_ATTEMPTS: u32 = 5;
+
+/// How long it rests when something is wrong with the store.
+const LONG_REST: Duration = Duration::from_secs(10);
+
+/// Goes on with all batches that are not at their end. Every new one is read now, so that what is wrong with its file is
+/// told at once; the lines of one batch of each key are answered, beside those of others, so that who waits (for quota,
+/// for a model that does not load) makes nobody else wait.
 pub(in crate::resources) async fn run_all(state: AppState) {
     let unfinished = match ask(&state, |store| store.batches().unfinished()).await {
         Ok(unfinished) => unfinished,
@@ -30,29 +39,51 @@ pub(in crate::resources) async fn run_all(state: AppState) {
         if state.is_draining() {
             return;
         }
-        let Some(running) = state.work().run_batch_of(&batch.key) else { continue };
-        let state = state.clone();
-        tokio::spawn(async move {
-            let id = batch.id.clone();
-            if let Err(error) = run(&state, batch).await {
-                tracing::error!(batch = id, %error, "a batch is gone on with later");
+        let batch = match batch.status {
+            BatchStatus::Validating => {
+                let id = batch.id.clone();
+                match validate(&state, batch).await {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        tracing::error!(batch = id, %error, "the file of a batch is read later");
+                        continue;
+                    }
+                }
             }
-            drop(running);
-            // The same key's next batch may be waiting.
-            state.work().batches.notify_one();
-        });
+            _ => batch,
+        };
+        begin(&state, batch);
     }
 }
 
+/// Runs a batch, unless that is done already, or another one of its key answers lines.
+fn begin(state: &AppState, batch: Batch) {
+    // The ids of batches and of keys are told apart by how they begin.
+    let Some(itself) = state.work().run_batch_of(&batch.id) else { return };
+    // One that only has to be ended does not wait for its turn.
+    let has_lines = batch.status == BatchStatus::InProgress && alti_store::now() < batch.expires_at;
+    let turn = has_lines.then(|| state.work().run_batch_of(&batch.key));
+    if matches!(turn, Some(None)) {
+        return;
+    }
+    let state = state.clone();
+    tokio::spawn(async move {
+        let id = batch.id.clone();
+        if let Err(error) = run(&state, batch).await {
+            tracing::error!(batch = id, %error, "a batch is gone on with later");
+            // What was wrong would be so again.
+            tokio::time::sleep(LONG_REST).await;
+        }
+        drop((itself, turn));
+        // The same key's next batch may be waiting.
+        state.work().batches.notify_one();
+    });
+}
+
 async fn run(state: &AppState, batch: Batch) -> ApiResult<()> {
-    let batch = match batch.status {
-        BatchStatus::Validating => match validate(state, batch).await? {
-            Some(batch) => batch,
-            None => return Ok(()),
-        },
-        _ => batch,
-    };
-    if batch.status == BatchStatus::InProgress
+    // Since it was listed it may have come to its end.
+    if status(state, &batch).await? == BatchStatus::InProgress
         && let Some(end) = answer_all(state, &batch).await?
     {
         return finish(state, &batch, end).await;
@@ -168,30 +199,52 @@ async fn answer_some(
     }
 }
 
-/// Answers a line and stores its outcome; while others need everything, it waits. A line that waits when the batch stops
-/// has no outcome.
+/// Answers a line and stores its outcome; while others need everything, it waits, and what cannot be had is asked for some
+/// times. A line that waits when the batch stops has no outcome.
 async fn answer_patiently(
     state: &AppState,
     batch: &Batch,
     lines: &Lines,
     line: PendingLine,
 ) -> ApiResult<()> {
+    let mut attempts = 0;
     loop {
-        match lines.answer(&line).await {
-            Ok(outcome) => {
-                let id = batch.id.clone();
-                ask(state, move |store| store.batches().finish_line(&id, &outcome.result)).await?;
-                return Ok(());
+        let later = match lines.answer(&line).await {
+            Ok(outcome) => return store_patiently(state, batch, outcome).await,
+            Err(later) => later,
+        };
+        let mut least = REST;
+        if let Some(outcome) = later.outcome {
+            attempts += 1;
+            if attempts >= MOST_ATTEMPTS {
+                return store_patiently(state, batch, *outcome).await;
             }
-            Err(Later::Busy(error)) => {
-                tracing::debug!(batch = batch.id, line = line.line, %error, "a line of a batch waits");
-                let rest =
-                    error.retry_after.map_or(REST, |seconds| Duration::from_secs(seconds.clamp(1, 60)));
-                tokio::time::sleep(rest).await;
-                if stop(state, batch).await?.is_some() {
-                    return Ok(());
-                }
+            least = REST * 2u32.pow(attempts - 1);
+        }
+        let error = later.error;
+        tracing::debug!(batch = batch.id, line = line.line, %error, "a line of a batch waits");
+        let asked = error.retry_after.map_or(REST, |seconds| Duration::from_secs(seconds.clamp(1, 60)));
+        tokio::time::sleep(asked.max(least)).await;
+        if stop(state, batch).await?.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// Stores a line's outcome; what was computed is not thrown away because the disk is full for a while.
+async fn store_patiently(state: &AppState, batch: &Batch, outcome: Outcome) -> ApiResult<()> {
+    let outcome = Arc::new(outcome);
+    loop {
+        let (id, kept) = (batch.id.clone(), outcome.clone());
+        match ask(state, move |store| store.batches().finish_line(&id, &kept.result)).await {
+            Err(error)
+                if matches!(error.kind, ErrorKind::StorageFull | ErrorKind::Unavailable)
+                    && !state.is_draining() =>
+            {
+                tracing::warn!(batch = batch.id, %error, "an answer of a batch waits to be stored");
+                tokio::time::sleep(LONG_REST).await;
             }
+            stored => return stored.map(drop),
         }
     }
 }

@@ -53,6 +53,11 @@ impl Live {
         self.told.send_modify(|told| told.0 = count);
     }
 
+    /// How many events were told.
+    pub(super) fn count(&self) -> usize {
+        self.told.borrow().0
+    }
+
     /// Says how the response looks now.
     pub(super) fn show(&self, body: Value) {
         let mut state = self.state();

@@ -5,6 +5,7 @@
 
 mod body;
 mod compact;
+mod keep;
 mod live;
 mod plan;
 mod request;
@@ -19,5 +20,5 @@ pub use request::CreateResponseRequest;
 pub use routes::ROUTES;
 
 pub(super) use compact::summary;
+pub(super) use keep::recover;
 pub(super) use live::Live;
-pub(super) use routes::recover;

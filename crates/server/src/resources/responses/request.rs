@@ -42,7 +42,7 @@ crate::wire! {
             frequency_penalty: f32,
             /// Most tokens.
             max_output_tokens: u32,
-            /// Most searches in files.
+            /// Most calls to tools of MCP servers; 0 also turns the search in files off.
             max_tool_calls: u32,
             /// How many of the likeliest tokens are told with each.
             top_logprobs: u32,

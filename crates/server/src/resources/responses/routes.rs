@@ -2,19 +2,21 @@
 
 use super::body::body;
 use super::compact::{CompactRequest, compact};
+use super::keep::{CUT_OFF, keep_new, recover};
 use super::live::{Listener, Live};
-use super::plan::{Plan, RESULTS, plan};
+use super::plan::{RESULTS, plan};
 use super::request::CreateResponseRequest;
 use super::search::without_results;
 use super::write::{Start, begin, renamed, write};
+use super::writer::fail;
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
 use crate::generate::{self, check_chat, render_chat};
+use crate::resources::work::Written;
 use crate::resources::{ask, deleted, listed, page, tenant};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope, Stream};
 use crate::state::AppState;
-use alti_store::NewResponse;
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
@@ -90,15 +92,15 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
         false => Start::Asked(Box::new(begin(&call, model, &plan).await?)),
     };
     let live = Arc::new(Live::new(tenant(&call), plan.background, body(&plan)));
+    // Known before it is stored: what is stored and not known is taken for broken off.
+    let written = plan.store.then(|| Written::begin(&call.state, &plan.id, live.clone()));
     if plan.store {
         keep_new(&call, &plan, &live).await?;
-        call.state.work().begin(&plan.id, live.clone());
     }
     let (state, background, tells_results) = (call.state.clone(), plan.background, plan.tells_results);
     let listener = Listener(live.clone());
-    let id = plan.id.clone();
-    let writing = tokio::spawn(write(call, plan, start, live.clone()));
-    watch_over(state.clone(), id, live.clone(), writing);
+    let writing = tokio::spawn(write(call, plan, start, live.clone(), written));
+    watch_over(state.clone(), live.clone(), writing);
     if stream {
         return Ok(stream_events(&state, listener, 0));
     }
@@ -123,31 +125,22 @@ fn asks_for_results(call: &Call) -> bool {
         .any(|(name, value)| matches!(name.as_str(), "include" | "include[]") && value == RESULTS)
 }
 
-/// A bug must not leave those waiting who listen.
-fn watch_over(state: AppState, id: String, live: Arc<Live>, writing: tokio::task::JoinHandle<()>) {
+/// A bug must not leave those waiting who listen, or who ask again and again.
+fn watch_over(state: AppState, live: Arc<Live>, writing: tokio::task::JoinHandle<()>) {
     tokio::spawn(async move {
         if let Err(error) = writing.await {
             live.fail(ApiError::internal(error));
-            state.work().end(&id);
+            let mut body = live.body();
+            fail(&mut body, "server_error", CUT_OFF);
+            live.show(body);
             live.finish();
+            if state.store().is_ok()
+                && let Err(error) = recover(&state).await
+            {
+                tracing::warn!(%error, "a response that broke off could not be ended yet");
+            }
         }
     });
-}
-
-/// Stores a response that begins.
-async fn keep_new(call: &Call, plan: &Plan, live: &Live) -> ApiResult<()> {
-    let body = live.body();
-    let new = NewResponse {
-        id: plan.id.clone(),
-        status: body["status"].as_str().unwrap_or("in_progress").to_owned(),
-        background: plan.background,
-        previous: plan.request.previous_response_id.clone(),
-        conversation: plan.conversation.clone(),
-        body,
-        input: plan.input.clone(),
-    };
-    let tenant = tenant(call);
-    ask(&call.state, move |store| store.responses().create(&tenant, &new)).await
 }
 
 /// The events of a response from number `from` on, as they come.
@@ -258,6 +251,8 @@ async fn cancel(call: Call) -> ApiResult<Response<Body>> {
     if let Some(live) = live(&call) {
         live.cancel();
         live.finished().await;
+        // What the store does not take yet is told all the same.
+        return Ok(shown(live.body(), asks_for_results(&call)));
     }
     Ok(shown(stored(&call).await?.body, asks_for_results(&call)))
 }
@@ -279,31 +274,4 @@ async fn count(mut call: Call) -> ApiResult<Response<Body>> {
     let count = off_the_runtime(move || Ok(render_chat(&model, &chat)?.tokens(&model.tokenizer).len()));
     let tokens = count.await?;
     Ok(respond::json(&json!({ "object": "response.input_tokens", "input_tokens": tokens })))
-}
-
-/// Ends what a server that was killed left: a response cannot be gone on with, because nobody knows how it would have.
-///
-/// # Errors
-/// When the store cannot be written.
-pub(in crate::resources) async fn recover(state: &AppState) -> ApiResult<()> {
-    let ended = ask(state, |store| {
-        let responses = store.responses();
-        let unfinished = responses.unfinished()?;
-        for response in &unfinished {
-            let mut body = response.body.clone();
-            body["status"] = json!("failed");
-            let message = "the server was stopped before this response was done";
-            body["error"] = json!({ "code": "server_error", "message": message });
-            let events = responses.events(&response.tenant, &response.id, None)?;
-            let number = events.last().map_or(0, |(number, _)| number + 1);
-            let event = json!({ "type": "response.failed", "sequence_number": number, "response": body });
-            responses.update(&response.id, "failed", &body, &[(number, event)], &[])?;
-        }
-        Ok(unfinished.len())
-    })
-    .await?;
-    if ended > 0 {
-        tracing::warn!(ended, "responses that were cut off when the server was stopped have failed");
-    }
-    Ok(())
 }

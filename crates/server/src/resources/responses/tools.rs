@@ -75,6 +75,7 @@ impl Tools {
                     self.search = None;
                     ToolChoice::Named(self.function(choice)?)
                 }
+                "mcp" => self.server(choice, given)?,
                 kind if NOT_HERE.contains(&kind) => {
                     return Err(refused(&format!("names `{kind}`, a tool that this server does not have")));
                 }
@@ -106,6 +107,28 @@ impl Tools {
         name.ok_or_else(|| refused("names a function that is not among the tools"))
     }
 
+    /// Leaves the tools of the MCP server that a choice names, or the one of them that it names: it has to be called.
+    fn server(&mut self, choice: &Value, given: &[Value]) -> ApiResult<ToolChoice> {
+        if !given.iter().any(|tool| is_server(tool, &choice["server_label"])) {
+            return Err(refused("names an MCP server that is not among the tools"));
+        }
+        let mut names = self.names_at(choice);
+        self.search = None;
+        match names.len() {
+            0 => Err(refused("names a tool of an MCP server that may not be called here")),
+            1 => Ok(ToolChoice::Named(names.remove(0))),
+            _ => {
+                self.leave(|name| names.iter().any(|it| it == name));
+                Ok(ToolChoice::Required)
+            }
+        }
+    }
+
+    /// Leaves the functions whose names are wanted.
+    fn leave(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.functions.retain(|function| function["function"]["name"].as_str().is_some_and(&is_wanted));
+    }
+
     /// Leaves the tools that a choice of `allowed_tools` lists. What this server does not have is passed over there as
     /// it is in `tools`.
     fn allow(&mut self, choice: &Value, given: &[Value]) -> ApiResult<ToolChoice> {
@@ -132,9 +155,7 @@ impl Tools {
                 }
             }
         }
-        let is_allowed =
-            |function: &Value| function["function"]["name"].as_str().is_some_and(|name| names.contains(name));
-        self.functions.retain(is_allowed);
+        self.leave(|name| names.contains(name));
         self.search = self.search.take().filter(|_| searches);
         self.mode(mode)
     }
@@ -149,7 +170,7 @@ impl Tools {
 
 /// What `tool_choice` may be.
 const CHOICES: &str =
-    "must be none, auto, required, or an object that names a function, file_search or allowed_tools";
+    "must be none, auto, required, or an object that names a function, mcp, file_search or allowed_tools";
 
 fn refused(message: &str) -> ApiError {
     ApiError::field("tool_choice", format!("`tool_choice` {message}"))

@@ -1,6 +1,7 @@
 //! Writes a response: the search, the answer, and what is stored of it. What was stored is told; what could not be stored
 //! has failed.
 
+use super::keep::{Ending, numbered};
 use super::live::Live;
 use super::plan::Plan;
 use super::writer::Writer;
@@ -10,9 +11,10 @@ use crate::mcp::{CallResult, Round, ToolRounds};
 use crate::models::Lease;
 use crate::openai::shared::finite;
 use crate::resources::ask;
+use crate::resources::work::Written;
 use crate::route::Call;
 use alti_engine::serving::{TokenOutput, Usage};
-use alti_store::{Hit, Store};
+use alti_store::Hit;
 use alti_text::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// How often events of a response in the background are stored while it is written.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Most answers of the model whose calls to MCP servers are made; behind them it has to answer without.
+/// Most answers of the model whose calls to MCP servers are made; behind them it has to go on without.
 const MAX_ROUNDS: usize = 8;
 
 /// An answer that has been asked for.
@@ -107,8 +109,8 @@ pub(super) fn renamed(error: ApiError) -> ApiError {
     ApiError { param, message: error.message.replace(chats, own), ..error }
 }
 
-/// Writes a response to its end.
-pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>) {
+/// Writes a response to its end. It is known as `written` until that is stored.
+pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>, written: Option<Written>) {
     let mut writer = Writer::new(live.clone(), plan.tells_results);
     writer.created();
     let outcome = tokio::select! {
@@ -131,18 +133,22 @@ pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>)
         Some(Ok((_, usage))) => (writer.end("completed", None, Some(&usage)), None),
         Some(Err(error)) => (writer.fail(code(&error), &error.message), Some(error)),
     };
-    if plan.store
-        && let Err(error) = keep(&call, &plan, &writer, &live, &last).await
-    {
+    let mut unkept = None;
+    if let Err(error) = Ending::new(&call, &plan, &writer, &live, &last).keep(&call.state).await {
         tracing::error!(response = plan.id, %error, "a response could not be stored");
         last = writer.fail("server_error", &error.message);
         failure = Some(error);
+        // That it has failed is told at once, and stored when that is possible.
+        unkept = Some(Ending::new(&call, &plan, &writer, &live, &last)).filter(|_| plan.store);
     }
     if let Some(failure) = failure {
         live.fail(failure);
     }
     writer.last(last);
-    call.state.work().end(&plan.id);
+    if let Some(ending) = unkept {
+        ending.keep_later(&call.state).await;
+    }
+    drop(written);
 }
 
 /// The answer, event by event: why it ended and what it took.
@@ -168,8 +174,9 @@ async fn answer(
         }
     }
     let mut saved = Saved { events: 0, at: Instant::now() };
-    let rounds = plan.request.max_tool_calls.map_or(MAX_ROUNDS, |most| MAX_ROUNDS.min(most as usize));
-    let mut rounds = ToolRounds::new(call.state.mcp().clone(), plan.mcp.clone(), rounds);
+    let most_calls = plan.request.max_tool_calls.map_or(usize::MAX, |most| most as usize);
+    let mut rounds =
+        ToolRounds::new(call.state.mcp().clone(), plan.mcp.clone(), MAX_ROUNDS).most_calls(most_calls);
     let mut usage = Usage::default();
     loop {
         let turn = one_answer(call, plan, &mut generation, &rounds, writer, live, &mut saved).await?;
@@ -200,7 +207,14 @@ async fn answer(
             }
         }
         // What had to be called has been.
-        chat.tool_choice = if rounds.is_open() { ToolChoice::Auto } else { ToolChoice::None };
+        chat.tool_choice = ToolChoice::Auto;
+        if !rounds.is_open() {
+            // The client's own functions may still be called.
+            let is_ours = |tool: &Value| {
+                tool["function"]["name"].as_str().is_some_and(|name| rounds.tool(name).is_some())
+            };
+            chat.tools.retain(|tool| !is_ours(tool));
+        }
         generation = ask_model(call, plan, None, &mut chat).await?;
     }
 }
@@ -280,34 +294,6 @@ async fn one_answer(
         }
     }
     Ok(turn)
-}
-
-/// The events from number `from` on, with their numbers.
-fn numbered(live: &Live, from: usize) -> Vec<(u64, Value)> {
-    let events = live.events_now(from);
-    events.iter().enumerate().map(|(index, event)| ((from + index) as u64, (**event).clone())).collect()
-}
-
-/// Stores a response that ended: its object, its events if it was told by them, and its part of the conversation.
-async fn keep(call: &Call, plan: &Plan, writer: &Writer, live: &Live, last: &Value) -> ApiResult<()> {
-    let mut events = Vec::new();
-    if plan.background || plan.request.stream == Some(true) {
-        events = numbered(live, 0);
-        events.push((events.len() as u64, last.clone()));
-    }
-    let body = writer.body().clone();
-    let status = body["status"].as_str().unwrap_or("failed").to_owned();
-    let mut said = Vec::new();
-    if plan.conversation.is_some() && matches!(status.as_str(), "completed" | "incomplete") {
-        said.extend(
-            plan.input.iter().filter(|item| plan.history.iter().all(|old| old["id"] != item["id"])).cloned(),
-        );
-        said.extend(writer.told()["output"].as_array().into_iter().flatten().cloned());
-    }
-    let id = plan.id.clone();
-    ask(&call.state, move |store: &Store| store.responses().update(&id, &status, &body, &events, &said))
-        .await?;
-    Ok(())
 }
 
 /// OpenAI's word for what went wrong.

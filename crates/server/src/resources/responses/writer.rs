@@ -16,7 +16,6 @@ use std::sync::Arc;
 pub(super) struct Writer {
     live: Arc<Live>,
     body: Value,
-    sequence: u64,
     open: Option<Open>,
     /// Log-probabilities of tokens whose text has not come: nobody knows yet whether they say something or call something.
     pending: Vec<Value>,
@@ -35,15 +34,14 @@ enum Open {
 impl Writer {
     pub(super) fn new(live: Arc<Live>, tells_results: bool) -> Writer {
         let body = live.body();
-        Writer { live, body, sequence: 0, open: None, pending: Vec::new(), hits: Vec::new(), tells_results }
+        Writer { live, body, open: None, pending: Vec::new(), hits: Vec::new(), tells_results }
     }
 
-    /// An event with the next number.
+    /// An event with the next number: one that was never told has not taken any.
     fn event(&mut self, kind: &str, fields: Value) -> Value {
         let mut event = Map::new();
         event.insert("type".into(), json!(kind));
-        event.insert("sequence_number".into(), json!(self.sequence));
-        self.sequence += 1;
+        event.insert("sequence_number".into(), json!(self.live.count()));
         if let Value::Object(fields) = fields {
             event.extend(fields);
         }
@@ -322,8 +320,7 @@ impl Writer {
     /// The response failed. Returns its last event.
     pub(super) fn fail(&mut self, code: &str, message: &str) -> Value {
         self.close("incomplete");
-        self.body["status"] = json!("failed");
-        self.body["error"] = json!({ "code": code, "message": message });
+        fail(&mut self.body, code, message);
         let response = self.told();
         self.event("response.failed", json!({ "response": response }))
     }
@@ -345,6 +342,13 @@ impl Writer {
         self.live.tell(event);
         self.live.finish();
     }
+}
+
+/// Makes a response object one that failed.
+pub(super) fn fail(body: &mut Value, code: &str, message: &str) {
+    body["status"] = json!("failed");
+    body["completed_at"] = Value::Null;
+    body["error"] = json!({ "code": code, "message": message });
 }
 
 /// Whether an item is the model's answer, not what was done for it.

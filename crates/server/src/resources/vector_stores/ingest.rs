@@ -8,55 +8,91 @@ use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::generate::encode_plain;
 use crate::models::Lease;
 use crate::resources::ask;
-use crate::resources::embedding::embed;
+use crate::resources::embedding::embed_all;
 use crate::route::{Call, Errand};
 use crate::state::AppState;
 use alti_engine::serving::Priority;
-use alti_store::{NewChunk, VectorStoreFile};
+use alti_store::{NewChunk, Store, VectorStoreFile};
 use alti_text::Specials;
 use axum::body::Body;
 use serde_json::json;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of the largest file that is made searchable.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Makes all files searchable that wait for it.
+/// How long something may be missing (a model that does not load) before the files that need it fail.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How long files rest for which something is missing.
+const REST: Duration = Duration::from_secs(30);
+
+/// Makes all files searchable that wait for it. Some may have to wait: it returns when none does, or the server goes down.
 pub(in crate::resources) async fn ingest_all(state: AppState) {
+    let mut missing = Missing::default();
     loop {
         let waiting = match ask(&state, |store| store.vector_stores().files_in_progress()).await {
             Ok(waiting) if waiting.is_empty() => return,
             Ok(waiting) => waiting,
             Err(error) => return tracing::error!(%error, "files to be made searchable cannot be listed"),
         };
+        missing.keep(&waiting);
         let mut is_later = false;
         for file in waiting {
             if state.is_draining() {
                 return;
             }
-            let (id, name) = (file.vector_store.clone(), file.id.clone());
-            match ingest(&state, &file).await {
-                Ok(()) => {}
-                // Others need the model now, or the disk is full: the file waits for the next round.
-                Err(error) if is_passing(&error) => {
-                    tracing::warn!(file = name, %error, "a file is made searchable later");
-                    is_later = true;
-                }
-                Err(error) => {
-                    let code = error.code.filter(|code| CODES.contains(code)).unwrap_or("server_error");
-                    let told = json!({ "code": code, "message": error.message });
-                    let failed = ask(&state, move |store| store.vector_stores().fail_file(&id, &name, &told));
-                    if let Err(error) = failed.await {
-                        return tracing::error!(%error, "a file that cannot be made searchable cannot be told so");
-                    }
-                }
+            let Err(error) = ingest(&state, &file).await else { continue };
+            let is_missing = error.kind == ErrorKind::Unavailable && !state.is_draining();
+            // Others need the model now, or the disk is full: the file waits for the next round.
+            let is_over = missing.is_over(&file, is_missing, Instant::now());
+            if is_passing(&error) && !is_over {
+                tracing::warn!(file = file.id, %error, "a file is made searchable later");
+                is_later = true;
+            } else if let Err(error) = fail(&state, file, error).await {
+                return tracing::error!(%error, "a file that cannot be made searchable cannot be told so");
             }
         }
         if is_later {
-            return;
+            // More files, or a while: whichever comes first.
+            let _ = tokio::time::timeout(REST, state.work().files.notified()).await;
         }
     }
+}
+
+/// Since when something has been missing for a file, by its store and its id.
+#[derive(Default)]
+struct Missing(HashMap<(String, String), Instant>);
+
+impl Missing {
+    fn name(file: &VectorStoreFile) -> (String, String) {
+        (file.vector_store.clone(), file.id.clone())
+    }
+
+    /// Forgets files that do not wait any more.
+    fn keep(&mut self, waiting: &[VectorStoreFile]) {
+        let waiting: HashSet<_> = waiting.iter().map(Missing::name).collect();
+        self.0.retain(|name, _| waiting.contains(name));
+    }
+
+    /// Whether something is missing now, and has been for so long that it will not come.
+    fn is_over(&mut self, file: &VectorStoreFile, is_missing: bool, now: Instant) -> bool {
+        if !is_missing {
+            self.0.remove(&Missing::name(file));
+            return false;
+        }
+        let since = *self.0.entry(Missing::name(file)).or_insert(now);
+        now.duration_since(since) >= PATIENCE
+    }
+}
+
+async fn fail(state: &AppState, file: VectorStoreFile, error: ApiError) -> ApiResult<()> {
+    let code = error.code.filter(|code| CODES.contains(code)).unwrap_or("server_error");
+    let told = json!({ "code": code, "message": error.message });
+    let fail = move |store: &Store| store.vector_stores().fail_file(&file.vector_store, &file.id, &told);
+    ask(state, fail).await.map(drop)
 }
 
 /// What OpenAI calls what is wrong with a file.
@@ -81,21 +117,19 @@ async fn ingest(state: &AppState, file: &VectorStoreFile) -> ApiResult<()> {
     let model = Arc::new(state.models().acquire(owner.model.as_deref(), None).await?);
     let texts = cut(&model, Chunking::read(Some(&file.chunking))?, text).await?;
     let call = errand(state, file).await?;
-    let mut chunks = Vec::with_capacity(texts.len());
-    for text in texts {
-        let tokens = encode_plain(&model.tokenizer, &text, Specials::AsText);
-        let vector = embed_patiently(&call, &model, tokens).await?;
-        chunks.push(NewChunk { text, vector });
-    }
+    let (texts, tokens) = with_tokens(&model, texts).await?;
+    let vectors = embed_patiently(&call, &model, tokens).await?;
+    let chunks: Vec<NewChunk> =
+        texts.into_iter().zip(vectors).map(|(text, vector)| NewChunk { text, vector }).collect();
     let (id, name, model) = (file.vector_store.clone(), file.id.clone(), model.facts.name.clone());
     ask(state, move |store| store.vector_stores().complete_file(&id, &name, &model, &chunks)).await?;
     Ok(())
 }
 
 /// Waits while the queue is full: nobody waits for this.
-async fn embed_patiently(call: &Call, model: &Lease, tokens: Vec<u32>) -> ApiResult<Vec<f32>> {
+async fn embed_patiently(call: &Call, model: &Lease, texts: Vec<Vec<u32>>) -> ApiResult<Vec<Vec<f32>>> {
     loop {
-        match embed(call, model, tokens.clone()).await {
+        match embed_all(call, model, texts.clone()).await {
             Err(error) if error.kind == ErrorKind::RateLimit && !call.state.is_draining() => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -105,10 +139,17 @@ async fn embed_patiently(call: &Call, model: &Lease, tokens: Vec<u32>) -> ApiRes
 }
 
 /// The call that the work on a file is billed as.
+///
+/// # Errors
+/// When the key that added it may do nothing any more: nobody would pay for the work.
 async fn errand(state: &AppState, file: &VectorStoreFile) -> ApiResult<Call> {
     let key = match file.key.clone() {
         id if id.is_empty() => None,
-        id => ask(state, move |store| store.keys().get(&id)).await.ok().and_then(accounts::usable),
+        id => {
+            let key = accounts::usable(ask(state, move |store| store.keys().get(&id)).await?);
+            let message = "the key that added this file was revoked or has expired";
+            Some(key.ok_or_else(|| ApiError::new(ErrorKind::Permission, message))?)
+        }
     };
     let path = "/v1/vector_stores/{store}/files";
     let route = super::ROUTES.iter().find(|route| route.path == path).copied();
@@ -136,6 +177,17 @@ fn text_of(bytes: Vec<u8>) -> ApiResult<String> {
     Ok(text.replace("\r\n", "\n"))
 }
 
+/// Texts, and the tokens of each.
+async fn with_tokens(model: &Arc<Lease>, texts: Vec<String>) -> ApiResult<(Vec<String>, Vec<Vec<u32>>)> {
+    let model = model.clone();
+    off_the_runtime(move || {
+        let tokens = |text: &String| encode_plain(&model.tokenizer, text, Specials::AsText);
+        let tokens = texts.iter().map(tokens).collect();
+        Ok((texts, tokens))
+    })
+    .await
+}
+
 /// Cuts a text, no longer than the model can read at once.
 async fn cut(model: &Arc<Lease>, chunking: Chunking, text: String) -> ApiResult<Vec<String>> {
     let model = model.clone();
@@ -151,6 +203,32 @@ async fn cut(model: &Arc<Lease>, chunking: Chunking, text: String) -> ApiResult<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alti_store::{Attributes, FileStatus};
+
+    #[test]
+    fn what_is_missing_is_waited_for_a_while() {
+        let file = |id: &str| VectorStoreFile {
+            id: id.to_owned(),
+            vector_store: "vs_1".to_owned(),
+            tenant: String::new(),
+            key: String::new(),
+            created_at: 0,
+            status: FileStatus::InProgress,
+            error: None,
+            attributes: Attributes::new(),
+            chunking: json!({}),
+            bytes: 0,
+        };
+        let (mut missing, start) = (Missing::default(), Instant::now());
+        assert!(!missing.is_over(&file("a"), true, start));
+        assert!(!missing.is_over(&file("a"), true, start + PATIENCE / 2));
+        assert!(missing.is_over(&file("a"), true, start + PATIENCE));
+        assert!(!missing.is_over(&file("b"), true, start + PATIENCE), "each file has its own time");
+        assert!(!missing.is_over(&file("a"), false, start + PATIENCE), "others need everything");
+        assert!(!missing.is_over(&file("a"), true, start + PATIENCE), "from then on anew");
+        missing.keep(&[file("a")]);
+        assert_eq!(missing.0.len(), 1);
+    }
 
     #[test]
     fn only_text_is_read() {
