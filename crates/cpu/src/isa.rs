@@ -6,11 +6,13 @@
 //! function compiled for these instructions.
 
 use crate::CpuError;
+use crate::pack::layout::quant_layout;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512, tiles::Tiles};
 use crate::simd::{Scalar, Simd};
+use alti_tensor::DType;
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 
@@ -132,14 +134,15 @@ impl Isa {
         }
     }
 
-    /// Whether panels of plain codes of 4 bits, too, are worth unpacking once for many rows: where tiles have so few
-    /// columns that even shifting codes apart in each of them counts.
-    pub(crate) fn unpacks_plain_codes(self) -> bool {
-        match self.0 {
+    /// Whether panels of this type are worth unpacking once for many rows: where putting their codes together costs more
+    /// than loading them. On AVX2 tiles have so few columns that even shifting plain codes of 4 bits apart counts.
+    pub(crate) fn unpacks(self, dtype: DType) -> bool {
+        let plain_counts = match self.0 {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => true,
             _ => false,
-        }
+        };
+        quant_layout(dtype).is_some_and(|layout| layout.is_costly() || plain_counts && layout.bits < 8)
     }
 
     /// [`Simd::KEEPS_BRAIN_FLOATS`] of its vectors.

@@ -17,6 +17,7 @@
 use super::stored::Stored;
 use crate::backend::cache::HeadLayout;
 use crate::kernels::math::exp2;
+use crate::kernels::rows::scale;
 use crate::memory::CACHE_LINE;
 use crate::simd::{LANES, Simd};
 use alti_tensor::PAGE_TOKENS;
@@ -31,12 +32,18 @@ const VECTORS: usize = PAGE_TOKENS / LANES;
 /// Scores of a page, then weights, of some lanes.
 pub(super) type Weights<const R: usize> = [[f32; PAGE_TOKENS]; R];
 
+/// In whole cache lines, so that no vector lies in two.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(super) struct Lines<T>(pub(super) T);
+
 /// The running softmax of one lane.
 #[derive(Debug)]
+#[repr(C, align(64))] // the sums in a cache line
 pub(crate) struct Running<'a> {
-    maximum: f32,
     /// The sum of weights, spread over the lanes of a vector.
     sums: [f32; LANES],
+    maximum: f32,
     /// `[width]`: the mixture so far.
     mixture: &'a mut [f32],
 }
@@ -171,12 +178,13 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
     block: Block,
     queries: [*const f32; R],
     seen: [Range<usize>; R],
-    lanes: [&mut Running<'_>; R],
+    mut lanes: [&mut Running<'_>; R],
     mut ahead: Ahead,
 ) {
-    let mut weights: Weights<R> = [[0.0; PAGE_TOKENS]; R];
+    let Lines(weights) = &mut Lines([[0.0; PAGE_TOKENS]; R]);
     // SAFETY: the caller's promise.
-    unsafe { K::scores(simd, block, queries, &mut weights, &mut ahead) };
+    unsafe { K::scores(simd, block, queries, weights, &mut ahead) };
+    raise_maxima(simd, weights, &seen, &mut lanes);
     for r in 0..R {
         softmax(simd, &mut weights[r], &seen[r], lanes[r]);
         K::round_weights(simd, &mut weights[r]);
@@ -208,7 +216,91 @@ pub(crate) unsafe fn attend_page<S: Simd, K: Stored, const R: usize>(
     ahead.ask(simd, usize::MAX);
 }
 
-/// Turns one lane's scores into weights, 0 where it sees nothing.
+/// Brings the lanes' maxima up to their scores, and what they have so far to their new maxima: of all lanes together,
+/// because one after the other each would wait for itself.
+#[inline(always)]
+pub(super) fn raise_maxima<S: Simd, const R: usize>(
+    simd: S,
+    scores: &Weights<R>,
+    seen: &[Range<usize>; R],
+    lanes: &mut [&mut Running<'_>; R],
+) {
+    let (mut steps, mut raised) = ([0.0; LANES], false);
+    for r in 0..R {
+        let largest = match is_whole(&seen[r]) {
+            true => largest::<S, true>(simd, &scores[r], &seen[r]),
+            false => largest::<S, false>(simd, &scores[r], &seen[r]),
+        };
+        let before = lanes[r].maximum;
+        let maximum = if largest > before { largest } else { before };
+        lanes[r].maximum = maximum;
+        // A lane that has nothing yet has nothing to bring anywhere.
+        if maximum != before && before != f32::NEG_INFINITY {
+            (steps[r], raised) = (before - maximum, true);
+        }
+    }
+    if raised {
+        let mut factors = [0.0; LANES];
+        // SAFETY: arrays of 16.
+        unsafe { simd.store(factors.as_mut_ptr(), exp2(simd, simd.load(steps.as_ptr()))) };
+        for r in 0..R {
+            scale(&mut lanes[r].sums, factors[r]);
+            scale(lanes[r].mixture, factors[r]);
+        }
+    }
+}
+
+/// Whether a lane sees all tokens of a page.
+#[inline(always)]
+fn is_whole(seen: &Range<usize>) -> bool {
+    *seen == (0..PAGE_TOKENS)
+}
+
+/// The largest score that a lane sees, of a `WHOLE` page or of a part of it.
+#[inline(always)]
+fn largest<S: Simd, const WHOLE: bool>(simd: S, scores: &[f32; PAGE_TOKENS], seen: &Range<usize>) -> f32 {
+    let mut largest = visible::<S, WHOLE>(simd, scores, seen, 0);
+    for v in 1..VECTORS {
+        largest = simd.max(largest, visible::<S, WHOLE>(simd, scores, seen, v));
+    }
+    simd.largest(largest)
+}
+
+/// Vector `v` of a lane's scores, minus infinity where it sees nothing.
+#[inline(always)]
+fn visible<S: Simd, const WHOLE: bool>(
+    simd: S,
+    scores: &[f32; PAGE_TOKENS],
+    seen: &Range<usize>,
+    v: usize,
+) -> S::F32 {
+    let vector = &scores[v * LANES..][..LANES];
+    // SAFETY: a slice of 16, or that much of it.
+    unsafe {
+        match WHOLE {
+            true => simd.load(vector.as_ptr()),
+            false => keep(simd, simd.load(vector.as_ptr()), f32::NEG_INFINITY, seen, v),
+        }
+    }
+}
+
+/// The lanes of vector `v` of a page that are `seen`, `fill` in the others.
+#[inline(always)]
+fn keep<S: Simd>(simd: S, values: S::F32, fill: f32, seen: &Range<usize>, v: usize) -> S::F32 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: an array of 16.
+    unsafe {
+        simd.store(lanes.as_mut_ptr(), values);
+        for (lane, value) in lanes.iter_mut().enumerate() {
+            let token = v * LANES + lane;
+            *value = if token < seen.start || token >= seen.end { fill } else { *value };
+        }
+        simd.load(lanes.as_ptr())
+    }
+}
+
+/// Turns one lane's scores into weights relative to its maximum, which [`raise_maxima`] has brought up to them; 0 where
+/// it sees nothing.
 #[inline(always)]
 pub(super) fn softmax<S: Simd>(
     simd: S,
@@ -216,61 +308,35 @@ pub(super) fn softmax<S: Simd>(
     seen: &Range<usize>,
     lane: &mut Running<'_>,
 ) {
-    if seen.is_empty() {
-        scores.fill(0.0);
-        return;
+    match is_whole(seen) {
+        true => weigh::<S, true>(simd, scores, seen, lane),
+        false if seen.is_empty() => scores.fill(0.0),
+        false => weigh::<S, false>(simd, scores, seen, lane),
     }
-    let whole = *seen == (0..PAGE_TOKENS);
-    if !whole {
-        scores[..seen.start].fill(f32::NEG_INFINITY);
-        scores[seen.end..].fill(f32::NEG_INFINITY);
-    }
-    let vector = |scores: &[f32; PAGE_TOKENS], v: usize| scores[v * LANES..][..LANES].as_ptr();
+}
+
+/// The same of a `WHOLE` page or of a part of it.
+#[inline(always)]
+fn weigh<S: Simd, const WHOLE: bool>(
+    simd: S,
+    scores: &mut [f32; PAGE_TOKENS],
+    seen: &Range<usize>,
+    lane: &mut Running<'_>,
+) {
+    let maximum = simd.splat(lane.maximum);
     // SAFETY: here and below, a slice or array of 16.
-    let mut largest = unsafe { simd.load(vector(scores, 0)) };
-    for v in 1..VECTORS {
-        // SAFETY: as above.
-        largest = simd.max(largest, unsafe { simd.load(vector(scores, v)) });
-    }
-    if simd.any_greater(largest, simd.splat(lane.maximum)) {
-        rescale(simd, lane, simd.largest(largest));
-    }
-    // SAFETY: as above.
     let mut sums = unsafe { simd.load(lane.sums.as_ptr()) };
     for v in 0..VECTORS {
+        let mut weight = exp2(simd, simd.sub(visible::<S, WHOLE>(simd, scores, seen, v), maximum));
+        if !WHOLE {
+            weight = keep(simd, weight, 0.0, seen, v);
+        }
         // SAFETY: as above.
-        unsafe {
-            let score = simd.load(vector(scores, v));
-            let weight = exp2(simd, simd.sub(score, simd.splat(lane.maximum)));
-            simd.store(scores[v * LANES..][..LANES].as_mut_ptr(), weight);
-            if whole {
-                sums = simd.add(sums, weight);
-            }
-        }
-    }
-    if !whole {
-        scores[..seen.start].fill(0.0);
-        scores[seen.end..].fill(0.0);
-        for v in 0..VECTORS {
-            // SAFETY: as above.
-            sums = simd.add(sums, unsafe { simd.load(vector(scores, v)) });
-        }
+        unsafe { simd.store(scores[v * LANES..][..LANES].as_mut_ptr(), weight) };
+        sums = simd.add(sums, weight);
     }
     // SAFETY: as above.
     unsafe { simd.store(lane.sums.as_mut_ptr(), sums) };
-}
-
-/// Brings what a lane has so far to a new, larger maximum.
-#[inline(always)]
-fn rescale<S: Simd>(simd: S, lane: &mut Running<'_>, maximum: f32) {
-    let before = lane.maximum;
-    lane.maximum = maximum;
-    if before == f32::NEG_INFINITY {
-        return;
-    }
-    let correction = share(simd, before, maximum);
-    lane.sums.iter_mut().for_each(|sum| *sum *= correction);
-    lane.mixture.iter_mut().for_each(|value| *value *= correction);
 }
 
 /// What weights relative to one maximum are relative to another. No closure around vector code: the compiler would

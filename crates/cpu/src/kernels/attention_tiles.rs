@@ -9,7 +9,7 @@
 //! values  16 pairs of tokens x 16 values x 2     a tile of a step of 32 tokens and 16 values
 //! ```
 
-use super::attention::{Ahead, Block, Running, Weights, softmax};
+use super::attention::{Ahead, Block, Running, Weights, raise_maxima, softmax};
 use super::stored::{Brain, Stored};
 use crate::backend::cache::HeadLayout;
 use crate::simd::Simd;
@@ -74,6 +74,7 @@ pub(crate) unsafe fn attend_page_tiled<S: Simd>(
     };
     for ((weights, seen), lane) in weights.iter_mut().zip(seen).zip(running) {
         ahead.ask(simd, portion);
+        raise_maxima(simd, std::array::from_ref(weights), std::array::from_ref(seen), &mut [&mut *lane]);
         softmax(simd, weights, seen, lane);
         Brain::round_weights(simd, weights);
     }

@@ -10,6 +10,7 @@
 use super::matmul::{Prefetch, Tile};
 use crate::pack::PANEL_ROWS;
 use crate::simd::{LANES, Simd};
+use std::mem::MaybeUninit;
 
 /// One step of a tile: what 16 rows hold for one activation, and how it is added.
 pub(super) trait Step {
@@ -150,13 +151,17 @@ impl<F: Step> Tile for Float<F> {
         for run in (0..steps).step_by(length) {
             prefetch.advance(simd);
             for k in run..steps.min(run + length) {
-                for r in 0..R {
-                    let row = k * PANEL_ROWS + (first_half + r) * LANES;
-                    // SAFETY: the caller's promise: the panel and each of `x` have `steps` steps.
-                    unsafe {
-                        let weights = F::load(simd, panel.add(row * F::BYTES));
-                        for c in 0..C {
-                            sums[r][c] = F::add(simd, sums[r][c], weights, x[c].add(k));
+                // SAFETY: the caller's promise: the panel and each of `x` have `steps` steps.
+                unsafe {
+                    let mut weights = [MaybeUninit::uninit(); R];
+                    for r in 0..R {
+                        let row = k * PANEL_ROWS + (first_half + r) * LANES;
+                        weights[r].write(F::load(simd, panel.add(row * F::BYTES)));
+                    }
+                    // Columns outside: an activation is loaded once for all rows.
+                    for c in 0..C {
+                        for r in 0..R {
+                            sums[r][c] = F::add(simd, sums[r][c], weights[r].assume_init(), x[c].add(k));
                         }
                     }
                 }

@@ -29,15 +29,15 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 pub(super) fn exp2<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     // The constant first: a NaN in x stays one.
     let x = simd.max(simd.splat(-120.0), x);
-    let n = simd.round_to_i32(x);
-    let r = simd.sub(x, simd.to_f32(n));
+    let n = simd.round(x);
+    let r = simd.sub(x, n);
     #[expect(clippy::approx_constant, reason = "near ln 2, and better here")]
     const COEFFICIENTS: [f32; 5] = [9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
     let mut p = simd.splat(1.326_472_6e-3);
     for coefficient in COEFFICIENTS {
         p = simd.mul_add(p, r, simd.splat(coefficient));
     }
-    simd.mul(p, simd.power_of_two(n))
+    simd.times_power_of_two(p, n)
 }
 
 /// x / (1 + e^-x).

@@ -194,8 +194,7 @@ fn brains<T: Tile<Activation = u32>>(isa: Isa, task: &Matmul<'_>, x: &[u32], out
     isa.run(Job::<T, Packed> { task, x, out, panels: Packed });
 }
 
-/// From so many rows on, a panel is unpacked before they pass by, if putting its codes together costs more than loading
-/// them (`matmul_speed` shows where), or if [`Isa::unpacks_plain_codes`]. Tiles read it from end to end: it need not fit into
+/// From so many rows on, a panel is unpacked before they pass by, if [`Isa::unpacks`] (`matmul_speed` shows where). Tiles read it from end to end: it need not fit into
 /// a cache near the core.
 const FEWEST_UNPACKED: usize = 32;
 
@@ -207,8 +206,7 @@ fn bytes<F: Format>(isa: Isa, task: &Matmul<'_>, x: &[ActivationBlock], out: &mu
             isa.run_tiled(|tiles| TiledBytes::<F> { tiles, task, x, out, workspace, format: PhantomData });
         });
     }
-    let costly = const { F::LAYOUT.is_costly() } || const { F::LAYOUT.bits < 8 } && isa.unpacks_plain_codes();
-    if costly && task.rows.len() >= FEWEST_UNPACKED {
+    if isa.unpacks(task.weight.dtype()) && task.rows.len() >= FEWEST_UNPACKED {
         return with_workspace::<F>(task.weight, 1, |workspace| {
             // SAFETY: the workspace is for one panel of each matrix, and for this job.
             let panels = unsafe { Unpacking::<F>::into(workspace) };
@@ -263,6 +261,11 @@ pub(super) trait Tile {
     ) -> [[S::F32; C]; R];
 }
 
+/// Most columns of a tile that is 32 rows high.
+const fn tall_columns<S: Simd, T: Tile>() -> usize {
+    if T::FLOATS { S::TALL_FLOAT_COLUMNS } else { S::TALL_COLUMNS }
+}
+
 /// Most columns of a tile that is 16 rows high.
 const fn low_columns<S: Simd, T: Tile>() -> usize {
     if T::FLOATS { S::LOW_FLOAT_COLUMNS } else { S::LOW_COLUMNS }
@@ -270,8 +273,8 @@ const fn low_columns<S: Simd, T: Tile>() -> usize {
 
 /// Most columns of a tile.
 pub(super) const fn widest<S: Simd, T: Tile>() -> usize {
-    let low = low_columns::<S, T>();
-    if S::TALL_COLUMNS > low { S::TALL_COLUMNS } else { low }
+    let (tall, low) = (tall_columns::<S, T>(), low_columns::<S, T>());
+    if tall > low { tall } else { low }
 }
 
 /// Cache lines to ask for while a tile runs, some at each of its steps: those of a stretch of
@@ -340,10 +343,11 @@ impl Prefetch {
 }
 
 /// Most columns of a tile on any instruction set.
-const MAX_COLUMNS: usize = 6;
+const MAX_COLUMNS: usize = 12;
 
-/// Products of a tile, `[matrix][column][row]`.
-type Scratch = [[[f32; PANEL_ROWS]; MAX_COLUMNS]; 2];
+/// Products of a tile, `[matrix][column][row]`, in cache lines: no vector lies in two of them.
+#[repr(align(64))]
+struct Scratch([[[f32; PANEL_ROWS]; MAX_COLUMNS]; 2]);
 
 /// What tiles read of a panel.
 pub(super) trait Panels {
@@ -390,8 +394,8 @@ impl<T: Tile, P: Panels> Kernel for Job<'_, '_, '_, T, P> {
         let kind = activations.kind();
         let (steps, stride) = (prepared_len(kind, weight.columns()), prepared_stride(kind, weight.columns()));
         let (matrices, used) = epilogue.matrices(weight);
+        let Scratch(scratch) = &mut Scratch([[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2]);
         let tiles = rows.len().div_ceil(widest::<S, T>());
-        let mut scratch: Scratch = [[[0.0; PANEL_ROWS]; MAX_COLUMNS]; 2];
         for panel in panels.clone() {
             let contents = self.panels.contents(simd, matrices, used, panel);
             let mut row = rows.start;
@@ -444,7 +448,7 @@ pub(super) fn run_tile<S: Simd, T: Tile>(
             match (columns.x.len() - columns.steps) / columns.stride + 1 {
                 // Shapes that the machine has no registers for are not even compiled.
                 $($columns => {
-                    if const { $columns <= S::TALL_COLUMNS } {
+                    if const { $columns <= tall_columns::<S, T>() } {
                         tile::<S, T, 2, $columns>(simd, panel, 0, columns, prefetch, products);
                     } else if const { $columns <= low_columns::<S, T>() } {
                         tile::<S, T, 1, $columns>(simd, panel, 0, columns, prefetch, products);
@@ -458,7 +462,7 @@ pub(super) fn run_tile<S: Simd, T: Tile>(
             }
         };
     }
-    widths!(1 2 3 4 5 6)
+    widths!(1 2 3 4 5 6 7 8 9 10 11 12)
 }
 
 /// Runs a tile and writes its products down.
@@ -499,9 +503,10 @@ pub(super) fn finish<S: Simd>(
     row: usize,
 ) {
     let mut values = [simd.splat(0.0); PANEL_ROWS / LANES];
+    let whole = (panel + 1) * PANEL_ROWS <= out.columns;
     for (half, value) in values.iter_mut().enumerate() {
         let first = panel * PANEL_ROWS + half * LANES;
-        let count = out.columns.saturating_sub(first).min(LANES);
+        let count = if whole { LANES } else { out.columns.saturating_sub(first).min(LANES) };
         // SAFETY: `check` has compared the output with rows and panels, `count` ends at its last
         // column, and no other thread writes this panel of this row (`OutputMatrix::share`).
         unsafe {
@@ -509,13 +514,18 @@ pub(super) fn finish<S: Simd>(
             let to = out.start.add(row * out.columns + first.min(out.columns));
             *value = match epilogue {
                 Epilogue::Store => product,
+                Epilogue::Add if whole => simd.add(simd.load(to), product),
                 Epilogue::Add => simd.add(simd.load_partial(to, count, 0.0), product),
                 Epilogue::SwiGlu { .. } => {
                     let up = simd.load(products[1].as_ptr().add(half * LANES));
                     simd.mul(silu(simd, product), up)
                 }
             };
-            simd.store_partial(to, count, *value);
+            if whole {
+                simd.store(to, *value);
+            } else {
+                simd.store_partial(to, count, *value);
+            }
         }
     }
     if !out.blocks.is_null() {

@@ -216,6 +216,15 @@ const fn run_steps<S: Simd, F: Format>() -> usize {
     if holds < group { holds } else { group }
 }
 
+/// The order in which a tile takes the steps of a block; sums of integers do not depend on it.
+const fn order<S: Simd, F: Format>() -> [usize; 8] {
+    if S::SPLITS_BYTES_AT_ONCE && F::LAYOUT.groups_per_block() == 1 {
+        [0, 4, 1, 5, 2, 6, 3, 7]
+    } else {
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    }
+}
+
 /// `-offset * sum(quants)`, so that codes need not be offset one by one.
 #[inline(always)]
 fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> S::I32 {
@@ -235,12 +244,19 @@ fn dot_start<S: Simd, F: Format>(simd: S, x: &ActivationBlock, group: usize) -> 
 }
 
 /// Adds the products of the 4 weights of a step of each row to a run, which starts where the last one ended and goes to
-/// `dots` when it is whole.
+/// `dots` when it is whole: the step at `POSITION` of the [`order`].
 ///
 /// # Safety
-/// As for [`add_group`]; `STEP < 8` is one of the group's, and the steps of its run before it have been added to `run`.
+/// As for [`add_group`]; `POSITION < 8` is one of the group's, and those of its run before it have been added to `run`.
 #[inline(always)]
-unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: usize, const STEP: usize>(
+unsafe fn add_step<
+    S: Simd,
+    F: Format,
+    W: Source<F>,
+    const R: usize,
+    const C: usize,
+    const POSITION: usize,
+>(
     simd: S,
     weights: W,
     first_half: usize,
@@ -248,20 +264,21 @@ unsafe fn add_step<S: Simd, F: Format, W: Source<F>, const R: usize, const C: us
     run: &mut [[MaybeUninit<S::Dots>; C]; R],
     dots: &mut [[S::I32; C]; R],
 ) {
+    let step = const { order::<S, F>()[POSITION] };
     for r in 0..R {
         // SAFETY: the caller's promise.
         unsafe {
-            let codes = weights.codes(simd, first_half + r, STEP);
+            let codes = weights.codes(simd, first_half + r, step);
             for c in 0..C {
-                let quants = simd.load_quants((*x[c]).quants.as_ptr(), STEP / 4 * 4);
+                let quants = simd.load_quants((*x[c]).quants.as_ptr(), step / 4 * 4);
                 if const { F::LAYOUT.offset == WIDE_OFFSET } {
-                    dots[r][c] = simd.dot_wide(dots[r][c], codes, quants, STEP);
-                } else if const { STEP.is_multiple_of(run_steps::<S, F>()) } {
-                    run[r][c].write(simd.first_dot(dots[r][c], codes, quants, STEP));
+                    dots[r][c] = simd.dot_wide(dots[r][c], codes, quants, step);
+                } else if const { POSITION.is_multiple_of(run_steps::<S, F>()) } {
+                    run[r][c].write(simd.first_dot(dots[r][c], codes, quants, step));
                 } else {
-                    run[r][c].write(simd.dot(run[r][c].assume_init(), codes, quants, STEP));
+                    run[r][c].write(simd.dot(run[r][c].assume_init(), codes, quants, step));
                 }
-                if const { F::LAYOUT.offset != WIDE_OFFSET && (STEP + 1).is_multiple_of(run_steps::<S, F>()) }
+                if const { F::LAYOUT.offset != WIDE_OFFSET && (POSITION + 1).is_multiple_of(run_steps::<S, F>()) }
                 {
                     dots[r][c] = simd.whole(run[r][c].assume_init(), dots[r][c]);
                 }

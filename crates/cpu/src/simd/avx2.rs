@@ -287,11 +287,6 @@ impl Simd for Avx2 {
         halves!(|h| _mm256_min_ps(a[h], b[h]))
     }
     #[inline(always)]
-    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool {
-        let greater: [i32; 2] = halves!(|h| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[h], b[h])));
-        greater != [0, 0]
-    }
-    #[inline(always)]
     fn abs(self, a: Self::F32) -> Self::F32 {
         halves!(|h| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[h]))
     }
@@ -325,6 +320,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn round_to_i32(self, a: Self::F32) -> Self::I32 {
         halves!(|h| _mm256_cvtps_epi32(a[h]))
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F32) -> Self::F32 {
+        halves!(|h| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a[h]))
     }
     #[inline(always)]
     fn power_of_two(self, a: Self::I32) -> Self::F32 {

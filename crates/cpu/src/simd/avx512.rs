@@ -54,7 +54,11 @@ impl Simd for Avx512 {
 
     // 2 x 6 integer and 2 x 6 float sums fill 24 of the 32 registers.
     const TALL_COLUMNS: usize = 6;
+    // 2 x 12 sums: as many products under way as two units take in the time of one.
+    const TALL_FLOAT_COLUMNS: usize = 12;
     const LOW_COLUMNS: usize = 0;
+    // Six of the registers are for activations.
+    const SPLITS_BYTES_AT_ONCE: bool = true;
     // 6 x 4 sums and 4 keys or values.
     const ATTENTION_LANES: usize = 6;
     const ATTENTION_VECTORS: usize = 4;
@@ -165,10 +169,6 @@ impl Simd for Avx512 {
         with_features!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
-    fn any_greater(self, a: __m512, b: __m512) -> bool {
-        with_features!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0)
-    }
-    #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
         with_features!(_mm512_abs_ps(a))
     }
@@ -231,6 +231,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn round_to_i32(self, a: __m512) -> __m512i {
         with_features!(_mm512_cvtps_epi32(a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        with_features!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn times_power_of_two(self, a: __m512, power: __m512) -> __m512 {
+        with_features!(_mm512_scalef_ps(a, power))
     }
     #[inline(always)]
     fn power_of_two(self, a: __m512i) -> __m512 {

@@ -79,7 +79,9 @@ pub(crate) trait Simd: Copy {
     const TALL_COLUMNS: usize;
     /// Most columns of a matmul tile that is 16 rows high (0 where tall tiles serve all widths).
     const LOW_COLUMNS: usize;
-    /// The same of a tile that has no integers beside its sums.
+    /// The same of tiles that have no integers beside their sums.
+    const TALL_FLOAT_COLUMNS: usize = Self::TALL_COLUMNS;
+    /// As above, 16 rows high.
     const LOW_FLOAT_COLUMNS: usize = Self::LOW_COLUMNS;
     /// Most lanes of an attention tile.
     const ATTENTION_LANES: usize;
@@ -92,6 +94,9 @@ pub(crate) trait Simd: Copy {
     const READ_AHEAD: usize = 8 << 10;
     /// Steps that dots of codes of so many bits, up to 6, hold before they must be made [`Simd::whole`]: a power of two.
     const DOT_STEPS: [usize; 9] = [8; 9];
+    /// Whether a tile takes the two codes of 4 bits that share a byte one after the other, so that it keeps no bytes
+    /// for later; otherwise it takes steps that share activations ([`Simd::load_quants`]) together.
+    const SPLITS_BYTES_AT_ONCE: bool = false;
     /// Whether [`Simd::dot_wide`] reads its bytes as unsigned, so that the sum starts at
     /// `-128 * sum(x)`, or takes 128 off each byte itself.
     const WIDE_IS_UNSIGNED: bool;
@@ -157,8 +162,6 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller: `b` where either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Whether any lane of `a` is larger than that of `b`; NaN is not.
-    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool;
     /// Without the sign.
     fn abs(self, a: Self::F32) -> Self::F32;
     /// The sum of all lanes: lane i + lane i + 8, then i + 4, i + 2, i + 1.
@@ -186,6 +189,13 @@ pub(crate) trait Simd: Copy {
     fn to_f32(self, a: Self::I32) -> Self::F32;
     /// Rounded to nearest even; lanes must be within the range of i32.
     fn round_to_i32(self, a: Self::F32) -> Self::I32;
+    /// To the nearest integer, ties to even, of magnitudes below 2^31; a zero has either sign.
+    fn round(self, a: Self::F32) -> Self::F32;
+    /// `a * 2^power`, where the power is an integer from -126 to 127, and `a` and the result are normal numbers.
+    #[inline(always)]
+    fn times_power_of_two(self, a: Self::F32, power: Self::F32) -> Self::F32 {
+        self.mul(a, self.power_of_two(self.round_to_i32(power)))
+    }
     /// 2^a for `-126 <= a <= 127`, 0 for -127: the exponent field of a float, set.
     fn power_of_two(self, a: Self::I32) -> Self::F32;
 

@@ -282,14 +282,6 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
         quarters!(|q| vbslq_f32(vcltq_f32(a[q], b[q]), a[q], b[q]))
     }
     #[inline(always)]
-    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool {
-        let greater: [uint32x4_t; 4] = quarters!(|q| vcgtq_f32(a[q], b[q]));
-        with_features!({
-            let any = vorrq_u32(vorrq_u32(greater[0], greater[1]), vorrq_u32(greater[2], greater[3]));
-            vmaxvq_u32(any) != 0
-        })
-    }
-    #[inline(always)]
     fn abs(self, a: Self::F32) -> Self::F32 {
         quarters!(|q| vabsq_f32(a[q]))
     }
@@ -320,6 +312,10 @@ impl<const BRAIN: bool> Simd for Neon<BRAIN> {
     #[inline(always)]
     fn round_to_i32(self, a: Self::F32) -> Self::I32 {
         quarters!(|q| vcvtnq_s32_f32(a[q]))
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F32) -> Self::F32 {
+        quarters!(|q| vrndnq_f32(a[q]))
     }
     #[inline(always)]
     fn power_of_two(self, a: Self::I32) -> Self::F32 {

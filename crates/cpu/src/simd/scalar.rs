@@ -143,10 +143,6 @@ impl Simd for Scalar {
         lanes!(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
     }
     #[inline(never)]
-    fn any_greater(self, a: Self::F32, b: Self::F32) -> bool {
-        a.iter().zip(&b).any(|(a, b)| a > b)
-    }
-    #[inline(never)]
     fn abs(self, a: Self::F32) -> Self::F32 {
         lanes!(|lane| a[lane].abs())
     }
@@ -170,6 +166,10 @@ impl Simd for Scalar {
     #[inline(never)]
     fn round_to_i32(self, a: Self::F32) -> Self::I32 {
         lanes!(|lane| a[lane].round_ties_even() as i32)
+    }
+    #[inline(never)]
+    fn round(self, a: Self::F32) -> Self::F32 {
+        lanes!(|lane| a[lane].round_ties_even())
     }
     #[inline(never)]
     fn power_of_two(self, a: Self::I32) -> Self::F32 {

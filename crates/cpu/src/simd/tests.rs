@@ -128,7 +128,10 @@ impl Kernel for Arithmetic {
             simd.round_to_i32(simd.min(simd.max(x, simd.splat(-127.0)), simd.splat(127.0)))
         };
         seen.0.extend(simd.sums(whole(a), whole(c)).map(|sum| sum as u32));
-        seen.0.push(u32::from(simd.any_greater(a, b)));
+        // The constants second, as above, and no zero keeps its sign.
+        let power = simd.round(simd.min(simd.max(a, simd.splat(-120.0)), simd.splat(120.0)));
+        seen.floats(simd, simd.add(power, simd.splat(0.0)));
+        seen.floats(simd, simd.times_power_of_two(simd.splat(1.37), power));
         seen
     }
 }

@@ -16,6 +16,7 @@ use crate::kernels::attention::{Ahead, Block, MAX_LANES, Running, attend_page};
 use crate::kernels::attention_tiles::{attend_page_tiled, configure, tiles_fit};
 use crate::kernels::stored::{Brain, Scaled, Single, Stored, Widened};
 use crate::kernels::{ActivationBlock, quantise};
+use crate::memory::CACHE_LINE;
 use crate::pack::layout::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::tiles::Tiles;
@@ -391,6 +392,13 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
             // SAFETY: the operation that wrote the queries is behind a barrier.
             let query = unsafe { attention.query.columns(row, attention.columns(head)) };
             K::query(simd, query, attention.shape.scale * std::f32::consts::LOG2_E, self.scratch.queries[r]);
+        }
+        // Another thread may have written the next ones: they take a while to come.
+        for lane in first + count..(first + 2 * count).min(self.unit.rows.len() * attention.group()) {
+            let (row, head) = self.lane(lane);
+            // SAFETY: as above.
+            let query = unsafe { attention.query.columns(row, attention.columns(head)) };
+            query.chunks(CACHE_LINE / size_of::<f32>()).for_each(|line| simd.prefetch(line.as_ptr().cast()));
         }
         (visible, start..end)
     }

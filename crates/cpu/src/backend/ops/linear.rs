@@ -143,6 +143,12 @@ const RUNS: usize = 32;
 /// share their caches and clocks with others do not end equal shares at the same time.
 const LARGE_SHARE: usize = 2 * RUNS;
 
+/// Rows of a prompt that a thread takes at once of a [`SMALL_MATRIX`].
+const ROWS_OF_BLOCK: usize = 64;
+
+/// Bytes of a matrix that is read again for each [block of rows](ROWS_OF_BLOCK): it comes from a cache.
+const SMALL_MATRIX: usize = 2 << 20;
+
 /// Panels that a thread takes at once where it has tile registers, which go through several together.
 #[cfg(target_arch = "x86_64")]
 const CLAIMED_FOR_TILES: usize = 4;
@@ -173,17 +179,31 @@ impl Matmul {
     }
 
     pub(crate) fn run(&self, worker: &Worker) {
-        let all = self.weight.panels();
-        match &self.claims {
-            None => self.run_panels(worker, worker.share(all)),
-            Some(claims) => {
-                let run = run_of_panels(worker, self.x.rows, all);
-                claims.take(worker, all, run, |it| self.run_panels(worker, it));
-            }
+        let (all, rows) = (self.weight.panels(), self.x.rows);
+        let Some(claims) = &self.claims else {
+            return self.run_part(worker, worker.share(all), 0..rows);
+        };
+        if let Some(blocks) = self.row_blocks(worker) {
+            let block = |index: usize| rows * index / blocks..rows * (index + 1) / blocks;
+            return claims.take(worker, blocks, 1, |it| self.run_part(worker, 0..all, block(it.start)));
         }
+        let run = run_of_panels(worker, rows, all);
+        claims.take(worker, all, run, |it| self.run_part(worker, it, 0..rows));
     }
 
-    fn run_panels(&self, worker: &Worker, panels: Range<usize>) {
+    /// In how many blocks of rows threads take a small matrix's product with a prompt. They are the same blocks in each
+    /// operation, so that a thread mostly reads what it has written itself; the weights it reads again for each block.
+    fn row_blocks(&self, worker: &Worker) -> Option<usize> {
+        #[cfg(target_arch = "x86_64")]
+        if worker.isa.tiles().is_some() {
+            return None; // They unpack each panel for all rows.
+        }
+        let blocks = self.x.rows / ROWS_OF_BLOCK;
+        let small = self.weight.bytes() <= SMALL_MATRIX && !worker.isa.unpacks(self.weight.dtype());
+        (small && blocks >= 2 * worker.count).then_some(blocks)
+    }
+
+    fn run_part(&self, worker: &Worker, panels: Range<usize>, rows: Range<usize>) {
         let next = self.next.as_deref();
         // SAFETY: the activations were prepared by this thread or behind a barrier; threads write
         // different panels; the prepared output has room for the rows.
@@ -192,7 +212,7 @@ impl Matmul {
             if let Some(prepared) = self.prepared {
                 out = out.and_blocks(prepared.memory.start.cast());
             }
-            product(worker, &self.weight, &self.then, &self.x, panels, 0..self.x.rows, out, next);
+            product(worker, &self.weight, &self.then, &self.x, panels, rows, out, next);
         }
     }
 }
