@@ -121,6 +121,11 @@ pub fn check_operations<B: Backend<Element = f32>>(make: impl Fn() -> B) {
             check_adapters(&mut pair, dtype, rows);
         }
     }
+    // A prompt of which threads take blocks of rows.
+    let prompt = RowPlan::fresh(&[401]);
+    for dtype in [DType::BF16, DType::Q4_0, DType::Q8_0] {
+        check_products(&mut pair, dtype, prompt.len(), &prompt);
+    }
     // With bf16 keys and values a machine may round queries and weights to bf16: to 8 bits.
     let brain = 1.0 / 256.0;
     for (kv_dtype, tolerance) in [(KvDType::F32, 1e-5), (KvDType::BF16, brain), (KvDType::Q8_0, 1e-5)] {
