@@ -60,14 +60,26 @@ pub fn present(environment: &Environment, name: &str) -> anyhow::Result<(PathBuf
 pub fn find(environment: &Environment, name: &str) -> anyhow::Result<PathBuf> {
     match present(environment, name) {
         Ok((path, _)) => Ok(path),
-        Err(error) => match error.downcast_ref() {
-            Some(HubError::NotInStore { .. })
-                if matches!(ModelSpec::parse(name), Ok(ModelSpec::Catalogue { .. })) =>
-            {
-                Ok(pulling::pull_named(environment, name)?.path)
-            }
-            _ => Err(error),
-        },
+        Err(error) if can_be_fetched(name, &error) => Ok(pulling::pull_named(environment, name)?.path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a model that is not there is one of the catalogue's.
+fn can_be_fetched(name: &str, error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HubError::NotInStore { .. }))
+        && matches!(ModelSpec::parse(name), Ok(ModelSpec::Catalogue { .. }))
+}
+
+/// Checks that [`open`] would open the model that is meant by `name`, but fetches nothing.
+///
+/// # Errors
+/// When there is none, or its files cannot be read.
+pub fn check(environment: &Environment, name: &str) -> anyhow::Result<()> {
+    match present(environment, name) {
+        Ok((path, _)) => Ok(Checkpoint::open(&path).map(drop)?),
+        Err(error) if can_be_fetched(name, &error) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -5,9 +5,12 @@
 //! only the weights' own is left, they go.
 
 use crate::EngineError;
+use alti_formats::Adapter as AdapterFiles;
 use alti_models::Adapter;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// A right to use an adapter. Clones are the same right.
 #[derive(Clone, Debug)]
@@ -46,6 +49,22 @@ impl Lease {
     }
 }
 
+/// How long an adapter's files are and when they were written: what tells, without reading them, that they are others now.
+/// A file that was changed within one tick of the file system's clock and has its old length is not told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(Vec<Option<(u64, Option<SystemTime>)>>);
+
+impl Stamp {
+    /// That of the adapter at `path`, as it is now.
+    pub fn of(path: &Path) -> Stamp {
+        let stamp = |file: &std::path::PathBuf| {
+            let metadata = std::fs::metadata(file).ok()?;
+            Some((metadata.len(), metadata.modified().ok()))
+        };
+        Stamp(AdapterFiles::files(path).iter().map(stamp).collect())
+    }
+}
+
 /// The adapters that can be asked for, by name.
 #[derive(Debug, Default)]
 pub struct AdapterNames(Mutex<BTreeMap<String, Lease>>);
@@ -56,14 +75,20 @@ impl AdapterNames {
     /// # Errors
     /// When there is none.
     pub fn find(&self, name: &str) -> Result<Lease, EngineError> {
-        let names = self.names();
-        names.get(name).cloned().ok_or_else(|| EngineError::UnknownAdapter {
+        let found = self.names().get(name).cloned();
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    /// What is said of an adapter that is not there.
+    pub fn unknown(&self, name: &str) -> EngineError {
+        let names = self.all();
+        EngineError::UnknownAdapter {
             name: name.to_owned(),
             loaded: match names.is_empty() {
                 true => "none is loaded".to_owned(),
-                false => format!("loaded are {}", names.keys().cloned().collect::<Vec<_>>().join(", ")),
+                false => format!("loaded are {}", names.join(", ")),
             },
-        })
+        }
     }
 
     /// Lets an adapter be found under its name.
@@ -113,6 +138,11 @@ impl<W> AdapterWeights<W> {
     /// The adapter of a lease, while it is held.
     pub fn get(&self, lease: &Lease) -> Option<&Arc<Adapter<W>>> {
         self.0.iter().find(|(own, _)| own.is_same(lease)).map(|(_, adapter)| adapter)
+    }
+
+    /// How many there are, dropped ones that are still held among them.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// Lets go of those that nobody can ask for and nobody uses; tells the fingerprints that are gone with them.
@@ -170,6 +200,26 @@ mod tests {
         drop(old);
         assert!(weights.release_unused().is_empty(), "its fingerprint lives on");
         assert_eq!(weights.0.len(), 1);
+    }
+
+    #[test]
+    fn files_that_are_overwritten_have_another_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let (file, peft) = (folder.path().join("a.gguf"), folder.path());
+        write("a.gguf", "one");
+        let before = Stamp::of(&file);
+        assert_eq!(before, Stamp::of(&file));
+        write("a.gguf", "three");
+        assert_ne!(before, Stamp::of(&file));
+        // A folder's are those of the files that are read of it.
+        let empty = Stamp::of(peft);
+        write("README.md", "not read");
+        assert_eq!(empty, Stamp::of(peft));
+        write("adapter_config.json", "{}");
+        let config = Stamp::of(peft);
+        write("adapter_model.safetensors", "weights");
+        assert!(config != empty && Stamp::of(peft) != config);
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn generate<B: Backend<Element = f32>>(
     let writer = Writer::new(tokenizer, &settings, false);
     let mut answer = Draft { writer, text: String::new(), tokens: Vec::new() };
     let vocabulary_size = session.model().config.vocabulary_size;
-    let mut sampler = Sampler::for_text(&settings, tokenizer, vocabulary_size, 0, &request.prompt)?;
+    let mut sampler = Sampler::for_text(&settings, tokenizer, vocabulary_size, &request.prompt)?;
     let mut timings = Timings::default();
 
     let started = Instant::now();

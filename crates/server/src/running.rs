@@ -71,6 +71,26 @@ pub(crate) struct Hold {
     share: Share,
 }
 
+impl Hold {
+    /// Holds what was used so far, in the place of what may be used at most. It still is one request.
+    pub(crate) fn settle(&mut self, tokens: u64, cost: Money) {
+        let mut settled = self.share;
+        settled.held = Held { tokens, cost, unknown_costs: 0, ..settled.held };
+        let mut keys = self.running.keys();
+        let share = keys.entry(self.key.clone()).or_default();
+        share.subtract(&self.share);
+        share.add(&settled);
+        self.share = settled;
+        drop(keys);
+        self.running.ended.notify_waiters();
+    }
+
+    /// Holds what another of the same key holds, too.
+    pub(crate) fn join(&mut self, mut other: Hold) {
+        self.share.add(&std::mem::take(&mut other.share));
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut keys = self.running.keys();
@@ -111,11 +131,13 @@ impl Running {
         Ok(self.hold(&mut keys, key, Share { places: 1, held: Held::default() }))
     }
 
-    /// Sets aside what a request may use at most, if something is left of the key's quotas beside what others hold.
+    /// Sets aside what a request may use at most, if something is left of the key's quotas beside what others hold. What is
+    /// no request of its own is another part of one that is held already, which does not stand in its own way.
     fn reserve(self: &Arc<Self>, accounts: &dyn Accounts, key: &Key, wanted: Held) -> ApiResult<Hold> {
         let _alone = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         // What is given back from here on counts twice, as held and as used: some wait a moment longer for that.
-        let held = self.keys().get(&key.id).map_or_else(Held::default, |share| share.held);
+        let mut held = self.keys().get(&key.id).map_or_else(Held::default, |share| share.held);
+        held.requests = held.requests.saturating_sub(u64::from(wanted.requests == 0));
         accounts.admit(key, &held)?;
         Ok(self.hold(&mut self.keys(), key, Share { places: 0, held: wanted }))
     }
@@ -240,6 +262,44 @@ mod tests {
             answer.send(()).unwrap();
             assert!(reserved.join().unwrap());
         });
+    }
+
+    #[test]
+    fn a_part_is_admitted_beside_what_earlier_ones_used() {
+        /// A day's quota of one request and 100 tokens.
+        struct One;
+
+        impl Accounts for One {
+            fn has_keys(&self) -> ApiResult<bool> {
+                Ok(true)
+            }
+
+            fn find_key(&self, _: &str) -> ApiResult<Option<Key>> {
+                Ok(None)
+            }
+
+            fn admit(&self, _: &Key, held: &Held) -> ApiResult<()> {
+                let full = || ApiError::new(ErrorKind::RateLimit, "held");
+                (held.requests < 1 && held.tokens < 100).then_some(()).ok_or_else(full)
+            }
+
+            fn record(&self, _: &[&UsageRow]) -> ApiResult<()> {
+                Ok(())
+            }
+        }
+
+        let running = Arc::new(Running::default());
+        let (request, part) = (Held { requests: 1, tokens: 90, ..Held::default() }, Held::default());
+        let mut first = running.reserve(&One, &key(None), request).unwrap();
+        first.settle(40, Money::ZERO);
+        assert!(running.reserve(&One, &key(None), request).is_err(), "it is another request");
+        let second = Held { tokens: 90, ..part };
+        first.join(running.reserve(&One, &key(None), second).unwrap());
+        assert!(running.reserve(&One, &key(None), part).is_err(), "130 tokens are held");
+        first.settle(70, Money::ZERO);
+        first.join(running.reserve(&One, &key(None), part).unwrap());
+        drop(first);
+        assert!(running.keys().is_empty());
     }
 
     #[tokio::test]

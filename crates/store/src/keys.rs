@@ -199,6 +199,24 @@ impl Keys<'_> {
         })
     }
 
+    /// The ids of the keys that are meant by an id, or else by a name: of one name there are several where a key was taken
+    /// back and made again. None where no key ever had it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn meant_by(&self, named: &str) -> Result<Vec<String>> {
+        let ids = |column: &str| {
+            let sql = format!("SELECT id FROM keys WHERE {column} = ? ORDER BY seq");
+            self.store.read(|transaction| {
+                let mut statement = transaction.prepare_cached(&sql)?;
+                let ids = statement.query_map([named], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+                Ok(ids)
+            })
+        };
+        let by_id: Vec<String> = ids("id")?;
+        if by_id.is_empty() { ids("name") } else { Ok(by_id) }
+    }
+
     /// Whether any key was ever made.
     ///
     /// # Errors

@@ -34,12 +34,13 @@ impl ConfigCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// When a setting is wrong.
+    /// When a setting is wrong, or names a model that is not there.
     pub fn run(&self, environment: &Environment, json: bool) -> anyhow::Result<()> {
         match &self.action {
             Action::Example => output::text(EXAMPLE),
             Action::Check { file, set } => {
                 let settings = ServeSettings::read(environment, file.as_deref(), set)?;
+                settings.check_models(environment)?;
                 let text = toml::to_string(&settings)?;
                 output::result(json, &settings, |_| text)
             }

@@ -6,10 +6,11 @@ use crate::exit::{Exit, Failure};
 use crate::model::name_or_default;
 use crate::pulling;
 use crate::serving::loader::Loader;
-use crate::serving::settings::ServeSettings;
+use crate::serving::settings::{DRAFT_MODEL, ServeSettings};
 use alti_engine::serving::Turns;
 use alti_server::{AppState, ModelLoader, ServeError, Server, Services};
 use alti_store::Store;
+use anyhow::Context as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ impl ServeCommand {
     }
 
     /// The models of the command line stay loaded, and the first is the default. One of the catalogue that is not there
-    /// is fetched now.
+    /// is fetched now, and so is the one that guesses for others: whether it can be read is told before the first request.
     fn choose_models(&self, environment: &Environment, settings: &mut ServeSettings) -> anyhow::Result<()> {
         let server = &mut settings.server;
         let nothing =
@@ -132,6 +133,9 @@ impl ServeCommand {
         server.pinned_models.splice(0..0, named);
         for model in &server.pinned_models {
             crate::model::find(environment, model)?;
+        }
+        if let Some(draft) = &settings.engine.draft_model {
+            crate::model::open(environment, draft).context(DRAFT_MODEL)?;
         }
         if server.default_model.is_none() {
             server.default_model = server.pinned_models.first().cloned();

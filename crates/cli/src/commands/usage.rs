@@ -4,7 +4,7 @@ use crate::database::{DatabaseOptions, date};
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::output;
-use alti_store::{ClosedPrice, Group, Key, Money, Summary, Totals, UsageFilter};
+use alti_store::{ClosedPrice, Group, Key, Money, Store, Summary, Totals, UsageFilter};
 use chrono::NaiveDate;
 use clap::Subcommand;
 use serde::Serialize;
@@ -165,7 +165,7 @@ impl ShowUsage {
         };
         let has = |column| self.by.contains(&column);
         let group = Group { day: has(Column::Day), key: has(Column::Key), model: has(Column::Model) };
-        let meant = self.key.as_ref().map(|named| ids_of(&keys, named)).transpose()?;
+        let meant = self.key.as_ref().map(|named| ids_of(&store, named)).transpose()?;
         let summary = |group| match &meant {
             Some(ids) => store.usage().summary_of_keys(&filter, ids, group),
             None => store.usage().summary(&filter, group),
@@ -181,13 +181,9 @@ impl ShowUsage {
     }
 }
 
-/// The ids of the keys that are meant by an id or a name: a key that was taken back and made again leaves two of one name.
-fn ids_of(keys: &[Key], named: &str) -> anyhow::Result<Vec<String>> {
-    let ids = |meant: &dyn Fn(&Key) -> bool| -> Vec<String> {
-        keys.iter().filter(|key| meant(key)).map(|key| key.id.clone()).collect()
-    };
-    let by_id = ids(&|key| key.id == named);
-    let found = if by_id.is_empty() { ids(&|key| key.name == named) } else { by_id };
+/// The ids of the keys that are meant by an id or a name.
+fn ids_of(store: &Store, named: &str) -> anyhow::Result<Vec<String>> {
+    let found = store.keys().meant_by(named)?;
     if found.is_empty() {
         let message = format!("there is no key `{named}`; `alti keys list` shows what there is");
         return Err(Exit::new(Failure::NotFound, message).into());

@@ -1,6 +1,7 @@
 //! A running model whose prefix cache outlives it.
 
 use alti_engine::EngineError;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{
     EmbeddingJob, Engine, Job, Output, Rejected, Sink, SlotAction, SlotName, Status, Ticket,
@@ -99,7 +100,7 @@ impl Inference for Served {
         self.engine.config().embedding_length
     }
 
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<AdapterLease, EngineError> {
         self.engine.load_adapter(name, path)
     }
 

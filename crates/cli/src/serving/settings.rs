@@ -13,6 +13,9 @@ use toml::{Table, Value};
 /// A file of settings that says everything, commented out.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
+/// The setting that names the model which guesses for others.
+pub const DRAFT_MODEL: &str = "engine.draft_model";
+
 /// Threads that an engine may have.
 const MOST_THREADS: usize = 1024;
 
@@ -147,6 +150,19 @@ impl ServeSettings {
         settings.server.check().map_err(|what| Exit::new(Failure::Usage, what))?;
         settings.engine.check()?;
         Ok(settings)
+    }
+
+    /// Checks that the models which are loaded with the server or beside others are there. One of the catalogue need not
+    /// be: it is fetched when the server starts.
+    ///
+    /// # Errors
+    /// When one is not, or its files cannot be read.
+    pub fn check_models(&self, environment: &Environment) -> anyhow::Result<()> {
+        let pinned = self.server.pinned_models.iter().map(|model| ("server.pinned_models", model));
+        let draft = self.engine.draft_model.iter().map(|model| (DRAFT_MODEL, model));
+        pinned
+            .chain(draft)
+            .try_for_each(|(setting, name)| crate::model::check(environment, name).context(setting))
     }
 }
 

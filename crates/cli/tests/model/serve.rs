@@ -216,6 +216,24 @@ fn settings_that_are_none_are_refused_with_their_names() {
 }
 
 #[test]
+fn models_that_settings_name_and_that_cannot_be_read_are_told_before_a_request_is() {
+    let user = User::new();
+    user.write("broken.gguf", "this is no model");
+    for (model, code) in [("absent.gguf", 3), ("no-such-model", 3), ("broken.gguf", 5)] {
+        let draft = format!("engine.draft_model={model}");
+        let says = ["engine.draft_model: ", model];
+        user.fails(&["config", "check", "--set", &draft], code, &says);
+        // Nothing else is loaded at the start.
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--set", "server.default_model=other"];
+        user.fails(&[&serve[..], &["--set", &draft]].concat(), code, &says);
+        let pinned = format!("server.pinned_models={model}");
+        user.fails(&["config", "check", "--set", &pinned], code, &["server.pinned_models: ", model]);
+    }
+    // One of the catalogue is fetched when a server starts.
+    assert_eq!(user.run(&["config", "check", "--set", "engine.draft_model=smollm2-135m-instruct"]).code, 0);
+}
+
+#[test]
 fn a_collector_is_named_by_file_environment_or_flag() {
     let user = User::new();
     let standard = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:4318"), ("OTEL_SERVICE_NAME", "front")];

@@ -101,7 +101,7 @@ impl Sampler {
         })
     }
 
-    /// The sampler of one answer to `prompt`, which is in its memory; DRY's sequence breakers are the tokenizer's tokens.
+    /// The sampler of the first answer to `prompt`, which is in its memory; DRY's sequence breakers are the tokenizer's tokens.
     ///
     /// # Errors
     /// As [`Sampler::new`].
@@ -109,9 +109,10 @@ impl Sampler {
         settings: &SamplerSettings,
         tokenizer: &Tokenizer,
         vocabulary_size: usize,
-        choice: u32,
         prompt: &[u32],
     ) -> Result<Self, EngineError> {
+        // Before breakers are looked for that are too long or too many.
+        settings.validate()?;
         let breakers = match settings.uses_dry() {
             true => {
                 let known = tokenizer.vocabulary_size().min(vocabulary_size) as u32;
@@ -121,9 +122,15 @@ impl Sampler {
             }
             false => SequenceBreakers::default(),
         };
-        let mut sampler = Self::new(settings, vocabulary_size, choice, &Arc::new(breakers))?;
+        let mut sampler = Self::new(settings, vocabulary_size, 0, &Arc::new(breakers))?;
         prompt.iter().for_each(|&token| sampler.accept(token));
         Ok(sampler)
+    }
+
+    /// The same for another answer of the request.
+    #[must_use]
+    pub fn for_choice(&self, choice: u32) -> Self {
+        Self { numbers: RandomNumbers { choice, ..self.numbers }, ..self.clone() }
     }
 
     /// Takes note of a token that is now part of the sequence: the prompt's and every drawn one.

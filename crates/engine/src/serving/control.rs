@@ -18,8 +18,6 @@ pub(super) struct Submission {
     pub(super) job: Job,
     pub(super) sink: Sink,
     pub(super) cancelled: Arc<AtomicBool>,
-    /// The adapter in use.
-    pub(super) adapter: Option<Lease>,
     pub(super) submitted: Instant,
     /// What draws each choice's tokens.
     pub(super) drawings: Vec<Drawing>,
@@ -41,8 +39,8 @@ pub(super) enum Command {
     WriteSlot(SlotName, Box<SavedText>, PathBuf, String, Sender<Result<usize, EngineError>>),
     /// Forget a slot's text; answers how many tokens it had.
     EraseSlot(SlotName, Sender<usize>),
-    /// Take this adapter in under a name.
-    LoadAdapter(String, Box<alti_formats::Adapter>, Sender<Result<(), EngineError>>),
+    /// Take this adapter in under its lease's name; answers the lease.
+    LoadAdapter(Lease, Box<alti_formats::Adapter>, Sender<Result<Lease, EngineError>>),
     /// Let go of adapters that nobody can ask for.
     ReleaseAdapters,
     /// Finish, at the latest by then.

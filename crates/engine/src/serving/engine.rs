@@ -1,7 +1,7 @@
 //! The handle of a serving engine: what any thread may ask of the one that owns the model.
 
 use super::control::{Command, Submission};
-use super::job::{CacheDomain, EmbeddingJob, Job, Rejected, Sink, Status};
+use super::job::{EmbeddingJob, Job, Rejected, Sink, Status};
 use super::saved::SavedText;
 use super::sequence::Drawing;
 use super::slots::{SlotAction, SlotName};
@@ -166,9 +166,7 @@ impl Engine {
     pub fn submit(&self, mut job: Job, sink: Sink) -> Result<Ticket, Rejected> {
         self.check(&job.prompt).map_err(Rejected::Invalid)?;
         job.sampling.fix_seed();
-        let choices = 0..job.choices.max(1);
-        let drawings = choices.map(|choice| self.drawing(&job, choice)).collect::<Result<Vec<_>, _>>();
-        let drawings = drawings.map_err(Rejected::Invalid)?;
+        let drawings = self.drawings(&job).map_err(Rejected::Invalid)?;
         self.send(job, sink, |submission| submission.drawings = drawings)
     }
 
@@ -177,9 +175,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`].
     pub fn embed(&self, job: EmbeddingJob, sink: Sink) -> Result<Ticket, Rejected> {
-        let EmbeddingJob { tokens, pooling, priority, deadline, domain } = job;
+        let EmbeddingJob { tokens, pooling, priority, deadline, adapter, domain } = job;
         self.check(&tokens).map_err(Rejected::Invalid)?;
-        let job = Job { priority, deadline, domain, ..Job::new(tokens, SamplerSettings::greedy()) };
+        let job = Job { priority, deadline, adapter, domain, ..Job::new(tokens, SamplerSettings::greedy()) };
         self.send(job, sink, |submission| submission.pooling = Some(pooling))
     }
 
@@ -220,16 +218,27 @@ impl Engine {
         &self.shared.config
     }
 
-    /// Loads an adapter (a PEFT folder or a GGUF file) under a name, while jobs run.
+    /// Loads an adapter (a PEFT folder or a GGUF file) under a name, while jobs run. Jobs use it by what is returned,
+    /// whatever becomes of the name.
     ///
     /// # Errors
     /// When it cannot be read or is for another model, or the name is taken.
-    pub fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    pub fn load_adapter(&self, name: &str, path: &Path) -> Result<Lease, EngineError> {
         let adapter = Adapter::open(path, &self.shared.config).map_err(ModelError::from)?;
-        self.ask(|reply| Command::LoadAdapter(name.to_owned(), Box::new(adapter), reply))?
+        // All of it is read here, and not where answers in the works would wait for the disk.
+        let lease = Lease::new(name, adapter.fingerprint().map_err(ModelError::from)?);
+        self.ask(|reply| Command::LoadAdapter(lease, Box::new(adapter), reply))?
     }
 
-    /// Forgets an adapter; jobs that use it finish first. Whether there was one.
+    /// The adapter that was loaded under this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn adapter(&self, name: &str) -> Result<Lease, EngineError> {
+        self.shared.adapters.find(name)
+    }
+
+    /// Forgets an adapter's name; who holds its lease can still use it. Whether there was one.
     pub fn drop_adapter(&self, name: &str) -> bool {
         let was_there = self.shared.adapters.remove(name);
         // An engine that has stopped has no adapters.
@@ -256,13 +265,13 @@ impl Engine {
     }
 
     /// Does something with a slot: see [`SlotAction`]. Answers how many tokens that concerned. Files are read and written
-    /// on the caller's thread, so that answers in the works wait for copies in memory only.
+    /// on the caller's thread, so that answers in the works wait for copies in memory only. What was computed with an
+    /// adapter is there as long as somebody holds that.
     ///
     /// # Errors
-    /// A slot that holds nothing, an adapter that is not there, a file that cannot be written, or read, or is of another
-    /// model, tenant, adapter or type of cache.
-    pub fn slot(&self, mut name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
-        let _until_the_end = self.resolve(&mut name.domain)?;
+    /// A slot that holds nothing, a file that cannot be written, or read, or is of another model, tenant, adapter or type
+    /// of cache.
+    pub fn slot(&self, name: SlotName, action: SlotAction<'_>) -> Result<usize, EngineError> {
         match action {
             SlotAction::Save(path, model) => {
                 let model = model.to_owned();
@@ -277,13 +286,6 @@ impl Engine {
             }
             SlotAction::Erase => self.ask(|reply| Command::EraseSlot(name, reply)),
         }
-    }
-
-    /// Makes a domain that of the adapter's weights, which is held meanwhile: another adapter may get this one's name.
-    fn resolve(&self, domain: &mut CacheDomain) -> Result<Option<Lease>, EngineError> {
-        let adapter = domain.adapter.as_deref().map(|name| self.shared.adapters.find(name)).transpose()?;
-        domain.adapter = adapter.as_ref().map(|lease| lease.fingerprint().to_owned());
-        Ok(adapter)
     }
 
     /// Refuses new jobs and returns when those it has are done, or `patience` is over and they were cancelled.
@@ -316,12 +318,16 @@ impl Engine {
         }
     }
 
-    /// What draws the tokens of one choice of a job.
-    fn drawing(&self, job: &Job, choice: u32) -> Result<Drawing, EngineError> {
+    /// What draws the tokens of each choice of a job.
+    fn drawings(&self, job: &Job) -> Result<Vec<Drawing>, EngineError> {
+        let (tokenizer, vocabulary_size) = (&self.shared.tokenizer, self.shared.config.vocabulary_size);
+        let sampler = Sampler::for_text(&job.sampling, tokenizer, vocabulary_size, &job.prompt)?;
+        (0..job.choices.max(1)).map(|choice| self.drawing(job, sampler.for_choice(choice))).collect()
+    }
+
+    /// What draws the tokens of one choice of a job, with its sampler.
+    fn drawing(&self, job: &Job, sampler: Sampler) -> Result<Drawing, EngineError> {
         let shared = &self.shared;
-        let vocabulary_size = shared.config.vocabulary_size;
-        let sampler =
-            Sampler::for_text(&job.sampling, &shared.tokenizer, vocabulary_size, choice, &job.prompt)?;
         let grammar = match &job.grammar {
             Some(source) => Some(shared.grammars()?.compile(source)?),
             None => None,
@@ -345,7 +351,7 @@ impl Engine {
         if !self.is_running() {
             return Err(Rejected::ShuttingDown);
         }
-        let adapter = self.resolve(&mut job.domain).map_err(Rejected::Invalid)?;
+        job.domain.adapter = job.adapter.as_ref().map(|lease| lease.fingerprint().to_owned());
         let waiting = shared.queued.fetch_add(1, Ordering::Relaxed);
         if waiting >= shared.settings.max_waiting {
             shared.queued.fetch_sub(1, Ordering::Relaxed);
@@ -358,7 +364,6 @@ impl Engine {
             job,
             sink,
             cancelled: cancelled.clone(),
-            adapter,
             submitted: Instant::now(),
             drawings: Vec::new(),
             pooling: None,

@@ -1,6 +1,7 @@
 //! What a caller asks of a serving engine, and what it hears back.
 
 use crate::EngineError;
+use crate::adapters::Lease;
 use crate::grammar::GrammarSource;
 use crate::sampling::SamplerSettings;
 use crate::stop::FinishReason;
@@ -24,8 +25,16 @@ pub enum Priority {
 pub struct CacheDomain {
     /// The tenant; requests of others never find its prefixes, not even by how long an answer takes.
     pub tenant: String,
-    /// The adapter in use, if any.
+    /// The fingerprint of the adapter in use, if any. Of a job it is the engine that says it.
     pub adapter: Option<String>,
+}
+
+impl CacheDomain {
+    /// What a tenant computes with this adapter.
+    pub fn of(tenant: &str, adapter: Option<&Lease>) -> CacheDomain {
+        let adapter = adapter.map(|lease| lease.fingerprint().to_owned());
+        CacheDomain { tenant: tenant.to_owned(), adapter }
+    }
 }
 
 /// One request for text: a prompt, and one or several answers to it.
@@ -51,6 +60,8 @@ pub struct Job {
     pub priority: Priority,
     /// When an answer that is not finished is given up.
     pub deadline: Option<Instant>,
+    /// The adapter that changes the answer, whatever its name means by now.
+    pub adapter: Option<Lease>,
     /// Whose cached prefixes may be used.
     pub domain: CacheDomain,
     /// Whether cached prefixes are used and left behind.
@@ -75,6 +86,7 @@ impl Job {
             spell_specials: false,
             priority: Priority::default(),
             deadline: None,
+            adapter: None,
             domain: CacheDomain::default(),
             cache_prompt: true,
             speculate: true,
@@ -107,7 +119,9 @@ pub struct EmbeddingJob {
     pub priority: Priority,
     /// When it is given up.
     pub deadline: Option<Instant>,
-    /// Whose it is, and whose adapter changes the states.
+    /// The adapter that changes the states.
+    pub adapter: Option<Lease>,
+    /// Whose it is.
     pub domain: CacheDomain,
 }
 
@@ -125,7 +139,7 @@ pub struct TokenOutput {
 /// What an answer took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// Tokens of the prompt; none where nothing was computed.
+    /// Tokens of the prompt that were computed or cached: all of them, unless the job ended before.
     pub prompt_tokens: usize,
     /// Of these, tokens whose keys and values were cached.
     pub cached_tokens: usize,

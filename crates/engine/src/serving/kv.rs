@@ -73,11 +73,8 @@ impl<B: Backend> KvMemory<B> {
 
     /// Lets a sequence use what the prefix tree holds of its next tokens: whole pages shared, the beginning of one copied.
     pub(super) fn adopt(&mut self, backend: &mut B, sequence: &mut Sequence) {
-        let Some((page, tokens)) = self.adopt_pages(sequence) else { return };
-        let before = sequence.computed;
-        self.copy_beginning(backend, sequence, page, tokens);
-        if sequence.generated() == 0 {
-            sequence.usage.cached_tokens += sequence.computed - before;
+        if let Some((page, tokens)) = self.adopt_pages(sequence) {
+            self.copy_beginning(backend, sequence, page, tokens);
         }
     }
 
@@ -96,10 +93,12 @@ impl<B: Backend> KvMemory<B> {
         if sequence.wants_prompt() {
             return None;
         }
-        let (before, last) = (sequence.computed, sequence.tokens.len() - 1);
-        let mut beginning = None;
+        let last = sequence.tokens.len() - 1;
+        let (mut beginning, mut used) = (None, None);
         while sequence.computed == full * PAGE_TOKENS && sequence.computed < last {
-            match self.tree.find(node, &sequence.tokens[sequence.computed..]) {
+            let found = self.tree.find(node, &sequence.tokens[sequence.computed..]);
+            used = found.node().or(used);
+            match found {
                 Found::Page { node: next, page } if sequence.computed + PAGE_TOKENS <= last => {
                     self.pages.hold(page);
                     match sequence.pages.get_mut(full) {
@@ -112,15 +111,15 @@ impl<B: Backend> KvMemory<B> {
                     continue;
                 }
                 Found::Page { page, .. } => beginning = Some((page, PAGE_TOKENS)),
-                Found::Beginning { page, tokens } => beginning = Some((page, tokens)),
+                Found::Beginning { page, tokens, .. } => beginning = Some((page, tokens)),
                 Found::Nothing => (),
             }
             break;
         }
-        sequence.place = Some((node, full));
-        if sequence.generated() == 0 {
-            sequence.usage.cached_tokens += sequence.computed - before;
+        if let Some(used) = used {
+            self.tree.use_again(used);
         }
+        sequence.place = Some((node, full));
         beginning
     }
 
@@ -154,6 +153,7 @@ impl<B: Backend> KvMemory<B> {
     /// Puts a sequence's full pages into the prefix tree.
     pub(super) fn enter_pages(&mut self, sequence: &mut Sequence) {
         let Some((mut node, mut full)) = sequence.place else { return };
+        let before = full;
         while (full + 1) * PAGE_TOKENS <= sequence.computed {
             let tokens = &sequence.tokens[full * PAGE_TOKENS..(full + 1) * PAGE_TOKENS];
             let own = &mut sequence.pages[full];
@@ -166,6 +166,9 @@ impl<B: Backend> KvMemory<B> {
             }
             full += 1;
         }
+        if full > before {
+            self.tree.use_again(node);
+        }
         sequence.place = Some((node, full));
     }
 
@@ -176,7 +179,9 @@ impl<B: Backend> KvMemory<B> {
         if let Some((node, full)) = sequence.place {
             let tail = full * PAGE_TOKENS..sequence.computed;
             if tail.len() >= LEAST_COPIED {
-                self.tree.insert(&mut self.pages, node, &sequence.tokens[tail], sequence.pages[full]);
+                let end =
+                    self.tree.insert(&mut self.pages, node, &sequence.tokens[tail], sequence.pages[full]);
+                self.tree.use_again(end);
             }
         }
         self.release(sequence);

@@ -42,6 +42,8 @@ pub(super) enum Found {
     },
     /// A page that begins with so many of these tokens.
     Beginning {
+        /// Its node.
+        node: NodeId,
         /// The page.
         page: u32,
         /// Tokens in common.
@@ -49,6 +51,16 @@ pub(super) enum Found {
     },
     /// Nothing.
     Nothing,
+}
+
+impl Found {
+    /// The node of what was found.
+    pub(super) fn node(&self) -> Option<NodeId> {
+        match *self {
+            Found::Page { node, .. } | Found::Beginning { node, .. } => Some(node),
+            Found::Nothing => None,
+        }
+    }
 }
 
 /// A page of the tree.
@@ -83,8 +95,9 @@ impl PrefixCache {
         NodeId(root)
     }
 
-    /// What is known below `node` of `tokens`, of which at most a page's worth is looked at.
-    pub(super) fn find(&mut self, node: NodeId, tokens: &[u32]) -> Found {
+    /// What is known below `node` of `tokens`, of which at most a page's worth is looked at. Whoever goes down a path says
+    /// where it ends by [`PrefixCache::use_again`]: once, and not for each page of it.
+    pub(super) fn find(&self, node: NodeId, tokens: &[u32]) -> Found {
         let Some(siblings) = tokens.first().and_then(|first| self.nodes[node.0].children.get(first)) else {
             return Found::Nothing;
         };
@@ -92,25 +105,24 @@ impl PrefixCache {
         let Some((length, child)) = siblings.iter().map(|child| (common(child), *child)).max() else {
             return Found::Nothing;
         };
-        self.touch(child);
-        let page = self.nodes[child].page;
+        let (node, page) = (NodeId(child), self.nodes[child].page);
         match length {
-            PAGE_TOKENS => Found::Page { node: NodeId(child), page },
-            tokens => Found::Beginning { page, tokens },
+            PAGE_TOKENS => Found::Page { node, page },
+            tokens => Found::Beginning { node, page, tokens },
         }
     }
 
     /// Notes that `page` holds `tokens`, a full page or the beginning of one, below `node`. If that was known of another
-    /// page, nothing is added and the node of the other is returned.
+    /// page, nothing is added and the node of the other is returned. Here, too, the end of a path is told by
+    /// [`PrefixCache::use_again`].
     pub(super) fn insert(&mut self, pages: &mut Pages, node: NodeId, tokens: &[u32], page: u32) -> NodeId {
         if let Some(known) = self.known(node, tokens) {
-            self.touch(known.0);
             return known;
         }
         let child = self.add(Node { parent: Some(node.0), tokens: tokens.into(), page, ..Node::default() });
         self.nodes[node.0].children.entry(tokens[0]).or_default().push(child);
         pages.enter_tree(page);
-        self.touch(child);
+        self.mark(child);
         NodeId(child)
     }
 
@@ -129,9 +141,13 @@ impl PrefixCache {
         true
     }
 
-    /// Notes that a node was used.
+    /// Notes that a node was used just now, and those above it later: leaves go before what they stand on.
     pub(super) fn use_again(&mut self, node: NodeId) {
-        self.touch(node.0);
+        let mut next = node.0;
+        while let Some(parent) = self.nodes[next].parent {
+            self.mark(next);
+            next = parent;
+        }
     }
 
     /// Gives up a page that nobody uses, that nothing follows, and that holds no more than `tokens` tokens; whether it was
@@ -193,19 +209,12 @@ impl PrefixCache {
         }
     }
 
-    /// Marks a node and those above it as used just now, those above as used later.
-    fn touch(&mut self, node: usize) {
-        let mut next = Some(node);
-        while let Some(index) = next {
-            let node = &mut self.nodes[index];
-            next = node.parent;
-            if next.is_some() {
-                self.clock += 1;
-                self.by_use.remove(&node.used);
-                node.used = self.clock;
-                self.by_use.insert(self.clock, index);
-            }
-        }
+    /// Marks a node with a page as the one used last.
+    fn mark(&mut self, index: usize) {
+        self.clock += 1;
+        let before = std::mem::replace(&mut self.nodes[index].used, self.clock);
+        self.by_use.remove(&before);
+        self.by_use.insert(self.clock, index);
     }
 
     fn remove(&mut self, pages: &mut Pages, index: usize) {
@@ -254,11 +263,11 @@ mod tests {
         let text = tokens(1, PAGE_TOKENS);
         let node = tree.insert(&mut pages, root, &text, first);
         assert_eq!(tree.find(root, &[&text[..], &[7]].concat()), Found::Page { node, page: first });
-        assert_eq!(tree.find(root, &text[..10]), Found::Beginning { page: first, tokens: 10 });
+        assert_eq!(tree.find(root, &text[..10]), Found::Beginning { node, page: first, tokens: 10 });
         assert_eq!(tree.find(root, &[5]), Found::Nothing);
         let tail = pages.take().unwrap();
-        tree.insert(&mut pages, node, &tokens(2, 20), tail);
-        assert_eq!(tree.find(node, &tokens(2, 64)), Found::Beginning { page: tail, tokens: 20 });
+        let end = tree.insert(&mut pages, node, &tokens(2, 20), tail);
+        assert_eq!(tree.find(node, &tokens(2, 64)), Found::Beginning { node: end, page: tail, tokens: 20 });
         let other = tree.root(&CacheDomain { tenant: "other".to_owned(), adapter: None });
         assert_eq!(tree.find(other, &text), Found::Nothing, "tenants see nothing of each other");
     }
@@ -269,12 +278,13 @@ mod tests {
         let root = tree.root(&CacheDomain::default());
         let held: Vec<u32> = (0..3).map(|_| pages.take().unwrap()).collect();
         let parent = tree.insert(&mut pages, root, &tokens(1, PAGE_TOKENS), held[0]);
-        tree.insert(&mut pages, parent, &tokens(2, PAGE_TOKENS), held[1]);
+        let child = tree.insert(&mut pages, parent, &tokens(2, PAGE_TOKENS), held[1]);
         tree.insert(&mut pages, root, &tokens(3, PAGE_TOKENS), held[2]);
         assert!(!tree.evict(&mut pages), "everything is in use");
         held.iter().for_each(|&page| pages.release(page));
         assert_eq!(pages.idle(), 3);
-        tree.find(parent, &tokens(2, PAGE_TOKENS));
+        tree.use_again(child);
+        assert_eq!(tree.clock, 3 + 2, "it and what is above it are marked, once each");
         assert!(tree.evict(&mut pages));
         assert_eq!(tree.find(root, &tokens(3, PAGE_TOKENS)), Found::Nothing);
         assert!(tree.evict(&mut pages));

@@ -184,6 +184,9 @@ impl<B: Backend> KvMemory<B> {
         let Some(page) = page else { return Ok(None) };
         let written = backend.write_page(&self.cache, page, bytes);
         let node = written.is_ok().then(|| self.tree.insert(&mut self.pages, above, tokens, page));
+        if let Some(node) = node {
+            self.tree.use_again(node);
+        }
         self.pages.release(page);
         written?;
         Ok(node.map(|node| (node, true)))

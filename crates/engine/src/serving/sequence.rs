@@ -5,7 +5,6 @@ use super::job::{Job, Output, Pooling, Priority, Sink, SlotStatus, TokenOutput, 
 use super::prefix::NodeId;
 use super::teller::Teller;
 use crate::EngineError;
-use crate::adapters::Lease;
 use crate::grammar::Grammar;
 use crate::sampling::{LogProbabilities, Sampler, Workspace};
 use crate::stop::FinishReason;
@@ -22,8 +21,6 @@ pub(super) struct Request {
     pub(super) job: Job,
     pub(super) submitted: Instant,
     pub(super) cancelled: Arc<AtomicBool>,
-    /// The adapter in use; the job names its fingerprint.
-    pub(super) adapter: Option<Lease>,
     pub(super) sink: RefCell<Sink>,
     /// Whether the request has left the queue.
     pub(super) started: Cell<bool>,
@@ -126,6 +123,19 @@ impl Sequence {
             self.first_step = Some(now);
             self.usage.queue_seconds = now.duration_since(self.request.submitted).as_secs_f64();
         }
+        // What is there and was in none of its steps was cached.
+        self.usage.cached_tokens += self.count_prompt();
+    }
+
+    /// Counts what is there of the prompt; returns how much of it was never counted. The prompt counts once: with the first
+    /// of its answers, and not again where that made room for others and is computed anew.
+    pub(super) fn count_prompt(&mut self) -> usize {
+        if self.choice != 0 {
+            return 0;
+        }
+        let before = self.usage.prompt_tokens;
+        self.usage.prompt_tokens = before.max(self.computed.min(self.request.job.prompt.len()));
+        self.usage.prompt_tokens - before
     }
 
     /// What it took, when it ends now. Of one that was in no step nothing was computed: it has waited, and that is all.
@@ -138,9 +148,7 @@ impl Sequence {
             Some(at) => (self.usage.prefill_seconds, at.elapsed().as_secs_f64()),
             None => (first_step.elapsed().as_secs_f64(), 0.0),
         };
-        // The prompt counts once.
-        let prompt_tokens = if self.choice == 0 { self.request.job.prompt.len() } else { 0 };
-        Usage { prompt_tokens, prefill_seconds, decode_seconds, ..self.usage }
+        Usage { prefill_seconds, decode_seconds, ..self.usage }
     }
 
     /// Whether the prompt's tokens are still to be told with their log-probabilities.

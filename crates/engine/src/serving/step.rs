@@ -72,6 +72,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
         for ((sequence, &part), share) in sequences.iter_mut().zip(parts).zip(&rows.shares) {
             let pending = part - sequence.draft().len();
             sequence.computed += pending;
+            sequence.count_prompt();
             self.kv.enter_pages(sequence);
             self.gather_states(sequence, share);
             self.gather_prompt(sequence, share, pending);
@@ -127,7 +128,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             rows.tokens.extend(draft);
             let pages = sequence.computed + part;
             let table = sequence.pages[..pages.div_ceil(PAGE_TOKENS)].to_vec();
-            let adapter = sequence.request.adapter.as_ref().map(|lease| rows.adapter(lease));
+            let adapter = sequence.request.job.adapter.as_ref().map(|lease| rows.adapter(lease));
             rows.spans.push(Span {
                 first_position: sequence.computed,
                 rows: part,

@@ -16,17 +16,20 @@ use crate::adapters::{AdapterWeights, Lease};
 use crate::sampling::Workspace;
 use crate::stop::FinishReason;
 use crate::writer::Writer;
-use alti_models::{Adapter, Llama, ModelError, memory};
+use alti_models::{Adapter, Llama, memory};
 use alti_tensor::{Backend, PAGE_TOKENS};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The step budget of a prompt whose every token's log-probability is wanted: each costs a row of logits.
 const LOGPROB_ROWS: usize = 64;
+
+/// How often a worker with nothing else to do looks whether dropped adapters are still held.
+const ADAPTER_POLL: Duration = Duration::from_millis(500);
 
 /// The owner of a model.
 pub(super) struct Worker<B: Backend> {
@@ -133,9 +136,7 @@ impl<B: Backend<Element = f32>> Worker<B> {
             let command = match self.commands.try_recv() {
                 // Nobody has to wait for it.
                 Err(TryRecvError::Empty) if idle && self.grant_pages(1) => continue,
-                Err(TryRecvError::Empty) if idle => {
-                    self.commands.recv().map_err(|_| TryRecvError::Disconnected)
-                }
+                Err(TryRecvError::Empty) if idle => self.wait_for_command(),
                 received => received,
             };
             match command {
@@ -144,6 +145,21 @@ impl<B: Backend<Element = f32>> Worker<B> {
                 Err(TryRecvError::Disconnected) => return !idle,
             }
         }
+    }
+
+    /// Sleeps until something is asked. Meanwhile adapters that were dropped go: who holds one last does not say so.
+    fn wait_for_command(&mut self) -> Result<Command, TryRecvError> {
+        while self.adapters.count() > self.shared.adapters.all().len() {
+            match self.commands.recv_timeout(ADAPTER_POLL) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.release_adapters();
+                    self.publish();
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
+                Ok(command) => return Ok(command),
+            }
+        }
+        self.commands.recv().map_err(|_| TryRecvError::Disconnected)
     }
 
     fn obey(&mut self, command: Command) {
@@ -169,8 +185,8 @@ impl<B: Backend<Element = f32>> Worker<B> {
                 self.publish();
                 let _ = reply.send(erased);
             }
-            Command::LoadAdapter(name, adapter, reply) => {
-                let _ = reply.send(self.load_adapter(&name, &adapter));
+            Command::LoadAdapter(lease, adapter, reply) => {
+                let _ = reply.send(self.load_adapter(lease, &adapter));
             }
             Command::ReleaseAdapters => {
                 self.release_adapters();
@@ -184,11 +200,10 @@ impl<B: Backend<Element = f32>> Worker<B> {
         }
     }
 
-    fn load_adapter(&mut self, name: &str, adapter: &alti_formats::Adapter) -> Result<(), EngineError> {
-        let lease = Lease::new(name, adapter.fingerprint().map_err(ModelError::from)?);
+    fn load_adapter(&mut self, lease: Lease, adapter: &alti_formats::Adapter) -> Result<Lease, EngineError> {
         let adapter = Arc::new(Adapter::load(&self.backend, adapter)?);
         self.adapters.keep(lease.clone(), adapter);
-        let named = self.shared.adapters.insert(lease);
+        let named = self.shared.adapters.insert(lease.clone()).map(|()| lease);
         self.release_adapters();
         named
     }
@@ -206,13 +221,17 @@ impl<B: Backend<Element = f32>> Worker<B> {
 
     /// Makes sequences of a request.
     fn take(&mut self, submission: Submission) {
-        let Submission { id, job, sink, cancelled, adapter, submitted, drawings, pooling } = submission;
+        let Submission { id, job, mut sink, cancelled, submitted, drawings, pooling } = submission;
+        if let Some(unknown) = job.adapter.as_ref().filter(|lease| self.adapters.get(lease).is_none()) {
+            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+            sink(Output::Failed(self.shared.adapters.unknown(unknown.name())));
+            return;
+        }
         let tokenizer = &self.shared.tokenizer;
         let request = Rc::new(Request {
             id,
             submitted,
             cancelled,
-            adapter,
             sink: RefCell::new(sink),
             started: Cell::new(false),
             job,
@@ -319,9 +338,6 @@ impl<B: Backend<Element = f32>> Worker<B> {
     /// Takes a sequence's pages back and lets it wait.
     fn withdraw(&mut self, mut sequence: Sequence) {
         self.kv.release(&mut sequence);
-        if sequence.generated() == 0 {
-            sequence.usage.cached_tokens = 0;
-        }
         // What was told of the prompt, and summed up of it, comes again.
         match &mut sequence.task {
             Task::Generate(generation) => generation.prompt.clear(),

@@ -1,6 +1,9 @@
 //! How an engine behaves towards those who ask too much, go away, or are late.
 
-use crate::{at_the_end, embed, embedding, engine, hear, hear_vector, prompt, random, roomy, submit};
+use crate::{
+    at_the_end, embed, embedding, engine, eventually, hear, hear_vector, prompt, random, roomy, submit,
+    together,
+};
 use alti_engine::EngineError;
 use alti_engine::sampling::{LogitBias, SamplerSettings};
 use alti_engine::serving::{EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Ticket, Usage};
@@ -159,6 +162,7 @@ fn a_vector_tells_what_it_took_whether_it_was_finished_or_not() {
     let (_, usage) = hear_vector(&outputs).expect("a vector");
     assert!(usage.prefill_seconds > 0.0 && usage.cpu_seconds > 0.0, "{usage:?}");
     assert_eq!((usage.prompt_tokens, usage.decode_seconds), (20, 0.0));
+    eventually("the first step is over", || engine.status().finished == 1);
     let before = engine.status().steps;
     let (ticket, outputs) = embed(&engine, embedding(prompt(1, 4000)));
     while engine.status().steps < before + 3 {
@@ -166,9 +170,42 @@ fn a_vector_tells_what_it_took_whether_it_was_finished_or_not() {
     }
     ticket.cancel();
     let (reason, usage) = ended(hear_vector(&outputs));
-    assert_eq!((reason, usage.prompt_tokens), ("cancelled", 4000));
+    // Each step was one token of it.
+    let read = at_the_end(&engine).steps - before;
+    assert_eq!((reason, usage.prompt_tokens as u64), ("cancelled", read));
     assert!(usage.prefill_seconds > 0.0 && usage.cpu_seconds > 0.0, "{usage:?}");
-    at_the_end(&engine);
+}
+
+#[test]
+fn a_prompt_that_is_cut_counts_as_far_as_it_was_read() {
+    let engine = engine(EngineSettings { step_tokens: 1, context: 4096, kv_tokens: 8192, ..roomy() });
+    let known = prompt(1, 128);
+    hear(&submit(&engine, Job::new(known.clone(), random(1, 1))).1, 1).unwrap();
+    eventually("two pages are kept", || engine.status().cached_pages == 2);
+    let before = engine.status().steps;
+    let whole = [known, prompt(2, 3000)].concat();
+    let (ticket, outputs) = submit(&engine, Job { choices: 2, ..Job::new(whole, random(1, 5)) });
+    while engine.status().steps < before + 3 {
+        std::thread::yield_now();
+    }
+    ticket.cancel();
+    let heard = hear(&outputs, 2).unwrap();
+    let read = at_the_end(&engine).steps - before;
+    let counted =
+        |choice: usize| (heard[choice].usage.prompt_tokens as u64, heard[choice].usage.cached_tokens);
+    assert_eq!((counted(0), counted(1)), ((128 + read, 128), (0, 0)));
+    assert!(heard.iter().all(|choice| choice.reason == Some(FinishReason::Cancelled)));
+}
+
+#[test]
+fn a_prompt_that_made_room_for_others_counts_once() {
+    let engine = engine(EngineSettings { context: 192, kv_tokens: 384, ..roomy() });
+    let jobs: Vec<Job> = (0..6).map(|seed| Job::new(prompt(seed, 100), random(1, 60))).collect();
+    let usages: Vec<Usage> = together(&engine, &jobs).into_iter().map(|heard| heard.usage).collect();
+    assert!(at_the_end(&engine).preemptions > 0, "there were pages enough");
+    for usage in usages {
+        assert_eq!((usage.prompt_tokens, usage.cached_tokens), (100, 0), "nobody else has this prompt");
+    }
 }
 
 #[test]

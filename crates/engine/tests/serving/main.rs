@@ -194,6 +194,7 @@ fn embedding(tokens: Vec<u32>) -> EmbeddingJob {
         pooling: Pooling::Mean,
         priority: Priority::Interactive,
         deadline: None,
+        adapter: None,
         domain: CacheDomain::default(),
     }
 }

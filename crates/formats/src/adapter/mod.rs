@@ -79,6 +79,20 @@ struct Stored<'a> {
     bytes: &'a [u8],
 }
 
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+/// The folder of an adapter as PEFT saves them, if that is what the path means.
+fn peft_folder(path: &Path) -> Option<&Path> {
+    if path.is_dir() {
+        return Some(path);
+    }
+    let is_of_two = has_extension(path, "safetensors") || has_extension(path, "json");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    is_of_two.then(|| folder.unwrap_or(Path::new(".")))
+}
+
 impl Adapter {
     /// Opens a PEFT folder (`adapter_config.json` and `adapter_model.safetensors`), one of its two files, or a GGUF
     /// file of type `adapter`, for a model of this shape.
@@ -87,14 +101,10 @@ impl Adapter {
     /// When there is no adapter at `path`, it is damaged, of a kind that cannot be computed (DoRA, biases, trained
     /// embeddings, ...), or for a model of another shape.
     pub fn open(path: &Path, model: &ModelConfig) -> Result<Adapter, FormatError> {
-        let is = |extension| path.extension().is_some_and(|found| found == extension);
-        let adapter = if path.is_dir() {
-            peft::open(path, model)?
-        } else if is("gguf") {
+        let adapter = if let Some(folder) = peft_folder(path) {
+            peft::open(folder, model)?
+        } else if has_extension(path, "gguf") {
             gguf::open(path, model)?
-        } else if is("safetensors") || is("json") {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            peft::open(folder.unwrap_or(Path::new(".")), model)?
         } else {
             return Err(FormatError::unsupported(
                 path,
@@ -105,6 +115,14 @@ impl Adapter {
             return Err(FormatError::unsupported(path, "is an adapter without any matrix"));
         }
         Ok(adapter)
+    }
+
+    /// The files that [`Adapter::open`] reads of an adapter at `path`, whether they are there or not.
+    pub fn files(path: &Path) -> Vec<PathBuf> {
+        match peft_folder(path) {
+            Some(folder) => [peft::CONFIG, peft::WEIGHTS].map(|name| folder.join(name)).to_vec(),
+            None => vec![path.to_owned()],
+        }
     }
 
     /// The path it was opened by.

@@ -17,6 +17,10 @@ use crate::names::WeightName;
 use serde_json::Value;
 use std::path::Path;
 
+/// The file that says how tensors are scaled.
+pub(super) const CONFIG: &str = "adapter_config.json";
+/// The file with the tensors.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 /// Longest `adapter_config.json`.
 const MAX_CONFIG: u64 = 1 << 20;
 /// Most entries of `alpha_pattern`.
@@ -44,13 +48,13 @@ const REFUSED: [(&str, &str); 13] = [
 const CHANGES_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 pub(super) fn open(folder: &Path, model: &ModelConfig) -> Result<Adapter, FormatError> {
-    let config_path = folder.join("adapter_config.json");
+    let config_path = folder.join(CONFIG);
     if !config_path.is_file() {
         return Err(FormatError::unsupported(folder, "has no adapter_config.json: it is not a PEFT adapter"));
     }
     let object: Object = read_small_json(&config_path, MAX_CONFIG)?;
     let config = Config::read(&Fields { path: &config_path, object: &object })?;
-    let weights = folder.join("adapter_model.safetensors");
+    let weights = folder.join(WEIGHTS);
     if !weights.is_file() {
         let problem = match folder.join("adapter_model.bin").is_file() {
             true => "has adapter_model.bin, a pickle, which is not read; save it anew with a current PEFT",

@@ -1,7 +1,7 @@
 //! Vectors of texts, and how likely a text is: what embeddings and reranking need of a model.
 
 use super::parts::{at_once, patiently};
-use super::{Meter, Most, Options, Parts};
+use super::{Meter, Most, Options, Parts, Tally};
 use crate::error::{ApiError, ApiResult};
 use crate::models::{Cancel, Lease};
 use crate::route::Call;
@@ -77,7 +77,25 @@ pub async fn embed(
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
 ) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
-    let meter = Meter::new(call, Operation::Embeddings, &model.facts.name);
+    embed_part(call, None, model, texts, pooling).await
+}
+
+/// The same as a part of a request; as all of it, if there is no tally.
+///
+/// # Errors
+/// As [`embed`].
+pub(crate) async fn embed_part(
+    call: &Call,
+    tally: Option<&Tally>,
+    model: &Lease,
+    texts: Vec<Vec<u32>>,
+    pooling: Pooling,
+) -> ApiResult<(Vec<Vec<f32>>, Usage)> {
+    let (operation, name) = (Operation::Embeddings, &model.facts.name);
+    let meter = match tally {
+        Some(tally) => tally.part(call, operation, name),
+        None => Meter::new(call, operation, name),
+    };
     let prompt = texts.iter().map(|tokens| tokens.len() as u64).sum();
     meter.reserve(call, Most { prompt, generated: 0 }).await?;
     let vectors = texts
@@ -117,8 +135,15 @@ async fn embed_one(
 ) -> ApiResult<(Vec<f32>, Usage)> {
     let patience = call.state.settings().request_timeout_seconds.map(Duration::from_secs);
     let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-    let domain = CacheDomain { tenant: call.principal.tenant().to_owned(), adapter: model.adapter() };
-    let job = EmbeddingJob { tokens, pooling, priority: call.errand.priority, deadline, domain };
+    let adapter = model.adapter();
+    let job = EmbeddingJob {
+        tokens,
+        pooling,
+        priority: call.errand.priority,
+        deadline,
+        adapter: adapter.cloned(),
+        domain: CacheDomain::of(call.principal.tenant(), adapter),
+    };
     patiently(first, || Pending::submit(model, meter, job.clone())).await?.vector().await
 }
 

@@ -110,16 +110,17 @@ impl Parts {
     async fn fill(&mut self, first: bool) -> ApiResult<()> {
         let Some(rest) = &mut self.rest else { return Ok(()) };
         loop {
-            let Some(prompt) = rest.prompts.front().cloned() else {
+            let Some(prompt) = rest.prompts.front() else {
                 // The meter is done with the last part.
                 self.rest = None;
                 return Ok(());
             };
+            // Asked for each piece of an answer: nothing is copied before there is room.
             if self.running.len() >= rest.at_once {
                 return Ok(());
             }
             let (model, options) = (rest.model.clone(), rest.options.clone());
-            match begin(&rest.origin, model, &rest.meter, prompt, options).await {
+            match begin(&rest.origin, model, &rest.meter, prompt.clone(), options).await {
                 Ok(generation) => {
                     rest.prompts.pop_front();
                     self.running.push_back(generation);

@@ -4,7 +4,7 @@
 use super::prompt::{ChatRequest, chat_prompt};
 use super::time_limit::TimeLimit;
 use super::tools::{Calls, ToolPlan, ToolReader};
-use super::{Meter, Most, Options};
+use super::{Meter, Most, Options, Tally};
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
 use crate::ledger::Unkept;
@@ -182,6 +182,21 @@ pub fn encode_text(tokenizer: &Tokenizer, text: &str, specials: Specials) -> Vec
 /// # Errors
 /// A conversation that the model's template refuses, options that make no sense, a full queue.
 pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiResult<Generation> {
+    let tally = Tally::new(call, &model.facts.name);
+    tally.over();
+    start_part(call, &tally, model, request).await
+}
+
+/// Has a chat answered as a part of a request.
+///
+/// # Errors
+/// As [`start_chat`].
+pub(crate) async fn start_part(
+    call: &Call,
+    tally: &Tally,
+    model: Lease,
+    request: ChatRequest,
+) -> ApiResult<Generation> {
     let bytes = request
         .messages
         .iter()
@@ -208,7 +223,7 @@ pub async fn start_chat(call: &Call, model: Lease, request: ChatRequest) -> ApiR
     options.grammar = plan.grammar();
     let origin = Origin::of(call);
     let readers = (0..origin.choices(&options)?).map(|_| plan.reader()).collect();
-    let meter = Meter::new(call, Operation::Chat, &model.facts.name);
+    let meter = tally.part(call, Operation::Chat, &model.facts.name);
     meter.reserve(call, most_tokens(&model, &options, [prompt.len()])).await?;
     submit(&origin, model, meter, prompt, options, readers, plan.spells_specials()).await
 }
@@ -339,7 +354,8 @@ async fn submit(
         spell_specials,
         priority: options.priority.min(origin.priority),
         deadline: origin.deadline,
-        domain: CacheDomain { tenant: origin.tenant.clone(), adapter: model.adapter() },
+        adapter: model.adapter().cloned(),
+        domain: CacheDomain::of(&origin.tenant, model.adapter()),
         cache_prompt: options.cache_prompt,
         speculate: !silent,
         slot: options.slot,
@@ -360,8 +376,8 @@ async fn submit(
             sender.send(output).is_ok() && !is_over.load(Ordering::Relaxed)
         })
     };
-    // A grammar is compiled where the job is submitted.
-    let submitted = if job.grammar.is_some() {
+    // Where the job is submitted a grammar is compiled, and the whole vocabulary searched for DRY's sequence breakers.
+    let submitted = if job.grammar.is_some() || job.sampling.uses_dry() {
         let (model, caller, field) = (model.clone(), caller, options.grammar_field);
         off_the_runtime(move || {
             let cancel = model.inference.submit(job, sink).map_err(|error| refused(error, field))?;

@@ -45,6 +45,9 @@ macro_rules! request_for_text {
                     json_schema: Value,
                     /// The number under which the text is remembered, for `/slots/{slot}`; -1 is none.
                     id_slot: i64,
+                    /// How much of each adapter is wanted (`id`, `scale`), those that are not named at 0: refused where that
+                    /// is not so already, as by `POST /lora-adapters`.
+                    lora: Vec<Value>,
                     /// Milliseconds from the first token on, after which the answer ends once it has a new line; 0 is no limit.
                     t_max_predict_ms: i64,
                 }
@@ -61,8 +64,11 @@ macro_rules! request_for_text {
             /// How the text is to be written.
             ///
             /// # Errors
-            /// Settings that make no sense, a slot that is none.
+            /// Settings that make no sense, a slot that is none, adapters that the model is not used with.
             fn options(&self, model: &Lease, others: &Map<String, Value>) -> ApiResult<Options> {
+                if let Some(wanted) = &self.lora {
+                    super::state::check_scales(model, "lora", wanted)?;
+                }
                 let mut constraints = Map::new();
                 constraints.insert("grammar".into(), json!(self.grammar));
                 constraints.insert("json_schema".into(), json!(self.json_schema));

@@ -143,12 +143,15 @@ pub(super) async fn act(mut call: Call) -> ApiResult<Response<Body>> {
     };
     let model = call.state.models().acquire(model.as_deref(), None).await?;
     let slot = named(&model, Some(id_slot))?.unwrap_or_default();
-    let tenant = call.principal.tenant().to_owned();
-    let name = SlotName { domain: CacheDomain { tenant, adapter: model.adapter() }, slot };
+    let name = SlotName { domain: CacheDomain::of(call.principal.tenant(), model.adapter()), slot };
     // One at a time: each has a whole text's keys and values in memory.
     static ONE: Semaphore = Semaphore::const_new(1);
-    let _alone = ONE.acquire().await;
-    let done = off_the_runtime(move || action.done(&model, name));
+    let alone = ONE.acquire().await;
+    let done = off_the_runtime(move || {
+        // In here: it goes on where whoever asked has gone away.
+        let _one_at_a_time = alone;
+        action.done(&model, name)
+    });
     Ok(respond::json(&done.await?))
 }
 

@@ -54,9 +54,13 @@ pub(super) async fn set_props(_call: Call) -> ApiResult<Response<Body>> {
 /// A model's adapters, and how much of each is in what it answers: all of it where the model was asked for by the name that
 /// has the adapter, none otherwise.
 fn adapters(model: &Lease) -> Vec<(String, f64)> {
-    let own = model.adapter();
+    let own = model.adapter().map(|own| own.name());
     let loaded = model.inference.status().adapters.into_iter();
-    loaded.map(|name| (name.clone(), if own.as_ref() == Some(&name) { 1.0 } else { 0.0 })).collect()
+    let with_scale = |name: String| {
+        let scale = if own == Some(name.as_str()) { 1.0 } else { 0.0 };
+        (name, scale)
+    };
+    loaded.map(with_scale).collect()
 }
 
 /// `GET /lora-adapters`.
@@ -76,17 +80,26 @@ pub(super) async fn set_adapters(mut call: Call) -> ApiResult<Response<Body>> {
         return Err(ApiError::invalid("the request's body must be a list of objects with `id` and `scale`"));
     };
     let model = call.state.models().acquire(call.query_value("model").as_deref(), None).await?;
-    let adapters = adapters(&model);
+    check_scales(&model, "", &wanted)?;
+    Ok(respond::json(&json!({ "success": true })))
+}
+
+/// Checks that the scales of a model's adapters are as wanted; `field` is the request's with these.
+///
+/// # Errors
+/// Entries that name no adapter or no scale, a scale that is another.
+pub(super) fn check_scales(model: &Lease, field: &str, wanted: &[Value]) -> ApiResult<()> {
+    let adapters = adapters(model);
     // llama.cpp has those that are not named at nothing.
     let mut scales = vec![0.0; adapters.len()];
-    for (index, entry) in wanted.into_iter().enumerate() {
+    for (index, entry) in wanted.iter().enumerate() {
         let wrong = |why: &str| {
-            let place = format!("[{index}]");
+            let place = format!("{field}[{index}]");
             let message = format!("`{place}` has no `id` of an adapter, or no `scale`: {why}");
             ApiError::field(place, message)
         };
         let wanted: AdapterScale =
-            from_value(entry, AdapterScale::OBJECT).map_err(|error| wrong(&error.message))?.value;
+            from_value(entry.clone(), AdapterScale::OBJECT).map_err(|error| wrong(&error.message))?.value;
         *scales.get_mut(wanted.id).ok_or_else(|| wrong("there is no such adapter"))? = wanted.scale;
     }
     if adapters.iter().zip(&scales).any(|((_, is), wanted)| is != wanted) {
@@ -94,5 +107,5 @@ pub(super) async fn set_adapters(mut call: Call) -> ApiResult<Response<Body>> {
                        (`ADAPTER` of a Modelfile)";
         return Err(ApiError::new(ErrorKind::NotSupported, message));
     }
-    Ok(respond::json(&json!({ "success": true })))
+    Ok(())
 }

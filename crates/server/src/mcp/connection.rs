@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// No server offers more tools.
 const MAX_TOOLS: usize = 256;
-/// For so long everybody is told that a server could not be connected to, before that is tried again.
-const FAILURE_IS_TOLD: Duration = Duration::from_secs(3);
+/// For as long as it took to find out that a server could not be connected to everybody is told so before that is tried
+/// again, but at least and at most for so long.
+const FAILURE_IS_TOLD: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(15)];
 /// No message of a server is longer, in bytes.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
@@ -30,6 +31,8 @@ pub struct McpTool {
     pub description: String,
     /// The JSON schema of its arguments.
     pub parameters: Value,
+    /// Whether its server says that it changes nothing (`readOnlyHint`).
+    pub is_read_only: bool,
 }
 
 /// What came of a call.
@@ -55,7 +58,7 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    /// When connecting failed last, and why.
+    /// Until when everybody is told that connecting failed, and why.
     failure: Option<(Instant, String)>,
 }
 
@@ -94,7 +97,8 @@ impl Connection {
         if let Some(open) = state.open.as_ref().filter(|open| !open.service.is_transport_closed()) {
             return Ok((open.service.peer().clone(), open.tools.clone()));
         }
-        if let Some((_, problem)) = state.failure.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_IS_TOLD) {
+        let began = Instant::now();
+        if let Some((_, problem)) = state.failure.as_ref().filter(|(until, _)| began < *until) {
             return Err(self.failed(problem));
         }
         (state.open, state.failure) = (None, None);
@@ -105,7 +109,8 @@ impl Connection {
                 Ok(connected)
             }
             Err(problem) => {
-                state.failure = Some((Instant::now(), problem.clone()));
+                let [least, most] = FAILURE_IS_TOLD;
+                state.failure = Some((Instant::now() + began.elapsed().clamp(least, most), problem.clone()));
                 Err(self.failed(problem))
             }
         }
@@ -118,6 +123,7 @@ impl Connection {
             name: tool.name.into_owned(),
             description: tool.description.unwrap_or_default().into_owned(),
             parameters: Value::Object((*tool.input_schema).clone()),
+            is_read_only: tool.annotations.and_then(|hints| hints.read_only_hint).unwrap_or(false),
         });
         let tools = Arc::new(tools.filter(|tool| self.settings.allows(&tool.name)).collect());
         Ok(Open { service, tools })

@@ -6,6 +6,7 @@
 //! request that could name an address would make this machine call it.
 
 mod connection;
+mod filter;
 mod offer;
 mod rounds;
 

@@ -4,7 +4,7 @@ use super::{McpResult, McpServers, OfferedTool};
 use alti_text::tools::ToolCall;
 use alti_text::{Content, Message};
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Calls of one answer that are made; the rest is refused.
 const MAX_CALLS: usize = 16;
@@ -14,6 +14,13 @@ const MAX_CALLS: usize = 16;
 pub enum Round {
     /// All calls were made: the model goes on with these results.
     Results(Vec<CallResult>),
+    /// Some calls were made, and some have to be approved first: the client goes on when somebody has.
+    Approval {
+        /// What came of those that were made, or could not be.
+        made: Vec<CallResult>,
+        /// Those that have to be approved.
+        asked: Vec<ToolCall>,
+    },
     /// Some calls are the client's to make. None was made.
     Client,
     /// There were enough rounds or calls: the model has to answer without these tools.
@@ -99,42 +106,81 @@ impl ToolRounds {
         }
     }
 
-    /// Makes an answer's calls, all at once: the first ones, where there are more than may be made.
+    /// Makes an answer's calls, all at once: the first ones, where there are more than may be made, and but for those that
+    /// have to be approved.
     pub async fn next(&mut self, calls: &[ToolCall]) -> Round {
-        let offered: Option<Vec<&OfferedTool>> =
-            calls.iter().map(|call| self.offered.iter().find(|tool| tool.name == call.name)).collect();
-        let Some(offered) = offered else { return Round::Client };
+        if calls.iter().any(|call| self.tool(&call.name).is_none()) {
+            return Round::Client;
+        }
         if !self.is_open() {
             return Round::Exhausted;
         }
         self.left -= 1;
-        let most = self.calls_left;
-        self.calls_left = most.saturating_sub(calls.len());
-        let results = calls.iter().zip(offered).enumerate().map(async |(index, (call, tool))| CallResult {
-            call: call.clone(),
-            server: tool.server.clone(),
-            tool: tool.tool.clone(),
-            result: match index < most {
-                true => self.call(index, call, tool).await,
-                false => failed("there were as many calls as may be made: this one was not made"),
+        let planned = self.plan(calls);
+        let waits = |call: &Planned<'_>| call.needs_approval && call.arguments.is_ok();
+        let (waiting, planned): (Vec<_>, Vec<_>) = planned.into_iter().partition(waits);
+        let made = self.make(planned).await;
+        match waiting.is_empty() {
+            true => Round::Results(made),
+            false => Round::Approval {
+                made,
+                asked: waiting.into_iter().map(|waiting| waiting.call.clone()).collect(),
             },
-        });
-        Round::Results(join_all(results).await)
+        }
     }
 
-    async fn call(&self, index: usize, call: &ToolCall, tool: &OfferedTool) -> McpResult {
-        if index >= MAX_CALLS {
-            return failed(format!("more than {MAX_CALLS} calls at once: this one was not made"));
-        }
-        let arguments = match serde_json::from_str(&call.arguments) {
-            Ok(Value::Object(arguments)) => arguments,
-            _ => return failed("the arguments are no JSON object"),
-        };
-        match self.servers.call(&tool.server, &tool.tool, arguments).await {
-            Ok(result) => result,
-            Err(error) => failed(error),
-        }
+    /// Makes calls that were approved, as [`Self::next`] does, and which are no round of the model's.
+    pub async fn approved(&mut self, calls: &[ToolCall]) -> Vec<CallResult> {
+        let planned = self.plan(calls);
+        self.make(planned).await
     }
+
+    /// What is to be done with calls of what is offered: with which arguments they are made, or why they are not.
+    fn plan<'a>(&mut self, calls: &'a [ToolCall]) -> Vec<Planned<'a>> {
+        let most = self.calls_left;
+        self.calls_left = most.saturating_sub(calls.len());
+        let planned = calls.iter().enumerate().filter_map(|(index, call)| {
+            let tool = self.tool(&call.name)?;
+            let arguments = match serde_json::from_str(&call.arguments) {
+                _ if index >= most => {
+                    Err("there were as many calls as may be made: this one was not made".into())
+                }
+                _ if index >= MAX_CALLS => {
+                    Err(format!("more than {MAX_CALLS} calls at once: this one was not made"))
+                }
+                Ok(Value::Object(arguments)) => Ok(arguments),
+                _ => Err("the arguments are no JSON object".into()),
+            };
+            let (server, needs_approval) = (tool.server.clone(), tool.needs_approval);
+            Some(Planned { call, server, tool: tool.tool.clone(), needs_approval, arguments })
+        });
+        planned.collect()
+    }
+
+    async fn make(&self, planned: Vec<Planned<'_>>) -> Vec<CallResult> {
+        let results =
+            planned.into_iter().map(async |Planned { call, server, tool, arguments, .. }| CallResult {
+                call: call.clone(),
+                result: match arguments {
+                    Ok(arguments) => {
+                        self.servers.call(&server, &tool, arguments).await.unwrap_or_else(failed)
+                    }
+                    Err(reason) => failed(reason),
+                },
+                server,
+                tool,
+            });
+        join_all(results).await
+    }
+}
+
+/// A call that is about to be made.
+struct Planned<'a> {
+    call: &'a ToolCall,
+    server: String,
+    tool: String,
+    needs_approval: bool,
+    arguments: Result<Map<String, Value>, String>,
 }
 
 /// What the model is told of a call that could not be made.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A name for a model with settings of its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,8 +64,12 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Aliases {
     file: Option<PathBuf>,
-    named: Mutex<BTreeMap<String, Alias>>,
+    named: Mutex<Named>,
+    /// Held while the file is written: requests, which look names up, do not wait for the disk.
+    writing: Mutex<()>,
 }
+
+type Named = BTreeMap<String, Arc<Alias>>;
 
 impl Aliases {
     /// The aliases in `file`; a file that is not there has none, one that cannot be read is told to the log and
@@ -78,24 +82,28 @@ impl Aliases {
         });
         let named = under_plain_names(named.unwrap_or_default());
         let followed = named.iter().filter_map(|(name, alias)| match follow(&named, name, alias) {
-            Ok(followed) => Some((name.clone(), followed)),
+            Ok(followed) => Some((name.clone(), Arc::new(followed))),
             Err(endless) => {
                 tracing::warn!(model = name, "{endless}: the alias is left out");
                 None
             }
         });
         let followed = followed.collect();
-        Aliases { file, named: Mutex::new(followed) }
+        Aliases { file, named: Mutex::new(followed), writing: Mutex::default() }
     }
 
     /// The alias of this name.
-    pub(super) fn find(&self, name: &str) -> Option<Alias> {
-        self.named.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Alias>> {
+        self.named().get(name).cloned()
     }
 
     /// All of them, by name.
-    pub(super) fn all(&self) -> BTreeMap<String, Alias> {
-        self.named.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn all(&self) -> Named {
+        self.named().clone()
+    }
+
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps an alias.
@@ -104,7 +112,7 @@ impl Aliases {
             if named.len() >= MOST && !named.contains_key(name) {
                 return Err(LoadError::Refused(format!("there are {MOST} models already: remove one first")));
             }
-            named.insert(name.to_owned(), alias);
+            named.insert(name.to_owned(), Arc::new(alias));
             Ok(())
         })
     }
@@ -119,19 +127,16 @@ impl Aliases {
         Ok(was_there)
     }
 
-    fn change(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<String, Alias>) -> Result<(), LoadError>,
-    ) -> Result<(), LoadError> {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = named.clone();
+    fn change(&self, change: impl FnOnce(&mut Named) -> Result<(), LoadError>) -> Result<(), LoadError> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = self.all();
         change(&mut changed)?;
         if let Some(file) = &self.file {
             write(file, &changed).map_err(|error| {
                 LoadError::Failed(format!("{} cannot be written: {error}", file.display()))
             })?;
         }
-        *named = changed;
+        *self.named() = changed;
         Ok(())
     }
 }
@@ -188,13 +193,15 @@ fn read(file: &Path) -> std::io::Result<BTreeMap<String, Alias>> {
 }
 
 /// Replaces the file as a whole: a crash leaves the old one or the new one.
-fn write(file: &Path, named: &BTreeMap<String, Alias>) -> std::io::Result<()> {
+fn write(file: &Path, named: &Named) -> std::io::Result<()> {
+    let named: BTreeMap<&str, &Alias> =
+        named.iter().map(|(name, alias)| (name.as_str(), alias.as_ref())).collect();
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut temporary = file.as_os_str().to_owned();
     temporary.push(".new");
     let mut output = std::fs::File::create(&temporary)?;
-    output.write_all(&serde_json::to_vec_pretty(named)?)?;
+    output.write_all(&serde_json::to_vec_pretty(&named)?)?;
     output.sync_all()?;
     std::fs::rename(&temporary, file)?;
     // So that the new name survives a power failure, too. Not every system can sync a folder.
@@ -229,6 +236,14 @@ mod tests {
         assert!(again.remove("brief").unwrap());
         assert!(!again.remove("brief").unwrap());
         assert_eq!(again.find("briefer").unwrap().system.as_deref(), Some("Be brief."));
+    }
+
+    #[test]
+    fn who_looks_a_name_up_does_not_wait_for_the_disk() {
+        let aliases = Aliases::open(None);
+        aliases.insert("brief", alias("model")).unwrap();
+        let _the_file_is_written = aliases.writing.lock().unwrap();
+        assert_eq!(aliases.find("brief").unwrap().from, "model");
     }
 
     #[test]

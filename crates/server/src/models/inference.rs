@@ -2,6 +2,7 @@
 //! the wire can be tested with answers that no tiny model would give.
 
 use alti_engine::EngineError;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{EmbeddingJob, Engine, Job, Rejected, Sink, SlotAction, SlotName, Status};
 use std::path::Path;
@@ -43,7 +44,7 @@ pub trait Inference: Send + Sync + 'static {
     ///
     /// # Errors
     /// As there.
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError>;
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<AdapterLease, EngineError>;
     /// See [`Engine::drop_adapter`].
     fn drop_adapter(&self, name: &str) -> bool;
     /// See [`Engine::slot`].
@@ -90,7 +91,7 @@ impl Inference for Engine {
         self.config().embedding_length
     }
 
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<AdapterLease, EngineError> {
         Engine::load_adapter(self, name, path)
     }
 

@@ -1,7 +1,7 @@
 //! Which models are in memory. A model is loaded when it is asked for, once for all who ask; it stays while somebody
 //! uses it and for its keep-alive after that, and goes earlier when another one needs its memory.
 
-use super::adapters::{Adapters, to_its_end};
+use super::adapters::{AdapterFile, Adapters, to_its_end};
 use super::aliases::Aliases;
 use super::cards::Cards;
 use super::names::{check_name, check_new_name, untagged};
@@ -10,6 +10,7 @@ use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
 use crate::route::Family;
 use crate::settings::ServerSettings;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::sampling::SamplerSettings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
@@ -106,7 +107,9 @@ pub struct Lease {
     /// The name it was asked for by.
     pub requested: String,
     /// The alias it was asked for by, if it was one.
-    pub alias: Option<Alias>,
+    pub alias: Option<Arc<Alias>>,
+    /// The alias's adapter, whatever becomes of the name.
+    adapter: Option<AdapterLease>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -137,11 +140,8 @@ impl Lease {
     }
 
     /// The adapter that the model is used with.
-    pub fn adapter(&self) -> Option<String> {
-        self.alias
-            .as_ref()
-            .filter(|alias| alias.adapter.is_some())
-            .map(|_| untagged(&self.requested).to_owned())
+    pub fn adapter(&self) -> Option<&AdapterLease> {
+        self.adapter.as_ref()
     }
 }
 
@@ -258,11 +258,13 @@ impl ModelPool {
             Some(Err(error)) => return Err(load_error(error)),
             None => return Err(ApiError::internal("a load ended without an outcome")),
         };
+        let mut adapter = None;
         if let Some(alias) = &alias
             && let Some(path) = &alias.adapter
         {
-            let path = self.adapter_path(path).await?;
-            if !self.ensure_adapter(&claim.entry, &model, (name, alias), path).await? {
+            let file = self.adapter_file(path).await?;
+            adapter = self.ensure_adapter(&claim.entry, &model, (name, alias), file).await?;
+            if adapter.is_none() {
                 return Ok(None);
             }
         }
@@ -273,22 +275,22 @@ impl ModelPool {
         let entry = claim.entry.clone();
         entry.use_of().users += 1;
         drop(claim);
-        Ok(Some(Lease { model, entry, requested: requested.to_owned(), alias }))
+        Ok(Some(Lease { model, entry, requested: requested.to_owned(), alias, adapter }))
     }
 
-    /// Has the model use an alias's adapter. Whether the alias is still what it was.
+    /// Has the model use an alias's adapter; none if the alias is another meanwhile.
     async fn ensure_adapter(
         &self,
         entry: &Arc<Entry>,
         model: &Arc<ServedModel>,
-        (name, alias): (&str, &Alias),
-        path: PathBuf,
-    ) -> ApiResult<bool> {
+        (name, alias): (&str, &Arc<Alias>),
+        file: AdapterFile,
+    ) -> ApiResult<Option<AdapterLease>> {
         let (pool, entry, model) = (self.clone(), entry.clone(), model.clone());
         let (name, alias) = (name.to_owned(), alias.clone());
         to_its_end(async move {
-            let is_same = || pool.inner.aliases.find(&name).is_some_and(|now| now == alias);
-            entry.adapters.ensure(&model, &name, path, is_same).await
+            let is_same = || pool.inner.aliases.find(&name).is_some_and(|now| Arc::ptr_eq(&now, &alias));
+            entry.adapters.ensure(&model, &name, file, is_same).await
         })
         .await
     }
@@ -530,7 +532,7 @@ impl ModelPool {
         match self.inner.aliases.find(name) {
             Some(alias) => {
                 let facts = self.find(&alias.from).await?;
-                let alias = Alias { from: facts.name, ..alias };
+                let alias = Alias { from: facts.name, ..Alias::clone(&alias) };
                 Ok((ModelFacts { name: name.to_owned(), created: alias.created, ..facts }, Some(alias)))
             }
             None => Ok((self.find(name).await?, None)),
@@ -561,7 +563,7 @@ impl ModelPool {
     /// The name of the model that a name leads to, whether it is there or not.
     fn target(&self, name: &str) -> String {
         let name = untagged(name);
-        self.inner.aliases.find(name).map_or_else(|| name.to_owned(), |alias| alias.from)
+        self.inner.aliases.find(name).map_or_else(|| name.to_owned(), |alias| alias.from.clone())
     }
 
     async fn find(&self, name: &str) -> ApiResult<ModelFacts> {
@@ -618,7 +620,7 @@ impl ModelPool {
     ///
     /// # Errors
     /// When it is not there. What is elsewhere is not there, too: a request must not learn what files this machine has.
-    async fn adapter_path(&self, named: &Path) -> ApiResult<PathBuf> {
+    async fn adapter_file(&self, named: &Path) -> ApiResult<AdapterFile> {
         let (pool, named) = (self.clone(), named.to_owned());
         let find = move || {
             let folders = &pool.inner.adapter_folders;
@@ -631,7 +633,7 @@ impl ModelPool {
                 "there is no adapter `{shown}` in the store of models, nor in a folder of the setting \
                  server.adapter_folders"
             );
-            found.into_iter().next().ok_or_else(|| ApiError::field("adapter", message))
+            found.into_iter().next().map(AdapterFile::at).ok_or_else(|| ApiError::field("adapter", message))
         };
         off_the_runtime(find).await
     }
@@ -649,7 +651,7 @@ impl ModelPool {
         alias.from = self.find(untagged(&alias.from)).await?.name;
         alias.resolved = true;
         if let Some(path) = &alias.adapter {
-            alias.adapter = Some(self.adapter_path(path).await?);
+            alias.adapter = Some(self.adapter_file(path).await?.path);
         }
         let (pool, name) = (self.clone(), name.to_owned());
         to_its_end(async move {

@@ -118,7 +118,11 @@ const QUERIES: &[(Verb, &str, &[&[Parameter]])] = &[
         &[&[
             optional("from", "The first day.", day),
             optional("to", "The last day.", day),
-            optional("key", "Only this key's.", text),
+            optional(
+                "key",
+                "Only this key's: its id, or its name, which stands for all keys that have or had it.",
+                text,
+            ),
             optional("model", "Only this model's.", text),
             optional("group", "What sums are made of: some of `day`, `key` and `model`, with commas.", text),
         ]],

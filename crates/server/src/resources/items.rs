@@ -122,6 +122,17 @@ fn read_item(item: Value, path: &str) -> ApiResult<Value> {
                 return Err(ApiError::field(format!("{path}.output"), message));
             }
         }
+        "mcp_approval_request" => ["server_label", "name", "arguments"].into_iter().try_for_each(text)?,
+        "mcp_approval_response" => {
+            text("approval_request_id")?;
+            if !item.get("approve").is_some_and(Value::is_boolean) {
+                let message = format!("`{path}.approve` must be true or false");
+                return Err(ApiError::field(format!("{path}.approve"), message));
+            }
+            if item.contains_key("reason") {
+                text("reason")?;
+            }
+        }
         "compaction" => {
             let content = item.get("encrypted_content").and_then(Value::as_str).unwrap_or_default();
             if summary(content).is_none() {
@@ -199,6 +210,7 @@ pub(super) fn resolve(
 pub(super) fn messages(items: &[Value]) -> Vec<Message> {
     let mut messages: Vec<Message> = Vec::new();
     let mut names: HashMap<&str, &str> = HashMap::new();
+    let approvals = Approvals::of(items);
     for item in items {
         let text = |name: &str| item[name].as_str().unwrap_or_default();
         match text("type") {
@@ -225,14 +237,14 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
                 messages.push(Message::text("assistant", format!("{SUMMARY}\n\n{said}")));
             }
             // A call that was made here: what the model said and what it was told.
-            "mcp_call" => {
-                let call = ToolCall {
-                    id: text("id").to_owned(),
-                    name: text("name").to_owned(),
-                    arguments: text("arguments").to_owned(),
-                };
-                messages.push(ToolRounds::turn("", std::slice::from_ref(&call)));
-                messages.push(told(&call, &outcome(item)));
+            "mcp_call" => push_call(&mut messages, &server_call(item), &outcome(item)),
+            "mcp_approval_request" if approvals.is_unanswered(text("id")) => {
+                push_call(&mut messages, &server_call(item), UNANSWERED);
+            }
+            "mcp_approval_response" => {
+                if let Some(request) = approvals.unmade(text("approval_request_id")) {
+                    push_call(&mut messages, &server_call(request), &decision(item));
+                }
             }
             "function_call_output" | "custom_tool_call_output" => {
                 messages.push(call_output(item, names.get(text("call_id")).copied()));
@@ -244,6 +256,69 @@ pub(super) fn messages(items: &[Value]) -> Vec<Message> {
         join_users(&mut messages);
     }
     messages
+}
+
+/// What a model is told of calls that nobody has approved yet, that were refused, and that were approved in a response which
+/// broke off: whether one of the latter had an effect is not known.
+const UNANSWERED: &str = "error: nobody has approved this call: it was not made";
+const REFUSED: &str = "error: the user did not approve this call: it was not made";
+const UNKNOWN: &str = "error: the user approved this call, but what came of it is not known";
+
+/// What became of approvals that calls to MCP servers wait for.
+struct Approvals<'a> {
+    requests: HashMap<&'a str, &'a Value>,
+    answered: HashSet<&'a str>,
+    /// Those whose calls are there.
+    made: HashSet<&'a str>,
+}
+
+impl<'a> Approvals<'a> {
+    fn of(items: &'a [Value]) -> Approvals<'a> {
+        let of_kind = |kind: &'static str, name: &'static str| {
+            let items = items.iter().filter(move |item| item["type"] == kind);
+            items.filter_map(move |item| Some((item[name].as_str()?, item)))
+        };
+        let ids = |kind| of_kind(kind, "approval_request_id").map(|(id, _)| id).collect();
+        Approvals {
+            requests: of_kind("mcp_approval_request", "id").collect(),
+            answered: ids("mcp_approval_response"),
+            made: ids("mcp_call"),
+        }
+    }
+
+    fn is_unanswered(&self, request: &str) -> bool {
+        !self.answered.contains(request) && !self.made.contains(request)
+    }
+
+    /// The request with this id, if its call is not there.
+    fn unmade(&self, request: &str) -> Option<&'a Value> {
+        self.requests.get(request).copied().filter(|_| !self.made.contains(request))
+    }
+}
+
+/// What a model is told of a call that somebody has decided about, and that was not made as far as is known.
+fn decision(response: &Value) -> String {
+    match (response["approve"] == true, response["reason"].as_str()) {
+        (true, _) => UNKNOWN.to_owned(),
+        (false, None) => REFUSED.to_owned(),
+        (false, Some(reason)) => format!("{REFUSED}. The reason is: {reason}"),
+    }
+}
+
+/// A call to an MCP server, or the request to approve one.
+fn server_call(item: &Value) -> ToolCall {
+    let text = |name: &str| item[name].as_str().unwrap_or_default().to_owned();
+    ToolCall { id: text("id"), name: text("name"), arguments: text("arguments") }
+}
+
+/// Says a call to an MCP server and what came of it. It belongs to the turn that has just been the assistant's, if it was.
+pub(super) fn push_call(messages: &mut Vec<Message>, call: &ToolCall, outcome: &str) {
+    let turn = ToolRounds::turn("", std::slice::from_ref(call));
+    match messages.last_mut().filter(|last| last.role == "assistant") {
+        Some(last) => last.tool_calls.extend(turn.tool_calls),
+        None => messages.push(turn),
+    }
+    messages.push(told(call, outcome));
 }
 
 /// A call as templates read it. What a custom tool is given is plain text: it is the one argument.
@@ -337,6 +412,13 @@ mod tests {
             "input[0].arguments"
         );
         assert_eq!(place(json!([{ "type": "function_call_output", "call_id": "a" }])), "input[0].output");
+        let answer = |approve: Value| json!([{ "type": "mcp_approval_response", "approval_request_id": "r", "approve": approve }]);
+        assert_eq!(place(answer(Value::Null)), "input[0].approve");
+        assert_eq!(place(answer(json!("yes"))), "input[0].approve");
+        assert_eq!(
+            place(json!([{ "type": "mcp_approval_request", "server_label": "s", "name": "f" }])),
+            "input[0].arguments"
+        );
         let twice = json!([{ "role": "user", "content": "", "id": "a" }, { "role": "user", "content": "", "id": "a" }]);
         assert_eq!(place(twice), "input[1].id");
         assert_eq!(place(json!([{ "type": "item_reference" }])), "input[0].id");
@@ -366,8 +448,16 @@ mod tests {
             json!({ "type": "custom_tool_call_output", "call_id": "c1", "output": "done" }),
         ];
         let silent = KINDS.iter().filter(|(kind, _)| {
-            let heard =
-                ["message", "function_call", "custom_tool_call", "compaction", "mcp_call", "item_reference"];
+            let heard = [
+                "message",
+                "function_call",
+                "custom_tool_call",
+                "compaction",
+                "mcp_call",
+                "mcp_approval_request",
+                "mcp_approval_response",
+                "item_reference",
+            ];
             !heard.iter().any(|heard| *kind == *heard || **kind == format!("{heard}_output"))
         });
         items.extend(silent.map(|(kind, _)| json!({ "type": kind })));
@@ -399,6 +489,52 @@ mod tests {
         ] {
             assert_eq!(outcome(&item), expected, "{item}");
         }
+    }
+
+    #[test]
+    fn a_model_is_told_what_became_of_calls_that_wait_for_approval() {
+        let user = json!({ "role": "user", "content": "go" });
+        let request = json!({ "type": "mcp_approval_request", "id": "r", "server_label": "s", "name": "f", "arguments": "{}" });
+        let answer = |approve: bool, reason: Value| json!({ "type": "mcp_approval_response", "approval_request_id": "r", "approve": approve, "reason": reason });
+        let made = json!({ "type": "mcp_call", "approval_request_id": "r", "name": "f", "arguments": "{}", "output": "fine" });
+        let yes = || answer(true, Value::Null);
+        for (items, expected) in [
+            (vec![user.clone(), request.clone()], vec![UNANSWERED.to_owned()]),
+            (vec![request.clone(), answer(false, Value::Null)], vec![REFUSED.to_owned()]),
+            (
+                vec![request.clone(), answer(false, json!("no"))],
+                vec![format!("{REFUSED}. The reason is: no")],
+            ),
+            (vec![request.clone(), yes(), user.clone()], vec![UNKNOWN.to_owned()]),
+            (vec![request.clone(), yes(), made.clone()], vec!["fine".to_owned()]),
+            (vec![request, made], vec!["fine".to_owned()]),
+            (vec![yes()], vec![]),
+        ] {
+            let items = read_items(Value::Array(items), "input").unwrap();
+            let messages = messages(&items);
+            let told: Vec<String> = messages
+                .iter()
+                .filter(|message| message.role == "tool")
+                .map(|message| match &message.content {
+                    Some(Content::Text(text)) => text.clone(),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
+    fn calls_to_servers_belong_to_the_turn_before_them() {
+        let items = json!([
+            { "role": "assistant", "content": "I look." },
+            { "type": "mcp_call", "name": "f", "arguments": "{}", "output": "fine" },
+            { "type": "mcp_call", "name": "g", "arguments": "{}", "output": "fine" },
+        ]);
+        let messages = messages(&read_items(items, "input").unwrap());
+        let roles: Vec<(&str, usize)> =
+            messages.iter().map(|message| (message.role.as_str(), message.tool_calls.len())).collect();
+        assert_eq!(roles, [("assistant", 1), ("tool", 0), ("assistant", 1), ("tool", 0)]);
     }
 
     #[test]

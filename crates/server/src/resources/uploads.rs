@@ -173,8 +173,10 @@ async fn complete(mut call: Call) -> ApiResult<Response<Body>> {
     let CompleteUploadRequest { part_ids, md5 } = request;
     // Who asks again while a file is made finds it made, instead of making another.
     static JOINING: Semaphore = Semaphore::const_new(1);
-    let _alone = JOINING.acquire().await;
+    let alone = JOINING.acquire().await;
     let done = ask(&call.state, move |store| {
+        // In here: it goes on where whoever asked has gone away.
+        let _one_at_a_time = alone;
         store.uploads().complete(&tenant, &id, &part_ids, md5.as_deref().filter(|md5| !md5.is_empty()))
     });
     Ok(respond::json(&upload_object(&done.await?)))

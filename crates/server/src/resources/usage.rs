@@ -1,7 +1,7 @@
 //! `/v1/usage`: what requests took and cost, for the owner.
 
 use super::ask;
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, excerpt};
 use crate::respond;
 use crate::route::{Call, Family, Route, Scope};
 use alti_store::{ClosedPrice, Group, Summary, UsageFilter};
@@ -21,21 +21,40 @@ pub const ROUTES: &[Route] = &[Route::get(
     |call| Box::pin(show(call)),
 )];
 
-/// `GET /v1/usage`: `from` and `to` (YYYY-MM-DD), `key`, `model`, `group` (of `day`, `key`, `model`, with commas).
+/// `GET /v1/usage`: `from` and `to` (YYYY-MM-DD), `key` (an id or a name), `model`, `group` (of `day`, `key`, `model`, with commas).
 async fn show(call: Call) -> ApiResult<Response<Body>> {
     let filter = UsageFilter {
         from_day: day(&call, "from")?,
         to_day: day(&call, "to")?,
-        key: call.query_value("key"),
+        key: None,
         model: call.query_value("model"),
     };
     let group = group(call.query_value("group").as_deref())?;
+    let keys = match call.query_value("key") {
+        Some(named) => Some(keys_of(&call, named).await?),
+        None => None,
+    };
     let (rows, prices) = ask(&call.state, move |store| {
-        Ok((store.usage().summary(&filter, group)?, store.closed_prices().list()?))
+        let rows = match keys {
+            Some(ids) => store.usage().summary_of_keys(&filter, &ids, group)?,
+            None => store.usage().summary(&filter, group)?,
+        };
+        Ok((rows, store.closed_prices().list()?))
     })
     .await?;
     let rows: Vec<Value> = rows.iter().map(|row| row_object(row, &prices)).collect();
     Ok(respond::json(&json!({ "object": "list", "data": rows })))
+}
+
+/// The ids of the keys that are meant by an id or a name.
+async fn keys_of(call: &Call, named: String) -> ApiResult<Vec<String>> {
+    let shown = excerpt(&named);
+    let found = ask(&call.state, move |store| store.keys().meant_by(&named)).await?;
+    if found.is_empty() {
+        let message = format!("there is no key with the id or the name `{shown}`");
+        return Err(ApiError::not_found(message).param("key"));
+    }
+    Ok(found)
 }
 
 fn day(call: &Call, name: &str) -> ApiResult<Option<i64>> {

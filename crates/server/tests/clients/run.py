@@ -31,6 +31,7 @@ scripts = [
             "uploads",
             "conversations",
             "responses",
+            "mcp",
             "batches",
             "vector_stores",
             "moderations",

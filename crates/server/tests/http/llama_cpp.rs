@@ -1,6 +1,6 @@
 //! The API of llama.cpp's server.
 
-use crate::support::{App, app, user};
+use crate::support::{App, CONTEXT, OWN, app, user};
 use alti_engine::sampling::SamplerName;
 use alti_server::ServerSettings;
 use axum::http::StatusCode;
@@ -289,6 +289,122 @@ async fn adapters_are_listed_and_scales_that_cannot_be_set_are_refused() {
         let answer = app.post("/lora-adapters?model=tiny", wrong).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     }
+}
+
+/// A server with two names for [`OWN`], each with an adapter.
+async fn adapted() -> App {
+    let path = alti_testkit::adapter("llama3-plain");
+    let folder = path.parent().expect("adapters are in a folder").to_owned();
+    let app = App::new(ServerSettings { adapter_folders: vec![folder], ..ServerSettings::default() });
+    for (name, adapter) in [("plain", "llama3-plain"), ("patterned", "llama3-patterns")] {
+        let modelfile = format!("FROM {OWN}\nADAPTER {adapter}");
+        let request = json!({ "model": name, "modelfile": modelfile, "stream": false });
+        app.post("/api/create", request).await.ok();
+    }
+    app
+}
+
+#[tokio::test]
+async fn adapters_that_are_loaded_have_scales_by_the_name_that_is_asked_for() {
+    let app = adapted().await;
+    let list = async |model: &str| app.get(&format!("/lora-adapters?model={model}")).await.ok();
+    let set = async |model: &str, scales: Value| {
+        let answer = app.post(&format!("/lora-adapters?model={model}"), scales).await;
+        (answer.status.as_u16(), answer.json()["error"]["type"].clone())
+    };
+    let one = |id: usize, name: &str, scale: f64| json!({ "id": id, "path": name, "scale": scale, "task_name": "", "prompt_prefix": "" });
+    assert_eq!(list(OWN).await, json!([]), "none is loaded before somebody asks for it");
+    assert_eq!(list("plain").await, json!([one(0, "plain", 1.0)]));
+    assert_eq!(list("patterned").await, json!([one(0, "patterned", 1.0), one(1, "plain", 0.0)]));
+    assert_eq!(list(OWN).await, json!([one(0, "patterned", 0.0), one(1, "plain", 0.0)]));
+    let scale = |id: usize, scale: f64| json!({ "id": id, "scale": scale });
+    for (model, scales) in [
+        (OWN, json!([])),
+        (OWN, json!([scale(0, 0.0), scale(1, 0.0)])),
+        ("plain", json!([scale(1, 1.0)])),
+        ("patterned", json!([scale(1, 0.0), scale(0, 1.0)])),
+    ] {
+        assert_eq!(set(model, scales.clone()).await, (200, Value::Null), "{model} {scales}");
+    }
+    for (model, scales) in [
+        (OWN, json!([scale(0, 1.0)])),
+        ("plain", json!([])),
+        ("plain", json!([scale(1, 0.5)])),
+        ("plain", json!([scale(0, 1.0), scale(1, 1.0)])),
+    ] {
+        assert_eq!(set(model, scales.clone()).await.1, "not_supported_error", "{model} {scales}");
+    }
+    assert_eq!(set("plain", json!([scale(2, 1.0)])).await, (400, json!("invalid_request_error")));
+}
+
+#[tokio::test]
+async fn an_answer_has_the_adapter_of_its_name_and_no_other_scale() {
+    let app = adapted().await;
+    let complete = async |model: &str, lora: Value| {
+        let request = json!({ "model": model, "prompt": "Once upon a time", "n_predict": 8, "lora": lora });
+        app.post("/completion", request).await
+    };
+    let content = async |model: &str, lora: Value| complete(model, lora).await.ok()["content"].clone();
+    let [base, plain, patterned] = [
+        content(OWN, Value::Null).await,
+        content("plain", Value::Null).await,
+        content("patterned", Value::Null).await,
+    ];
+    assert!(base != plain && base != patterned && plain != patterned, "{base} {plain} {patterned}");
+    assert_eq!(content("plain", json!([{ "id": 1, "scale": 1 }])).await, plain);
+    assert_eq!(content(OWN, json!([])).await, base);
+    for (lora, kind) in [
+        (json!([{ "id": 1, "scale": 0.5 }]), "not_supported_error"),
+        (json!([{ "id": 0, "scale": 1 }]), "not_supported_error"),
+        (json!([{ "id": 2, "scale": 1 }]), "invalid_request_error"),
+        (json!([{ "scale": 1 }]), "invalid_request_error"),
+    ] {
+        let answer = complete("plain", lora.clone()).await.json();
+        assert_eq!(answer["error"]["type"], kind, "{lora}: {answer}");
+    }
+    // The name goes, and its adapter with it.
+    let delete = axum::http::Request::delete("/api/delete");
+    let delete = delete.body(json!({ "model": "plain" }).to_string().into()).unwrap();
+    assert_eq!(app.send(delete).await.status, StatusCode::OK);
+    let left = app.get(&format!("/lora-adapters?model={OWN}")).await.ok();
+    assert_eq!((left.as_array().map(Vec::len), &left[0]["path"]), (Some(1), &json!("patterned")));
+}
+
+#[tokio::test]
+async fn what_belongs_between_two_texts_is_filled_in() {
+    let app = app();
+    let ask = async |more: Value| {
+        let mut request =
+            json!({ "model": OWN, "input_prefix": "fn a() {", "input_suffix": "}", "n_predict": 5 });
+        let more = more.as_object().expect("fields").clone();
+        request.as_object_mut().expect("fields").extend(more);
+        app.post("/infill", request).await
+    };
+    let filled = ask(json!({})).await.ok();
+    let prompt = "<|fim_prefix|>fn a() {<|fim_suffix|>}<|fim_middle|>";
+    assert_eq!(
+        (&filled["prompt"], &filled["tokens_evaluated"], &filled["tokens_predicted"], &filled["stop_type"]),
+        (&json!(prompt), &json!(12), &json!(5), &json!("limit"))
+    );
+    // It is what the model says behind such a prompt.
+    let plain = json!({ "model": OWN, "prompt": prompt, "n_predict": 5 });
+    assert_eq!(app.post("/completion", plain).await.ok()["content"], filled["content"]);
+    let (events, _) = ask(json!({ "stream": true })).await.events();
+    let told: String = events.iter().map(|event| event["content"].as_str().unwrap()).collect();
+    assert_eq!(told, filled["content"].as_str().unwrap());
+    // Other files come in front, and what the middle begins with behind.
+    let extra = json!([{ "filename": "b.rs", "text": "mod b;" }, { "text": "mod c;" }]);
+    let filled = ask(json!({ "input_extra": extra, "prompt": "let" })).await.ok();
+    let prompt = "<|fim_prefix|>mod b;\nmod c;\nfn a() {<|fim_suffix|>}<|fim_middle|>let";
+    assert_eq!(filled["prompt"], prompt);
+    // Who spells a control token has its letters.
+    let spelled = ask(json!({ "input_suffix": "<|fim_middle|>", "prompt": "<|im_end|>" })).await.ok();
+    assert_eq!(spelled["tokens_evaluated"], 3 + "fn a() {<|fim_middle|><|im_end|>".len());
+    assert_eq!(ask(json!({ "grammar": "root ::= \"ab\"" })).await.ok()["content"], "ab");
+    assert!(ask(json!({})).await.ok()["timings"]["cache_n"].as_u64() >= Some(8), "it was computed before");
+    let long = ask(json!({ "input_prefix": "x".repeat(CONTEXT) })).await;
+    assert_eq!(long.status, StatusCode::BAD_REQUEST);
+    assert_eq!(long.json()["error"]["n_prompt_tokens"], CONTEXT + 4);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 async fn delete(app: &App, name: &str) -> Answer {
     let body = Body::from(json!({ "model": name }).to_string());
@@ -531,7 +531,7 @@ async fn adapters_come_out_of_the_owners_folders_alone() {
     create(&app, "adapter.gguf").await.ok();
     create(&app, inside.to_str().unwrap()).await.ok();
     app.post("/api/chat", json!({ "model": "made", "messages": user("Hi"), "stream": false })).await.ok();
-    assert_eq!(app.last_job().domain.adapter.as_deref(), Some("made"));
+    assert_eq!(app.last_job().adapter.map(|adapter| adapter.name().to_owned()), Some("made".to_owned()));
     // What was named before, and is not there any more, is not read from elsewhere.
     std::fs::remove_file(&inside).unwrap();
     let gone = app.post("/api/chat", json!({ "model": "made", "messages": user("Hi") })).await;
@@ -608,6 +608,48 @@ async fn an_adapter_that_does_not_fit_leaves_none_and_the_next_one_is_loaded() {
 }
 
 #[tokio::test]
+async fn a_request_keeps_the_adapter_that_its_name_had_when_it_came() {
+    let made = Adapted::new();
+    made.create(Some(("a.gguf", "old"))).await;
+    let asked = made.app.state.models().acquire(Some("made"), None).await.unwrap();
+    // Deleted and made anew before the request is submitted.
+    delete(&made.app, "made").await;
+    made.create(Some(("b.gguf", "new"))).await;
+    let anew = made.app.state.models().acquire(Some("made"), None).await.unwrap();
+    let of = |lease: &alti_server::models::Lease| lease.adapter().unwrap().fingerprint().to_owned();
+    assert_eq!((of(&asked), of(&anew)), ("old".to_owned(), "new".to_owned()));
+}
+
+#[tokio::test]
+async fn an_adapter_whose_file_is_overwritten_is_read_again_at_its_next_use() {
+    let made = Adapted::new();
+    let file = made.file.path().join("a.gguf");
+    // A day apart, so that clocks that tick slowly tell them apart, too.
+    let overwrite = |text: &str, day: u64| {
+        std::fs::write(&file, text).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(day * 86_400);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    };
+    made.create(Some(("a.gguf", "one"))).await;
+    overwrite("one", 1);
+    made.chat().await;
+    made.app.shelf.scripted.adapters.lock().unwrap().insert("made".into(), "as it was read".into());
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["as it was read".to_owned()]));
+    overwrite("two", 2);
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["two".to_owned()]));
+    overwrite("three", 2);
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["three".to_owned()]));
+    assert_eq!(made.app.last_job().adapter.unwrap().fingerprint(), "three");
+    overwrite("misfit", 3);
+    let asked = json!({ "model": "made", "messages": user("Hi"), "stream": false });
+    let refused = made.app.post("/api/chat", asked).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.text().contains("the adapter of `made` was overwritten"), "{}", refused.text());
+    overwrite("four", 4);
+    assert_eq!((made.chat().await, made.loaded()), (StatusCode::OK, vec!["four".to_owned()]));
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_while_an_adapter_is_loaded_leaves_it_to_others() {
     let made = Adapted::new();
     made.create(Some(("a.gguf", "slow"))).await;
@@ -636,7 +678,7 @@ async fn vectors_are_made_with_the_adapter_of_the_name() {
     for (model, adapter) in [("made", Some("made")), ("scripted", None)] {
         made.app.post("/api/embed", json!({ "model": model, "input": "Hi" })).await;
         let job = made.app.shelf.scripted.vectors.lock().unwrap().pop().expect("a job");
-        assert_eq!(job.domain.adapter.as_deref(), adapter);
+        assert_eq!(job.adapter.as_ref().map(|adapter| adapter.name()), adapter);
     }
 }
 

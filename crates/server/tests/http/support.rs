@@ -1,7 +1,8 @@
-//! A server over two models: `tiny`, a golden model on the reference backend that reads and writes bytes, and
-//! `scripted`, which says what a test wants it to say.
+//! A server over three models: `tiny`, a golden model on the reference backend that reads and writes bytes, `scripted`, which
+//! says what a test wants it to say, and [`OWN`], which is `tiny` without others that use it.
 
 use alti_engine::EngineError;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{
     EmbeddingJob, Engine, EngineSettings, Job, Output, Rejected, Sink, SlotAction, SlotName, Status,
@@ -32,6 +33,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tower::ServiceExt;
 
+/// The tiny model on an engine that no other test uses, so that what is loaded beside it is a test's own; it can fill in.
+pub const OWN: &str = "own";
+
 /// Tokens of the tiny model's context.
 pub const CONTEXT: usize = 1024;
 
@@ -47,9 +51,22 @@ fn printable(byte: u8) -> char {
     }
 }
 
-/// A tokenizer of bytes: a token each, and three control tokens in place of bytes that UTF-8 never has.
+/// Control tokens in place of bytes that UTF-8 never has.
+const SPECIALS: [(u8, &str); 6] = [
+    (0xf8, "<|im_start|>"),
+    (0xf9, "<|im_end|>"),
+    (0xfa, "<s>"),
+    (0xfb, "<|fim_prefix|>"),
+    (0xfc, "<|fim_suffix|>"),
+    (0xfd, "<|fim_middle|>"),
+];
+
+/// A tokenizer of bytes: a token each, and three control tokens.
 pub fn tokenizer() -> Tokenizer {
-    let specials = [(0xf8, "<|im_start|>"), (0xf9, "<|im_end|>"), (0xfa, "<s>")];
+    tokenizer_with(&SPECIALS[..3])
+}
+
+fn tokenizer_with(specials: &[(u8, &str)]) -> Tokenizer {
     let bytes = (0u8..=255).filter(|byte| specials.iter().all(|(id, _)| id != byte));
     let vocabulary: Map<String, Value> =
         bytes.map(|byte| (printable(byte).to_string(), json!(byte))).collect();
@@ -67,17 +84,17 @@ pub fn tokenizer() -> Tokenizer {
 /// One engine for all tests of the process.
 pub fn engine() -> Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| new_engine(64)).clone()
+    ENGINE.get_or_init(|| new_engine(tokenizer())).clone()
 }
 
-pub fn new_engine(max_waiting: usize) -> Engine {
+fn new_engine(tokenizer: Tokenizer) -> Engine {
     let settings = EngineSettings {
         context: CONTEXT,
         kv_tokens: 8 * CONTEXT,
         kv_dtype: KvDType::F32,
         step_tokens: 128,
         max_running: 16,
-        max_waiting,
+        max_waiting: 64,
         prefix_cache: true,
         draft_tokens: 4,
         ..EngineSettings::default()
@@ -88,7 +105,7 @@ pub fn new_engine(max_waiting: usize) -> Engine {
         let model = Llama::load(&backend, &checkpoint, |_, _| ()).expect("the golden model loads");
         Ok((backend, Arc::new(model)))
     };
-    Engine::start(settings, tokenizer(), load).expect("the engine starts")
+    Engine::start(settings, tokenizer, load).expect("the engine starts")
 }
 
 /// What the scripted model does.
@@ -217,16 +234,16 @@ impl Inference for Scripted {
         8
     }
 
-    /// Takes every file but one that says `misfit`.
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    /// Takes every file but one that says `misfit`; what is in it is its fingerprint.
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<AdapterLease, EngineError> {
         std::thread::sleep(*self.adapter_time.lock().unwrap());
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut adapters = self.adapters.lock().unwrap();
         if text == "misfit" || adapters.contains_key(name) {
             return Err(EngineError::AdapterExists { name: name.to_owned() });
         }
-        adapters.insert(name.to_owned(), text);
-        Ok(())
+        adapters.insert(name.to_owned(), text.clone());
+        Ok(AdapterLease::new(name, text))
     }
 
     fn drop_adapter(&self, name: &str) -> bool {
@@ -259,7 +276,7 @@ impl ModelLoader for Shelf {
     }
 
     fn find(&self, name: &str) -> Result<ModelFacts, LoadError> {
-        if !MODELS.contains(&name) {
+        if name != OWN && !MODELS.contains(&name) {
             return Err(LoadError::NotFound(name.to_owned()));
         }
         Ok(ModelFacts {
@@ -289,11 +306,12 @@ impl ModelLoader for Shelf {
         let facts = self.find(name)?;
         self.loads.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.load_time);
+        let tokenizer = if name == OWN { tokenizer_with(&SPECIALS) } else { tokenizer() };
         let inference: Arc<dyn Inference> = match name {
             "tiny" => Arc::new(Kept(engine())),
+            OWN => Arc::new(Kept(new_engine(tokenizer.clone()))),
             _ => self.scripted.clone(),
         };
-        let tokenizer = tokenizer();
         Ok(ServedModel {
             facts,
             inference,
@@ -357,7 +375,7 @@ impl Inference for Kept {
     fn embedding_length(&self) -> usize {
         self.0.config().embedding_length
     }
-    fn load_adapter(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+    fn load_adapter(&self, name: &str, path: &Path) -> Result<AdapterLease, EngineError> {
         self.0.load_adapter(name, path)
     }
     fn drop_adapter(&self, name: &str) -> bool {

@@ -37,6 +37,7 @@ async fn a_programs_tools_are_listed_and_called() {
     assert_eq!(names, ["greet", "fail", "sleep", "die", "long"]);
     assert_eq!(tools[0].description, "Greets");
     assert_eq!(tools[0].parameters["required"], json!(["who"]));
+    assert_eq!((tools[0].is_read_only, tools[1].is_read_only), (true, false));
     let result = servers.call("tiny", "greet", arguments(&json!({"who": "Ada"}))).await.unwrap();
     assert_eq!((result.text.as_str(), result.is_error), ("hello, Ada (hi)", false));
     let result = servers.call("tiny", "fail", Map::new()).await.unwrap();
@@ -128,13 +129,37 @@ async fn requests_choose_among_the_owners_servers() {
     for tool in [
         json!({"type": "mcp"}),
         json!({"type": "mcp", "server_label": "c", "require_approval": "never"}),
-        json!({"type": "mcp", "server_label": "a"}),
+        json!({"type": "mcp", "server_label": "a", "require_approval": "sometimes"}),
         json!({"type": "mcp", "server_label": "a", "server_url": "http://169.254.169.254/"}),
         json!({"type": "mcp", "server_label": "a", "require_approval": "never", "allowed_tools": 3}),
     ] {
         let error = servers.offer(std::slice::from_ref(&tool), &[]).await.unwrap_err();
         assert_eq!(error.param.as_deref(), Some("tools"), "{tool}");
     }
+}
+
+#[tokio::test]
+async fn calls_that_have_to_be_approved_are_made_when_they_are() {
+    let servers = servers(tiny("tiny"));
+    let approval = json!({"never": {"read_only": true}});
+    let tool = json!({"type": "mcp", "server_label": "tiny", "require_approval": approval});
+    let offered = servers.offer(&[tool], &[]).await.unwrap();
+    let needed: Vec<bool> = offered.iter().map(|tool| tool.needs_approval).collect();
+    assert_eq!(needed, [false, true, true, true, true]);
+    let mut rounds = ToolRounds::new(servers, offered, 4).most_calls(4);
+    let broken = ToolCall { arguments: "{".into(), ..call("3", "fail", &json!({})) };
+    let calls = [call("1", "fail", &json!({})), call("2", "greet", &json!({"who": "x"})), broken.clone()];
+    let Round::Approval { made, asked } = rounds.next(&calls).await else { panic!("nothing is asked") };
+    assert_eq!(asked, [calls[0].clone()]);
+    let texts: Vec<&str> = made.iter().map(|made| made.result.text.as_str()).collect();
+    assert_eq!(texts, ["hello, x (hi)", "error: the arguments are no JSON object"]);
+    // Nobody is asked about what cannot be made anyway.
+    assert!(matches!(rounds.clone().next(&[broken]).await, Round::Results(_)));
+    let again = [calls[0].clone(), calls[0].clone()];
+    let results = rounds.approved(&again).await;
+    assert_eq!(results[0].result.text, "no luck");
+    assert!(results[1].result.text.contains("as many calls as may be made"), "{:?}", results[1]);
+    assert!(!rounds.is_open());
 }
 
 #[tokio::test]

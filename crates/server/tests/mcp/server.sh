@@ -9,7 +9,7 @@ while IFS= read -r line; do
     *'"method":"initialize"'*)
       result '{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"tiny","version":"1"}}' ;;
     *'"method":"tools/list"'*)
-      result '{"tools":[{"name":"greet","description":"Greets","inputSchema":{"type":"object","properties":{"who":{"type":"string"}},"required":["who"]}},{"name":"fail","inputSchema":{"type":"object"}},{"name":"sleep","inputSchema":{"type":"object"}},{"name":"die","inputSchema":{"type":"object"}},{"name":"long","inputSchema":{"type":"object"}}]}' ;;
+      result '{"tools":[{"name":"greet","description":"Greets","inputSchema":{"type":"object","properties":{"who":{"type":"string"}},"required":["who"]},"annotations":{"readOnlyHint":true}},{"name":"fail","inputSchema":{"type":"object"}},{"name":"sleep","inputSchema":{"type":"object"}},{"name":"die","inputSchema":{"type":"object"}},{"name":"long","inputSchema":{"type":"object"}}]}' ;;
     *'"name":"greet"'*)
       who=${line#*\"who\":\"}
       text "hello, ${who%%\"*} ($GREETING)" false ;;

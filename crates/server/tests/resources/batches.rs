@@ -1,6 +1,7 @@
 use super::scripted::Scripted;
 use super::{Fixture, ids};
 use alti_engine::EngineError;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{EmbeddingJob, Job, Rejected, Sink, SlotAction, SlotName, Status};
 use alti_server::ServerSettings;
@@ -128,14 +129,18 @@ async fn lines_that_lack_something_for_good_are_told_what() {
     let tools = json!([{ "type": "mcp", "server_label": "gone", "require_approval": "never" }]);
     let url = "/v1/responses";
     let good = line("good", url, json!({ "model": "tiny", "input": "say one" }));
-    let bad = line("bad", url, json!({ "model": "tiny", "input": "say two", "tools": tools }));
+    let body = json!({ "model": "tiny", "input": "say two", "tools": tools });
+    // The first wait for the server, and tell the others that they did so in vain: more than are in the works at once.
+    let bad: String = (0..200).map(|number| line(&format!("bad {number}"), url, body.clone())).collect();
     let path = make(&fixture, url, &(bad + &good)).await;
     let done = fixture.until(&path, |batch| batch["status"] == "completed").await;
-    assert_eq!(done["request_counts"], json!({ "total": 2, "completed": 1, "failed": 1 }));
-    let error = lines(&fixture, &done["error_file_id"]).remove(0);
-    assert_eq!((&error["custom_id"], &error["response"]["status_code"]), (&json!("bad"), &json!(503)));
-    let message = error["response"]["body"]["error"]["message"].as_str().expect("a message");
-    assert!(message.contains("MCP server `gone`"), "{message}");
+    assert_eq!(done["request_counts"], json!({ "total": 201, "completed": 1, "failed": 200 }));
+    for (number, error) in lines(&fixture, &done["error_file_id"]).into_iter().enumerate() {
+        assert_eq!(error["custom_id"], format!("bad {number}"));
+        assert_eq!(error["response"]["status_code"], 503);
+        let message = error["response"]["body"]["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("MCP server `gone`"), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -227,7 +232,7 @@ impl Inference for Obedient {
         Scripted.embedding_length()
     }
 
-    fn load_adapter(&self, name: &str, path: &std::path::Path) -> Result<(), EngineError> {
+    fn load_adapter(&self, name: &str, path: &std::path::Path) -> Result<AdapterLease, EngineError> {
         Scripted.load_adapter(name, path)
     }
 

@@ -4,14 +4,20 @@ use axum::http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-fn key(fixture: &Fixture, name: &str, tenant: &str, quotas: Quotas) -> (String, String) {
+pub(crate) fn key(fixture: &Fixture, name: &str, tenant: &str, quotas: Quotas) -> (String, String) {
     let scopes = ["models", "inference", "data"].map(str::to_owned).to_vec();
     let new = NewKey { name: name.to_owned(), tenant: tenant.to_owned(), scopes, quotas, expires_at: None };
     let (key, secret) = fixture.store.keys().create(new).expect("a key");
     (key.id, secret)
 }
 
-async fn call(fixture: &Fixture, secret: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+pub(crate) async fn call(
+    fixture: &Fixture,
+    secret: &str,
+    method: &str,
+    path: &str,
+    body: Value,
+) -> (u16, Value) {
     let mut request =
         Fixture::request(method, path, if body.is_null() { String::new() } else { body.to_string() });
     let header = format!("Bearer {secret}").parse().expect("a header");
@@ -220,4 +226,25 @@ async fn the_owner_sees_what_requests_took_and_what_closed_apis_would_have_charg
     assert_eq!(row["closed_apis"], json!([{ "name": "closed", "cost": cost.to_string() }]));
     assert_eq!(fixture.call("GET", "/v1/usage?from=yesterday", Value::Null).await.0, 400);
     assert_eq!(fixture.call("GET", "/v1/usage?group=mood", Value::Null).await.0, 400);
+}
+
+#[tokio::test]
+async fn usage_is_asked_for_by_a_keys_id_or_its_name() {
+    let fixture = Fixture::scripted();
+    let [first, second, other] =
+        ["shop", "shop", "other"].map(|name| key(&fixture, name, name, Quotas::default()).0);
+    let row = |key: &str, generated_tokens: u64| UsageRecord {
+        key: key.to_owned(),
+        model: "tiny".to_owned(),
+        generated_tokens,
+        ..UsageRecord::default()
+    };
+    let rows = [row(&first, 1), row(&second, 20), row(&other, 300), row("", 4000)];
+    fixture.store.usage().record(&rows).expect("recorded");
+    for (named, tokens) in [("shop", 21), (first.as_str(), 1), (second.as_str(), 20), ("other", 300)] {
+        let usage = fixture.get(&format!("/v1/usage?group=model&key={named}")).await;
+        assert_eq!(usage["data"][0]["generated_tokens"], tokens, "{named}");
+    }
+    let (status, error) = fixture.call("GET", "/v1/usage?key=shopp", Value::Null).await;
+    assert_eq!((status, &error["error"]["param"]), (404, &json!("key")), "{error}");
 }

@@ -1,6 +1,7 @@
 //! What is stored for users, route by route, in the process of the test: over a tiny model on the reference backend where
 //! its answers do not matter, and over a scripted one where they do.
 
+mod approvals;
 mod batches;
 mod chat_completions;
 mod conversations;
@@ -11,6 +12,7 @@ mod moderations;
 mod responses;
 mod scripted;
 mod uploads;
+mod usage;
 mod vector_stores;
 
 use alti_engine::serving::{Engine, EngineSettings};

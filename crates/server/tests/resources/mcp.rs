@@ -1,5 +1,6 @@
 //! Responses whose calls to MCP servers are made here: the model is told what came of them and goes on.
 
+use crate::vector_stores::library;
 use crate::{Fixture, scripted::Scripted};
 use alti_server::ServerSettings;
 use alti_server::mcp::{McpServerSettings, McpServers};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn tiny() -> McpServerSettings {
+pub(crate) fn tiny() -> McpServerSettings {
     McpServerSettings {
         name: "tiny".into(),
         command: Some("sh".into()),
@@ -17,7 +18,7 @@ fn tiny() -> McpServerSettings {
     }
 }
 
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     let settings = ServerSettings { mcp_servers: vec![tiny()], ..ServerSettings::default() };
     settings.check().expect("settings that make sense");
     Fixture::with_settings(Arc::new(Scripted), tempfile::tempdir().expect("a folder"), None, settings)
@@ -27,11 +28,12 @@ fn tools() -> Value {
     json!([{ "type": "mcp", "server_label": "tiny", "require_approval": "never", "allowed_tools": ["greet", "fail"] }])
 }
 
-fn call(name: &str) -> String {
+/// What has the model call a tool.
+pub(crate) fn call(name: &str) -> String {
     format!("say <tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"who\": \"Ada\"}}}}</tool_call>")
 }
 
-fn of_kind<'a>(response: &'a Value, kind: &str) -> Vec<&'a Value> {
+pub(crate) fn of_kind<'a>(response: &'a Value, kind: &str) -> Vec<&'a Value> {
     response["output"].as_array().expect("output").iter().filter(|item| item["type"] == kind).collect()
 }
 
@@ -111,13 +113,12 @@ async fn calls_are_told_as_the_api_tells_them() {
 }
 
 #[tokio::test]
-async fn servers_that_are_not_set_up_and_approvals_are_refused() {
+async fn servers_that_are_not_set_up_are_refused() {
     let fixture = fixture();
     for tool in [
         json!({ "type": "mcp", "server_label": "other", "require_approval": "never" }),
-        json!({ "type": "mcp", "server_label": "tiny" }),
-        json!({ "type": "mcp", "server_label": "tiny", "require_approval": { "always": { "tool_names": ["fail"] } } }),
-        json!({ "type": "mcp", "server_label": "tiny", "require_approval": { "never": { "tool_names": ["dance"] } } }),
+        json!({ "type": "mcp", "server_label": "tiny", "require_approval": "sometimes" }),
+        json!({ "type": "mcp", "server_label": "tiny", "require_approval": { "never": {} } }),
         json!({ "type": "mcp", "server_label": "tiny", "require_approval": "never", "server_url": "http://127.0.0.1:9/" }),
     ] {
         let request = json!({ "input": "say x", "tools": [tool] });
@@ -176,6 +177,18 @@ async fn a_failure_to_connect_is_told_for_a_while_and_then_tried_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_hung_is_not_waited_for_again_as_long_as_it_hung() {
+    let (command, args) = (Some("sleep".into()), vec!["30".into()]);
+    let hanging = McpServerSettings { command, args, timeout_seconds: 5, ..tiny() };
+    let servers = McpServers::new(vec![hanging]).expect("settings that make sense");
+    servers.tools("tiny").await.expect_err("nothing answers");
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let began = Instant::now();
+    servers.tools("tiny").await.expect_err("it hung just now");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_answer_is_started_again_for_the_next_call() {
     let limited = McpServerSettings { timeout_seconds: 1, ..tiny() };
     let servers = McpServers::new(vec![limited]).expect("settings that make sense");
@@ -184,18 +197,6 @@ async fn a_program_that_does_not_answer_is_started_again_for_the_next_call() {
     let who = serde_json::Map::from_iter([("who".to_owned(), json!("Ada"))]);
     let greeted = servers.call("tiny", "greet", who).await.expect("a result");
     assert_eq!((greeted.text.as_str(), greeted.is_error), ("hello, Ada (hi)", false));
-}
-
-#[tokio::test]
-async fn only_tools_that_need_no_approval_are_offered() {
-    let mut tools = tools();
-    tools[0]["require_approval"] = json!({ "never": { "tool_names": ["greet"] } });
-    let request =
-        json!({ "input": call("greet"), "tools": tools, "max_output_tokens": 500, "max_tool_calls": 1 });
-    let response = fixture().post("/v1/responses", request).await;
-    let listed = of_kind(&response, "mcp_list_tools");
-    assert_eq!(listed[0]["tools"].as_array().map(Vec::len), Some(1), "{response}");
-    assert_eq!(of_kind(&response, "mcp_call")[0]["output"], "hello, Ada (hi)");
 }
 
 #[tokio::test]
@@ -210,6 +211,23 @@ async fn calls_are_counted_and_not_answers() {
         assert_eq!(calls.len(), told, "{response}");
         assert_eq!(calls.iter().filter(|call| call["status"] == "completed").count(), made, "{response}");
         assert_eq!(calls[made - 1]["status"], "completed", "the first ones are made");
+        assert_eq!(response["output"].as_array().unwrap().last().unwrap()["type"], "message");
+    }
+}
+
+#[tokio::test]
+async fn a_search_is_a_call_like_others() {
+    let fixture = fixture();
+    let (path, ..) = library(&fixture).await;
+    let mut tools = tools();
+    let store = path.rsplit('/').next().expect("an id");
+    let search = json!({ "type": "file_search", "vector_store_ids": [store], "max_num_results": 1 });
+    tools.as_array_mut().expect("a list").push(search);
+    for (most, searches, made) in [(0, 0, 0), (1, 1, 0), (2, 1, 1), (3, 1, 1)] {
+        let request = json!({ "input": call("greet"), "tools": tools, "max_output_tokens": 500, "max_tool_calls": most });
+        let response = fixture.post("/v1/responses", request).await;
+        assert_eq!(of_kind(&response, "file_search_call").len(), searches, "{response}");
+        assert_eq!(of_kind(&response, "mcp_call").len(), made, "{response}");
         assert_eq!(response["output"].as_array().unwrap().last().unwrap()["type"], "message");
     }
 }

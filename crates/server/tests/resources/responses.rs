@@ -675,14 +675,15 @@ async fn a_conversation_that_began_elsewhere_goes_on_here() {
         { "type": "web_search_call", "id": "ws_1", "status": "completed", "action": { "type": "search" } },
         { "type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "+ line" },
         { "type": "custom_tool_call_output", "call_id": "c1", "output": "done" },
-        { "type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": true },
+        { "type": "mcp_approval_request", "id": "mcpr_1", "server_label": "x", "name": "y", "arguments": "{}" },
+        { "type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": false },
         { "role": "user", "content": "say yes" },
     ]);
     let fixture = Fixture::scripted();
     let response = fixture.post("/v1/responses", json!({ "input": items })).await;
     assert_eq!(text(&response), "yes");
     let path = format!("/v1/responses/{}/input_items", response["id"].as_str().expect("an id"));
-    assert_eq!(ids(&fixture.get(&path).await).len(), 6, "what the model does not see is kept");
+    assert_eq!(ids(&fixture.get(&path).await).len(), 7, "what the model does not see is kept");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A model whose answers are known: it says what it was told to, or says the last question again.
 
 use alti_engine::EngineError;
+use alti_engine::adapters::Lease as AdapterLease;
 use alti_engine::grammar::GrammarSource;
 use alti_engine::serving::{
     EmbeddingJob, Job, Output, Rejected, Sink, SlotAction, SlotName, Status, TokenOutput, Usage,
@@ -98,8 +99,8 @@ impl Inference for Scripted {
         256
     }
 
-    fn load_adapter(&self, _: &str, _: &Path) -> Result<(), EngineError> {
-        Ok(())
+    fn load_adapter(&self, name: &str, _: &Path) -> Result<AdapterLease, EngineError> {
+        Ok(AdapterLease::new(name, String::new()))
     }
 
     fn drop_adapter(&self, _: &str) -> bool {

@@ -6,7 +6,7 @@ const SALT: &str =
 const LLAMA: &str = "Llamas carry loads across high mountain passes.\n\nTheir wool is warm.";
 
 /// A vector store with two files.
-async fn library(fixture: &Fixture) -> (String, String, String) {
+pub(crate) async fn library(fixture: &Fixture) -> (String, String, String) {
     let salt = fixture.upload("salt.txt", "assistants", SALT).await;
     let llama = fixture.upload("llama.txt", "assistants", LLAMA).await;
     let made = fixture.post("/v1/vector_stores", json!({ "name": "library", "file_ids": [salt] })).await;

@@ -1,5 +1,6 @@
 //! Answers one line of a batch: by the handler of its route, as if it had come over HTTP.
 
+use super::outages::Outages;
 use crate::auth::{Key, Principal, off_the_runtime};
 use crate::error::{ApiError, ApiResult, ErrorKind};
 use crate::generate::Ended;
@@ -25,6 +26,8 @@ pub(super) struct Lines {
     pub(super) state: AppState,
     pub(super) route: &'static Route,
     pub(super) principal: Principal,
+    /// What others waited for in vain.
+    pub(super) outages: Outages,
 }
 
 /// What came of a line.
@@ -59,7 +62,8 @@ impl Lines {
             table.iter().copied().find(|route| route.verb == Verb::Post && route.path == batch.endpoint);
         let route = route.ok_or_else(|| ApiError::internal("the route of a batch is gone"))?;
         let key = key_of(state, &batch.key, route).await?;
-        Ok(Lines { state: state.clone(), route, principal: Principal::acting_for(key) })
+        let principal = Principal::acting_for(key);
+        Ok(Lines { state: state.clone(), route, principal, outages: Outages::default() })
     }
 
     /// Lines in the works at once: enough to fill steps that others leave room in, and no more than the key may have.

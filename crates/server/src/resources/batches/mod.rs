@@ -2,6 +2,7 @@
 
 mod input;
 mod lines;
+mod outages;
 mod run;
 
 pub(super) use run::run_all;

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of the largest file of a batch.
 const MOST_BYTES: u64 = 200 << 20;
@@ -21,7 +21,8 @@ const MOST_BYTES: u64 = 200 << 20;
 const REST: Duration = Duration::from_secs(1);
 
 /// How often a line is tried of which something is missing that may come back: a server of tools, a model that did not
-/// load. Rests between double, so that a restart of it is survived and a batch does not wait for what never comes.
+/// load. Rests between double, so that a restart of it is survived and a batch does not wait for what never comes. Others
+/// that lack the same are not tried again for a while ([`Outages`](super::outages::Outages)).
 const MOST_ATTEMPTS: u32 = 5;
 
 /// How long it rests when something is wrong with the store.
@@ -209,14 +210,19 @@ async fn answer_patiently(
 ) -> ApiResult<()> {
     let mut attempts = 0;
     loop {
+        let began = Instant::now();
         let later = match lines.answer(&line).await {
             Ok(outcome) => return store_patiently(state, batch, outcome).await,
             Err(later) => later,
         };
         let mut least = REST;
         if let Some(outcome) = later.outcome {
+            let problem = &later.error.message;
             attempts += 1;
             if attempts >= MOST_ATTEMPTS {
+                lines.outages.note(problem, Instant::now());
+            }
+            if attempts >= MOST_ATTEMPTS || lines.outages.is_known(problem, began) {
                 return store_patiently(state, batch, *outcome).await;
             }
             least = REST * 2u32.pow(attempts - 1);

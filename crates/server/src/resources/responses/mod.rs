@@ -1,8 +1,10 @@
 //! `/v1/responses`: answers that are kept, continued, written in the background, and told event by event.
 //!
-//! A response is written by a task of its own ([`write`]), which tells its events to a [`Live`]; whoever waits, streams or
+//! A response is written by a task of its own ([`write`], with what is said in [`answer`]), which tells its events to a [`Live`]; whoever waits, streams or
 //! asks for it reads there. Who hangs up in the foreground ends it; in the background it goes on.
 
+mod answer;
+mod approvals;
 mod body;
 mod compact;
 mod keep;

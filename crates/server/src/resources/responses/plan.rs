@@ -1,11 +1,12 @@
 //! From a request to what is to be done: everything that can be wrong with it is found here, before anything begins.
 
+use super::approvals;
 use super::request::CreateResponseRequest;
 use super::search::FileSearch;
 use super::tools::Tools;
 use super::write::renamed;
 use crate::error::{ApiError, ApiResult, ErrorKind, excerpt};
-use crate::generate::{self, ChatRequest, Format, Options, ToolChoice, check_messages};
+use crate::generate::{self, ChatRequest, Format, Options, ToolCall, ToolChoice, check_messages};
 use crate::mcp::OfferedTool;
 use crate::models::Lease;
 use crate::openai::shared::within;
@@ -44,6 +45,10 @@ pub(super) struct Plan {
     pub(super) options: Options,
     /// Tools of MCP servers: their calls are made here.
     pub(super) mcp: Vec<OfferedTool>,
+    /// Most of these calls.
+    pub(super) most_calls: usize,
+    /// Calls that were approved, to be made before the answer. Their ids are those of the approval requests.
+    pub(super) approved: Vec<ToolCall>,
     functions: Vec<Value>,
     tool_choice: ToolChoice,
     format: Format,
@@ -83,10 +88,12 @@ pub(super) async fn plan(
         text.iter().try_for_each(|(_, value)| fields::check_depth(value, "text"))?;
     }
     request.tool_choice.as_ref().map_or(Ok(()), |choice| fields::check_depth(choice, "tool_choice"))?;
-    let tools = Tools::read(call, &request).await?;
     let include = request.include.clone().unwrap_or_default();
     let conversation = conversation_id(&request)?;
     let (history, input) = said(call, &mut request, conversation.as_deref()).await?;
+    let approved = approvals::read(&history, &input, conversation.is_some())?;
+    let tools = Tools::read(call, &request, !approved.is_empty()).await?;
+    let approved = approved.iter().map(|approved| approved.call(&tools.mcp)).collect::<ApiResult<_>>()?;
     let options = options(model, &request, others, include.iter().any(|it| it == LOGPROBS))?;
     let format = match request.text.as_ref().and_then(|text| text.get("format")) {
         None => Format::Text,
@@ -108,6 +115,8 @@ pub(super) async fn plan(
         tells_results: include.iter().any(|it| it == RESULTS),
         options,
         mcp: tools.mcp,
+        most_calls: tools.most_calls,
+        approved,
         functions: tools.functions,
         tool_choice: tools.choice,
         format,
@@ -116,7 +125,7 @@ pub(super) async fn plan(
 }
 
 impl Plan {
-    /// The chat for the model, with passages that were found.
+    /// The chat for the model, with passages that were found, and without calls that have yet to be made.
     ///
     /// # Errors
     /// Turns that the model cannot read.
@@ -126,7 +135,8 @@ impl Plan {
         if !hits.is_empty() {
             system.push(citations::instructions(hits));
         }
-        let items: Vec<Value> = self.history.iter().chain(&self.input).cloned().collect();
+        let items = self.history.iter().chain(&self.input);
+        let items: Vec<Value> = items.filter(|item| !self.is_to_be_made(item)).cloned().collect();
         let mut said = items::messages(&items);
         if !system.is_empty() {
             // Templates know one message of the system's, at the beginning.
@@ -146,6 +156,16 @@ impl Plan {
         request.parallel_tool_calls = self.request.parallel_tool_calls.unwrap_or(true);
         request.format = self.format.clone();
         Ok(request)
+    }
+
+    /// Whether an item asks for a call that was approved and is to be made now, or approves it.
+    fn is_to_be_made(&self, item: &Value) -> bool {
+        let id = match item["type"].as_str() {
+            Some("mcp_approval_request") => &item["id"],
+            Some("mcp_approval_response") => &item["approval_request_id"],
+            _ => return false,
+        };
+        self.approved.iter().any(|call| *id == call.id.as_str())
     }
 }
 

@@ -8,7 +8,7 @@ crate::wire! {
         optional {
             /// The model; the server's own choice, if there is none.
             model: String,
-            /// A text, or items: messages, calls of functions and their outputs, references to items.
+            /// A text, or items: messages, calls of functions and their outputs, approvals, references to items.
             input: Value,
             /// What the system says before everything else; not carried over to following responses.
             instructions: String,
@@ -24,7 +24,7 @@ crate::wire! {
             stream: bool,
             /// What is told besides: `file_search_call.results`, `message.output_text.logprobs`.
             include: Vec<String>,
-            /// Tools: functions, and `file_search`.
+            /// Tools: functions, `file_search`, and those of MCP servers (`mcp`).
             tools: Vec<Value>,
             /// Whether and which tools are called: `none`, `auto`, `required`, or one.
             tool_choice: Value,
@@ -42,7 +42,7 @@ crate::wire! {
             frequency_penalty: f32,
             /// Most tokens.
             max_output_tokens: u32,
-            /// Most calls to tools of MCP servers; 0 also turns the search in files off.
+            /// Most calls that are made here: searches in files and tools of MCP servers together.
             max_tool_calls: u32,
             /// How many of the likeliest tokens are told with each.
             top_logprobs: u32,

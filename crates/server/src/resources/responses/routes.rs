@@ -11,7 +11,7 @@ use super::write::{Start, begin, renamed, write};
 use super::writer::fail;
 use crate::auth::off_the_runtime;
 use crate::error::{ApiError, ApiResult};
-use crate::generate::{self, check_chat, render_chat};
+use crate::generate::{self, Tally, check_chat, render_chat};
 use crate::resources::work::Written;
 use crate::resources::{ask, deleted, listed, page, tenant};
 use crate::respond;
@@ -82,14 +82,15 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     let stream = request.stream.unwrap_or(false);
     let model = call.state.models().acquire(request.model.as_deref(), None).await?;
     let plan = plan(&call, &model, request, others).await?;
-    let start = match plan.background {
-        // Nobody waits for what will be wrong with it.
+    let tally = Tally::new(&call, &model.facts.name);
+    let start = match plan.background || !plan.approved.is_empty() {
+        // Nobody waits for what will be wrong with it; or calls are made before the model is asked, and told when they are.
         true => {
             let chat = plan.chat(&[])?;
             let checked = off_the_runtime(move || check_chat(&model, &chat).map(|()| model)).await;
             Start::Model(Box::new(checked.map_err(renamed)?))
         }
-        false => Start::Asked(Box::new(begin(&call, model, &plan).await?)),
+        false => begin(&call, &tally, model, &plan).await.inspect_err(|_| tally.failed())?,
     };
     let live = Arc::new(Live::new(tenant(&call), plan.background, body(&plan)));
     // Known before it is stored: what is stored and not known is taken for broken off.
@@ -99,7 +100,7 @@ async fn create(mut call: Call) -> ApiResult<Response<Body>> {
     }
     let (state, background, tells_results) = (call.state.clone(), plan.background, plan.tells_results);
     let listener = Listener(live.clone());
-    let writing = tokio::spawn(write(call, plan, start, live.clone(), written));
+    let writing = tokio::spawn(write(call, plan, tally, start, live.clone(), written));
     watch_over(state.clone(), live.clone(), writing);
     if stream {
         return Ok(stream_events(&state, listener, 0));

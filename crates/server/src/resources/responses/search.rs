@@ -4,6 +4,7 @@
 //! is written. Small models decide badly, and a search costs less than a wrong answer.
 
 use crate::error::{ApiError, ApiResult};
+use crate::generate::Tally;
 use crate::resources::vector_stores::{Ranking, search};
 use crate::resources::{fields, items};
 use crate::route::Call;
@@ -65,11 +66,17 @@ impl FileSearch {
     ///
     /// # Errors
     /// When a vector store is not there.
-    pub(super) async fn run(&self, call: &Call, said: &[Value]) -> ApiResult<(Vec<String>, Vec<Hit>)> {
+    pub(super) async fn run(
+        &self,
+        call: &Call,
+        tally: &Tally,
+        said: &[Value],
+    ) -> ApiResult<(Vec<String>, Vec<Hit>)> {
         let Some(question) = items::last_question(said) else { return Ok((Vec::new(), Vec::new())) };
         let mut hits = Vec::new();
         for store in &self.stores {
-            let found = search(call, store, &question, self.limit, &self.ranking, self.filter.clone()).await;
+            let (filter, tally) = (self.filter.clone(), Some(tally));
+            let found = search(call, tally, store, &question, self.limit, &self.ranking, filter).await;
             hits.extend(found.map_err(|error| error.param("tools"))?);
         }
         hits.sort_by(|left: &Hit, right: &Hit| right.score.total_cmp(&left.score));

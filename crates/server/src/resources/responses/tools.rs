@@ -37,28 +37,44 @@ pub(super) struct Tools {
     pub(super) functions: Vec<Value>,
     pub(super) search: Option<FileSearch>,
     pub(super) mcp: Vec<OfferedTool>,
+    /// Most calls to tools of MCP servers: what the search leaves of all calls.
+    pub(super) most_calls: usize,
     pub(super) choice: ToolChoice,
 }
 
 impl Tools {
-    /// Reads a request's tools, and asks MCP servers for theirs.
+    /// Reads a request's tools, and asks MCP servers for theirs: also for calls that were approved (`approves`), which the
+    /// model has made already.
     ///
     /// # Errors
     /// What is wrong with the tools, or with the choice among them.
-    pub(super) async fn read(call: &Call, request: &CreateResponseRequest) -> ApiResult<Tools> {
+    pub(super) async fn read(
+        call: &Call,
+        request: &CreateResponseRequest,
+        approves: bool,
+    ) -> ApiResult<Tools> {
         let given = request.tools.clone().unwrap_or_default();
         fields::check_depth(&Value::Array(given.clone()), "tools")?;
         let (functions, search) = tools_of(&given)?;
-        let mut tools = Tools { functions, search, mcp: Vec::new(), choice: ToolChoice::Auto };
-        let may_call = request.tool_choice != Some(json!("none")) && request.max_tool_calls != Some(0);
-        if may_call {
+        let most_calls = request.max_tool_calls.map_or(usize::MAX, |most| most as usize);
+        let mut tools = Tools { functions, search, mcp: Vec::new(), most_calls, choice: ToolChoice::Auto };
+        let may_call = request.tool_choice != Some(json!("none")) && most_calls > 0;
+        if may_call || approves {
             let name = |function: &Value| function["function"]["name"].as_str().map(str::to_owned);
             let taken: Vec<String> = tools.functions.iter().filter_map(name).collect();
             tools.mcp = call.state.mcp().offer(&given, &taken).await?;
+        }
+        if may_call {
             tools.functions.extend(tools.mcp.iter().map(OfferedTool::to_value));
         }
         tools.choose(request.tool_choice.as_ref(), &given)?;
         tools.search = tools.search.filter(|_| may_call);
+        // The search is always made, and is a call like any other.
+        tools.most_calls = most_calls.saturating_sub(usize::from(tools.search.is_some()));
+        if tools.most_calls == 0 {
+            let names: HashSet<String> = tools.mcp.iter().map(|tool| tool.name.clone()).collect();
+            tools.leave(|name| !names.contains(name));
+        }
         Ok(tools)
     }
 
@@ -162,7 +178,10 @@ impl Tools {
 
     /// The names of an MCP server's tools: of all, or of the one that a choice names.
     fn names_at(&self, choice: &Value) -> Vec<String> {
-        let here = self.mcp.iter().filter(|tool| choice["server_label"] == tool.server);
+        let is_offered = |tool: &&OfferedTool| {
+            self.functions.iter().any(|function| function["function"]["name"] == tool.name.as_str())
+        };
+        let here = self.mcp.iter().filter(|tool| choice["server_label"] == tool.server).filter(is_offered);
         let named = here.filter(|tool| choice["name"].as_str().is_none_or(|name| name == tool.tool));
         named.map(|tool| tool.name.clone()).collect()
     }

@@ -1,37 +1,26 @@
-//! Writes a response: the search, the answer, and what is stored of it. What was stored is told; what could not be stored
-//! has failed.
+//! Writes a response: what is done before its answer, its end, and what is stored of it. What was stored is told; what could
+//! not be stored has failed.
 
-use super::keep::{Ending, numbered};
+use super::answer::{Job, answer};
+use super::keep::Ending;
 use super::live::Live;
 use super::plan::Plan;
 use super::writer::Writer;
 use crate::error::{ApiError, ApiResult, ErrorKind};
-use crate::generate::{self, ChatRequest, Ended, Event, Generation, ToolCall, ToolChoice, add_usage};
-use crate::mcp::{CallResult, Round, ToolRounds};
+use crate::generate::{self, ChatRequest, Ended, Generation, Tally};
 use crate::models::Lease;
-use crate::openai::shared::finite;
-use crate::resources::ask;
 use crate::resources::work::Written;
 use crate::route::Call;
-use alti_engine::serving::{TokenOutput, Usage};
 use alti_store::Hit;
-use alti_text::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// How often events of a response in the background are stored while it is written.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// Most answers of the model whose calls to MCP servers are made; behind them it has to go on without.
-const MAX_ROUNDS: usize = 8;
-
-/// An answer that has been asked for.
-pub(super) struct Asked {
-    queries: Vec<String>,
-    hits: Vec<Hit>,
-    generation: Generation,
-    /// What was asked.
-    chat: ChatRequest,
+/// What there is before an answer is asked for.
+pub(super) struct Prepared {
+    pub(super) queries: Vec<String>,
+    pub(super) hits: Vec<Hit>,
+    /// What will be asked.
+    pub(super) chat: ChatRequest,
 }
 
 /// Where the writing of a response begins.
@@ -39,29 +28,42 @@ pub(super) enum Start {
     /// Everything still has to be done.
     Model(Box<Lease>),
     /// The answer has been asked for: what could be wrong with the request has been told.
-    Asked(Box<Asked>),
+    Asked(Box<(Prepared, Generation)>),
 }
 
 /// Searches, and has the answer begun.
 ///
 /// # Errors
 /// A search that cannot be made, a prompt that does not fit, a full queue.
-pub(super) async fn begin(call: &Call, model: Lease, plan: &Plan) -> ApiResult<Asked> {
+pub(super) async fn begin(call: &Call, tally: &Tally, model: Lease, plan: &Plan) -> ApiResult<Start> {
+    let mut prepared = prepare(call, tally, plan).await?;
+    let generation = ask_model(call, tally, plan, Some(model), &mut prepared.chat).await?;
+    Ok(Start::Asked(Box::new((prepared, generation))))
+}
+
+/// Searches, and reads the chat.
+///
+/// # Errors
+/// A search that cannot be made, turns that the model cannot read.
+pub(super) async fn prepare(call: &Call, tally: &Tally, plan: &Plan) -> ApiResult<Prepared> {
     let (queries, hits) = match &plan.search {
         Some(search) => {
             let said: Vec<Value> = plan.history.iter().chain(&plan.input).cloned().collect();
-            search.run(call, &said).await?
+            search.run(call, tally, &said).await?
         }
         None => (Vec::new(), Vec::new()),
     };
-    let mut chat = plan.chat(&hits)?;
-    let generation = ask_model(call, plan, Some(model), &mut chat).await?;
-    Ok(Asked { queries, hits, generation, chat })
+    let chat = plan.chat(&hits)?;
+    Ok(Prepared { queries, hits, chat })
 }
 
 /// Has an answer begun; of a chat that is too long, what may be left out is.
-async fn ask_model(
+///
+/// # Errors
+/// A prompt that does not fit, a full queue, a quota that is used up.
+pub(super) async fn ask_model(
     call: &Call,
+    tally: &Tally,
     plan: &Plan,
     mut model: Option<Lease>,
     chat: &mut ChatRequest,
@@ -71,7 +73,7 @@ async fn ask_model(
             Some(model) => model,
             None => call.state.models().acquire(Some(&plan.model), None).await?,
         };
-        match generate::start_chat(call, lease, chat.clone()).await {
+        match generate::start_part(call, tally, lease, chat.clone()).await {
             Err(error)
                 if error.code == Some("context_length_exceeded")
                     && plan.request.truncation.as_deref() == Some("auto")
@@ -110,27 +112,43 @@ pub(super) fn renamed(error: ApiError) -> ApiError {
 }
 
 /// Writes a response to its end. It is known as `written` until that is stored.
-pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>, written: Option<Written>) {
+pub(super) async fn write(
+    call: Call,
+    plan: Plan,
+    tally: Tally,
+    start: Start,
+    live: Arc<Live>,
+    written: Option<Written>,
+) {
     let mut writer = Writer::new(live.clone(), plan.tells_results);
     writer.created();
+    let job = Job { call: &call, plan: &plan, tally: &tally, live: &live };
     let outcome = tokio::select! {
         biased;
         () = live.cancelled() => None,
-        outcome = answer(&call, &plan, start, &mut writer, &live) => Some(outcome),
+        outcome = answer(job, start, &mut writer) => Some(outcome),
     };
+    match &outcome {
+        // Nobody says that it is over.
+        None => {}
+        Some(Ok(_)) => tally.over(),
+        Some(Err(_)) => tally.failed(),
+    }
+    let usage = tally.taken();
+    tally.close().settled().await;
     let (mut last, mut failure) = match outcome {
         None => (writer.end("cancelled", None, None), None),
-        Some(Ok((Ended::Length | Ended::ContextFull, usage))) => {
+        Some(Ok(Ended::Length | Ended::ContextFull)) => {
             (writer.end("incomplete", Some("max_output_tokens"), Some(&usage)), None)
         }
-        Some(Ok((Ended::Cancelled, _))) => {
+        Some(Ok(Ended::Cancelled)) => {
             let error = ApiError::new(
                 ErrorKind::Unavailable,
                 "the response was not done in the time there is for one",
             );
             (writer.fail("server_error", &error.message), Some(error))
         }
-        Some(Ok((_, usage))) => (writer.end("completed", None, Some(&usage)), None),
+        Some(Ok(_)) => (writer.end("completed", None, Some(&usage)), None),
         Some(Err(error)) => (writer.fail(code(&error), &error.message), Some(error)),
     };
     let mut unkept = None;
@@ -151,151 +169,6 @@ pub(super) async fn write(call: Call, plan: Plan, start: Start, live: Arc<Live>,
     drop(written);
 }
 
-/// The answer, event by event: why it ended and what it took.
-async fn answer(
-    call: &Call,
-    plan: &Plan,
-    start: Start,
-    writer: &mut Writer,
-    live: &Live,
-) -> ApiResult<(Ended, Usage)> {
-    writer.in_progress();
-    let Asked { queries, hits, mut generation, mut chat } = match start {
-        Start::Asked(asked) => *asked,
-        Start::Model(model) => begin(call, *model, plan).await?,
-    };
-    if !queries.is_empty() {
-        writer.searched(&queries, hits);
-    }
-    for server in call.state.mcp().names() {
-        let tools: Vec<_> = plan.mcp.iter().filter(|tool| tool.server == server).collect();
-        if !tools.is_empty() {
-            writer.listed(server, &tools);
-        }
-    }
-    let mut saved = Saved { events: 0, at: Instant::now() };
-    let most_calls = plan.request.max_tool_calls.map_or(usize::MAX, |most| most as usize);
-    let mut rounds =
-        ToolRounds::new(call.state.mcp().clone(), plan.mcp.clone(), MAX_ROUNDS).most_calls(most_calls);
-    let mut usage = Usage::default();
-    loop {
-        let turn = one_answer(call, plan, &mut generation, &rounds, writer, live, &mut saved).await?;
-        add_usage(&mut usage, &turn.usage);
-        let made = turn.calls.iter().any(|call| rounds.tool(&call.name).is_some());
-        if !made {
-            return Ok((turn.ended, usage));
-        }
-        // An answer that was cut may have been cut in the middle of a call.
-        let next = match turn.ended {
-            Ended::ToolCalls => rounds.next(&turn.calls).await,
-            _ => Round::Exhausted,
-        };
-        match next {
-            Round::Results(results) => {
-                tell_results(writer, &rounds, &results);
-                chat.messages.push(ToolRounds::turn(&turn.text, &turn.calls));
-                chat.messages.extend(results.iter().map(CallResult::to_message));
-            }
-            // The client goes on from here.
-            Round::Client | Round::Exhausted => {
-                for call in &turn.calls {
-                    if let Some(tool) = rounds.tool(&call.name) {
-                        writer.called(tool, &call.arguments, Err("not made: the answer ends here"));
-                    }
-                }
-                return Ok((turn.ended, usage));
-            }
-        }
-        // What had to be called has been.
-        chat.tool_choice = ToolChoice::Auto;
-        if !rounds.is_open() {
-            // The client's own functions may still be called.
-            let is_ours = |tool: &Value| {
-                tool["function"]["name"].as_str().is_some_and(|name| rounds.tool(name).is_some())
-            };
-            chat.tools.retain(|tool| !is_ours(tool));
-        }
-        generation = ask_model(call, plan, None, &mut chat).await?;
-    }
-}
-
-fn tell_results(writer: &mut Writer, rounds: &ToolRounds, results: &[CallResult]) {
-    for made in results {
-        if let Some(tool) = rounds.tool(&made.call.name) {
-            let text = made.result.text.as_str();
-            writer.called(
-                tool,
-                &made.call.arguments,
-                if made.result.is_error { Err(text) } else { Ok(text) },
-            );
-        }
-    }
-}
-
-/// How far the events of a response in the background are stored.
-struct Saved {
-    events: usize,
-    at: Instant,
-}
-
-/// One answer of the model.
-struct Turn {
-    text: String,
-    calls: Vec<ToolCall>,
-    ended: Ended,
-    usage: Usage,
-}
-
-/// Tells one answer of the model, but for calls that are made here.
-async fn one_answer(
-    call: &Call,
-    plan: &Plan,
-    generation: &mut Generation,
-    rounds: &ToolRounds,
-    writer: &mut Writer,
-    live: &Live,
-    saved: &mut Saved,
-) -> ApiResult<Turn> {
-    let tells_logprobs = plan.options.logprobs.is_some();
-    let mut turn =
-        Turn { text: String::new(), calls: Vec::new(), ended: Ended::Cancelled, usage: Usage::default() };
-    let mut is_ours = false;
-    while let Some(event) = generation.next().await? {
-        match event {
-            Event::Text { text, tokens, .. } => {
-                let tokens =
-                    if tells_logprobs { logprobs(&generation.model.tokenizer, &tokens) } else { Vec::new() };
-                turn.text.push_str(&text);
-                writer.text(&text, tokens);
-            }
-            Event::CallBegin { id, name, .. } => {
-                is_ours = rounds.tool(&name).is_some();
-                if !is_ours {
-                    writer.call(&id, &name);
-                }
-                turn.calls.push(ToolCall { id, name, arguments: String::new() });
-            }
-            Event::CallArguments { arguments, .. } => {
-                if !is_ours {
-                    writer.arguments(&arguments);
-                }
-                if let Some(last) = turn.calls.last_mut() {
-                    last.arguments.push_str(&arguments);
-                }
-            }
-            Event::Finished { ended, usage, .. } => (turn.ended, turn.usage) = (ended, usage),
-            Event::Prompt(_) => {}
-        }
-        if plan.background && saved.at.elapsed() > SAVE_EVERY {
-            let (id, events) = (plan.id.clone(), numbered(live, saved.events));
-            saved.events += events.len();
-            saved.at = Instant::now();
-            ask(&call.state, move |store| store.responses().add_events(&id, &events)).await?;
-        }
-    }
-    Ok(turn)
-}
-
 /// OpenAI's word for what went wrong.
 fn code(error: &ApiError) -> &'static str {
     match error.kind {
@@ -303,21 +176,4 @@ fn code(error: &ApiError) -> &'static str {
         ErrorKind::InvalidRequest | ErrorKind::NotFound => "invalid_prompt",
         _ => "server_error",
     }
-}
-
-/// Tokens with their log-probabilities.
-fn logprobs(tokenizer: &Tokenizer, tokens: &[TokenOutput]) -> Vec<Value> {
-    let entry = |token: u32, logprob: f32| {
-        json!({
-            "token": tokenizer.token_text(token),
-            "bytes": tokenizer.token_bytes(token),
-            "logprob": finite(logprob),
-        })
-    };
-    let told = tokens.iter().filter_map(|output| {
-        let mut told = entry(output.token, output.logprob?);
-        told["top_logprobs"] = output.top.iter().map(|(token, logprob)| entry(*token, *logprob)).collect();
-        Some(told)
-    });
-    told.collect()
 }

@@ -145,14 +145,30 @@ impl Writer {
         self.end_item(item(described));
     }
 
-    /// A call to an MCP server was made, or could not be.
-    pub(super) fn called(&mut self, tool: &OfferedTool, arguments: &str, outcome: Result<&str, &str>) {
+    /// A call to an MCP server has to be approved before it is made.
+    pub(super) fn asked(&mut self, tool: &OfferedTool, arguments: &str) {
+        self.close("completed");
+        self.pending.clear();
+        let item = json!({"id": ids::new("mcpr_"), "type": "mcp_approval_request", "server_label": tool.server,
+            "name": tool.tool, "arguments": arguments});
+        self.add_item(item.clone());
+        self.end_item(item);
+    }
+
+    /// A call to an MCP server was made, or could not be; `approval` is the id of the request to approve it, if there was one.
+    pub(super) fn called(
+        &mut self,
+        tool: &OfferedTool,
+        arguments: &str,
+        outcome: Result<&str, &str>,
+        approval: Option<&str>,
+    ) {
         self.close("completed");
         self.pending.clear();
         let id = ids::new("mcp_");
         let error = outcome.err().map(execution_error);
         let item = |status: &str, arguments: &str| {
-            json!({"id": id, "type": "mcp_call", "status": status, "approval_request_id": null,
+            json!({"id": id, "type": "mcp_call", "status": status, "approval_request_id": approval,
                 "server_label": tool.server, "name": tool.tool, "arguments": arguments,
                 "output": outcome.ok().filter(|_| status != "in_progress"),
                 "error": error.as_ref().filter(|_| status != "in_progress")})

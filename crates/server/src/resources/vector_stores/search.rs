@@ -2,7 +2,7 @@
 
 use super::{Ranking, named};
 use crate::error::{ApiError, ApiResult};
-use crate::generate::encode_plain;
+use crate::generate::{Tally, encode_plain};
 use crate::resources::embedding::embed;
 use crate::resources::{ask, fields, tenant};
 use crate::respond;
@@ -35,12 +35,13 @@ crate::wire! {
     }
 }
 
-/// Looks for a text in a vector store, best hits first.
+/// Looks for a text in a vector store, best hits first: as a part of a request if there is a tally.
 ///
 /// # Errors
 /// When there is no such store, or its model cannot be loaded.
 pub(in crate::resources) async fn search(
     call: &Call,
+    tally: Option<&Tally>,
     id: &str,
     text: &str,
     limit: usize,
@@ -57,7 +58,7 @@ pub(in crate::resources) async fn search(
         Some(model) if ranking.vector_weight > 0.0 => {
             let model = call.state.models().acquire(Some(model), None).await?;
             let tokens = encode_plain(&model.tokenizer, text, Specials::AsText);
-            if tokens.is_empty() { None } else { Some(embed(call, &model, tokens).await?) }
+            if tokens.is_empty() { None } else { Some(embed(call, tally, &model, tokens).await?) }
         }
         _ => None,
     };
@@ -88,7 +89,7 @@ pub(super) async fn route(mut call: Call) -> ApiResult<Response<Body>> {
         }
     };
     let (_, id) = named(&call);
-    let hits = search(&call, &id, &queries.join("\n"), limit as usize, &ranking, filter).await?;
+    let hits = search(&call, None, &id, &queries.join("\n"), limit as usize, &ranking, filter).await?;
     let data: Vec<Value> = hits.iter().map(hit_object).collect();
     Ok(respond::json(&json!({
         "object": "vector_store.search_results.page",
