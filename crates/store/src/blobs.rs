@@ -13,7 +13,12 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime};
+
+/// How often, and after which pause, the lock on contents is tried before they are left to the next sweep.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// An upload that has not moved for so long has nobody who writes it.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -169,7 +174,12 @@ impl Store {
         }
         let blobs = &self.inner.blobs;
         let lock = blobs.lock_file()?;
-        if lock.try_lock().is_err() {
+        // A process that is being started holds the locks of the one that starts it for a moment.
+        let is_free = (0..LOCK_TRIES).any(|tried| {
+            thread::sleep(if tried > 0 { LOCK_PAUSE } else { Duration::ZERO });
+            lock.try_lock().is_ok()
+        });
+        if !is_free {
             // The next sweep finds them.
             return Ok(());
         }

@@ -22,6 +22,24 @@ fn a_content_is_kept_once_and_goes_with_its_last_file() {
     assert!(files.delete("t", &second.id).is_err());
 }
 
+/// As a process does that is just being started: it has copies of all that the one that starts it has open.
+#[test]
+fn a_content_goes_though_the_lock_is_held_for_a_moment() {
+    let fixture = Fixture::new();
+    let file = fixture.store.files().create(&new_file("a.txt"), b"a").expect("made");
+    let path = fixture.folder.path().join("alti.blobs/lock");
+    let lock = std::fs::File::options().create(true).truncate(false).write(true).open(path);
+    let lock = lock.expect("the lock of contents");
+    lock.lock().expect("locked");
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(lock);
+    });
+    fixture.store.files().delete("t", &file.id).expect("deleted");
+    assert_eq!(fixture.contents(), Vec::<std::path::PathBuf>::new());
+    holder.join().expect("it let go");
+}
+
 #[test]
 fn a_file_that_was_not_finished_leaves_nothing() {
     let fixture = Fixture::new();

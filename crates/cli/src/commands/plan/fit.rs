@@ -104,11 +104,11 @@ impl Answer {
         let machine = &self.machine;
         let gigas = |value: f64| digits(value / 1e9);
         let mut text = format!(
-            "this machine: {} threads, {} GB free, reads up to {} GB/s, multiplies integers at up to {} Gop/s\n",
+            "this machine: {} threads, {} GB free, reads up to {} GB/s, multiplies integers at up to {} Top/s\n",
             machine.threads,
             gigas(machine.memory),
             gigas(machine.bandwidth),
-            gigas(machine.peak)
+            digits(machine.peak / 1e12)
         );
         for it in &machine.speeds {
             text += &format!(
