@@ -104,7 +104,7 @@ impl Answer {
         let machine = &self.machine;
         let gigas = |value: f64| digits(value / 1e9);
         let mut text = format!(
-            "this machine: {} threads, {} GB free, reads up to {} GB/s, multiplies integers at up to {} Top/s\n",
+            "this machine: {} threads, {} GB free, reads {} GB/s, multiplies integers at {} Top/s\n",
             machine.threads,
             gigas(machine.memory),
             gigas(machine.bandwidth),
