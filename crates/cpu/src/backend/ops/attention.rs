@@ -398,7 +398,9 @@ impl<K: Stored> AttendUnit<'_, '_, K> {
             let (row, head) = self.lane(lane);
             // SAFETY: as above.
             let query = unsafe { attention.query.columns(row, attention.columns(head)) };
-            query.chunks(CACHE_LINE / size_of::<f32>()).for_each(|line| simd.prefetch(line.as_ptr().cast()));
+            for line in query.chunks(CACHE_LINE / size_of::<f32>()) {
+                simd.prefetch(line.as_ptr().cast());
+            }
         }
         (visible, start..end)
     }
